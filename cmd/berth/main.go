@@ -1,0 +1,4 @@
+// Command berth is the program that users call.
+package main
+
+func main() {}
