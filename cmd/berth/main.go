@@ -1,4 +1,38 @@
-// Command berth is the program that users call.
+// Command berth is the program that users call. It holds what must start quickly (run, exec, ps, stop, the monitor), and
+// carries the rest inside itself as a second program, berth-full.
 package main
 
-func main() {}
+import (
+	"fmt"
+	"os"
+
+	"berth/internal/cli"
+	"berth/internal/engine"
+	"berth/internal/program"
+	"berth/internal/runtime/userns"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	// By which name it was called: two of them are berth calling itself.
+	switch os.Args[0] {
+	case engine.MonitorName:
+		if err := engine.MonitorMain(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	case engine.RemoverName:
+		err := userns.Enter()
+		if err == nil && len(os.Args) == 2 {
+			err = os.RemoveAll(os.Args[1])
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
+	return cli.Main(os.Args[1:], cli.Programs{Path: program.Path})
+}

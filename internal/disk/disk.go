@@ -213,3 +213,6 @@ func ReadBounded(root int, path string, limit int64) ([]byte, error) {
 	}
 	return data, err
 }
+
+// Inherited is a lock that another process has taken and handed on by its descriptor.
+func Inherited(f *os.File) *Lock { return &Lock{f} }

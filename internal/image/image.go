@@ -1,6 +1,9 @@
 // Package image holds the words of the OCI image specification 1.1 as Go types, and what follows from them
 // alone: digests, platforms, chain IDs, validation. Docker's schema 2 has the same shape and other media types.
 //
+// A document from outside becomes a value only through ParseIndex, ParseManifest and ParseConfig. The bytes
+// themselves are what is stored: a field that the types here do not know is never lost.
+//
 // It does no input or output. The types repeat image-spec's because that module brings regular
 // expressions that cost a millisecond at start; a test proves that the JSON is the same.
 package image
@@ -19,6 +22,8 @@ const (
 	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	MediaTypeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 	MediaTypeDockerLayer    = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+	MediaTypeDockerLayerTar = "application/vnd.docker.image.rootfs.diff.tar"
+	MediaTypeEmpty          = "application/vnd.oci.empty.v1+json"
 )
 
 // Digest is "sha256:" or "sha512:" and lower-case hexadecimal digits; one that was parsed is well formed.

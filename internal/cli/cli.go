@@ -1,0 +1,389 @@
+// Package cli is docker's command line: commands and flags in one table (commands.go, flags.go), from which parsing, help
+// and documentation come, and for each command a function that translates and calls the engine.
+//
+// It decides nothing about containers: flags become a container.Config, answers become text. Answers go to standard
+// output, everything else to standard error.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+
+	"berth/internal/engine"
+	"berth/internal/errdef"
+	"berth/internal/settings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// Version is the version of berth; the linker sets it.
+var Version = "0.1.0-dev"
+
+// command is one row of the table.
+type command struct {
+	name    string // "container run"
+	alias   string // "run": at the top level
+	args    string // as help prints it
+	short   string
+	example string
+	flags   []flag
+	// least and most are how many arguments there may be; most < 0 is any number.
+	least, most int
+	// stop ends flags at the first argument: what follows is the container's command line.
+	stop bool
+	// status is the exit status of a failure that has none of its own.
+	status int
+	// full says that the command needs the whole program (see internal/program).
+	full   bool
+	hidden bool
+	run    func(*call) error
+}
+
+// flag is one flag of one or several commands.
+type flag struct {
+	name, short string
+	kind        string // as docker's help prints the value: "", "string", "list", …; "" is a switch
+	help        string
+	set         func(c *call, value string) error
+}
+
+// call is one use of a command.
+type call struct {
+	command      *command
+	args         []string
+	options      options
+	out, err     io.Writer
+	in           *os.File
+	settings     settings.Values
+	sources      settings.Sources
+	ctx          context.Context
+	programs     Programs
+	openedEngine *engine.Engine
+	argv         []string
+}
+
+// Programs are the parts of berth that are programs of their own.
+type Programs struct {
+	// Path returns where a program is, having unpacked it into dir if need be.
+	Path func(dir, name string) (string, error)
+	// Full are the commands that this program can carry out itself although they need the whole of berth; without them
+	// the full program is called.
+	Full map[string]func(Call) error
+	// Template prints rows by a Go template; nil where the full program is needed for that.
+	Template func(w io.Writer, format string, rows []any) error
+}
+
+// Call is what a command of the full program is given.
+type Call struct {
+	Context  context.Context
+	Args     []string
+	Options  map[string][]string
+	Engine   *engine.Engine
+	In       *os.File
+	Out, Err io.Writer
+}
+
+// exitError is an exit status without words: a container's own.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Main runs the command line args, without the program's name, and returns the exit status.
+func Main(args []string, programs Programs) int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	c := &call{out: os.Stdout, err: os.Stderr, in: os.Stdin, ctx: ctx, programs: programs, argv: args}
+	err := c.main(args)
+	return c.report(err)
+}
+
+// report prints an error, the next step and returns the exit status.
+func (c *call) report(err error) int {
+	var status exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	}
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(c.err, "berth: %s\n\n%s", usage.text, usage.help)
+		return usage.status
+	}
+	line := visible(strings.TrimSpace(err.Error()))
+	fmt.Fprintf(c.err, "berth: %s\n", line)
+	if hint := errdef.HintOf(err); hint != "" {
+		fmt.Fprintf(c.err, "hint: %s\n", visible(hint))
+	}
+	if c.command != nil && c.command.status != 0 {
+		switch errdef.KindOf(err) {
+		case errdef.NoCommand:
+			return 127
+		case errdef.NotExecutable:
+			return 126
+		}
+		return c.command.status
+	}
+	return 1
+}
+
+// visible makes text from elsewhere harmless to a terminal: one line, no control characters.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct {
+	text, help string
+	status     int
+}
+
+func (e *usageError) Error() string { return e.text }
+
+func (c *call) usage(format string, args ...any) error {
+	name, status := "berth", 1
+	if c.command != nil {
+		name = "berth " + c.command.display()
+		if c.command.status != 0 {
+			status = c.command.status
+		}
+	}
+	help := ""
+	if c.command != nil {
+		help = "Usage:  " + name + " " + c.command.usageArgs() + "\n\n"
+	}
+	return &usageError{fmt.Sprintf(format, args...), help + "Run '" + name + " --help' for more information\n", status}
+}
+
+func (c *command) display() string {
+	if c.alias != "" {
+		return c.alias
+	}
+	return c.name
+}
+
+func (c *command) usageArgs() string {
+	parts := []string{}
+	if len(c.flags) > 0 {
+		parts = append(parts, "[OPTIONS]")
+	}
+	if c.args != "" {
+		parts = append(parts, c.args)
+	}
+	return strings.Join(parts, " ")
+}
+
+// main finds the command, reads its flags and runs it.
+func (c *call) main(args []string) error {
+	globals := map[string]string{}
+	rest, err := c.globals(args, globals)
+	if err != nil {
+		return err
+	}
+	if len(rest) == 0 || rest[0] == "help" || rest[0] == "-h" || rest[0] == "--help" {
+		return c.help(rest)
+	}
+	cmd, rest, err := find(rest)
+	if err != nil {
+		return err
+	}
+	if cmd == nil {
+		return c.help(append([]string{"help"}, args...))
+	}
+	c.command = cmd
+	given, err := c.parse(cmd, rest, globals)
+	if err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			printCommand(c.out, cmd)
+			return nil
+		}
+		return err
+	}
+	if c.settings, c.sources, err = settings.Load(globals); err != nil {
+		return err
+	}
+	if len(c.args) < cmd.least || cmd.most >= 0 && len(c.args) > cmd.most {
+		return c.usage("'berth %s' %s", cmd.display(), expected(cmd))
+	}
+	if cmd.full {
+		return c.full(cmd, given)
+	}
+	return cmd.run(c)
+}
+
+func expected(cmd *command) string {
+	n := func(n int) string {
+		if n == 1 {
+			return "1 argument"
+		}
+		return fmt.Sprintf("%d arguments", n)
+	}
+	switch {
+	case cmd.most == 0:
+		return "accepts no arguments"
+	case cmd.least == cmd.most:
+		return "requires " + n(cmd.least)
+	case cmd.most < 0:
+		return "requires at least " + n(cmd.least)
+	}
+	return fmt.Sprintf("requires at least %d and at most %s", cmd.least, n(cmd.most))
+}
+
+// globals takes the flags before the command: the settings, by their keys, and -v.
+func (c *call) globals(args []string, into map[string]string) ([]string, error) {
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		name, value, has := strings.Cut(strings.TrimLeft(args[0], "-"), "=")
+		switch {
+		case args[0] == "-v" || args[0] == "--version":
+			return []string{"version", "--short"}, nil
+		case args[0] == "-h" || args[0] == "--help":
+			return args, nil
+		case args[0] == "-D":
+			name = "debug"
+		case !strings.HasPrefix(args[0], "--"):
+			return nil, c.usage("unknown shorthand flag: '%s' in %s", name[:min(1, len(name))], args[0])
+		}
+		if !slices.ContainsFunc(settings.Keys[:], func(k struct{ Name, Env, Help string }) bool { return k.Name == name }) {
+			return nil, c.usage("unknown flag: --%s", name)
+		}
+		args = args[1:]
+		if !has {
+			if name == "debug" {
+				value = "true"
+			} else if len(args) == 0 {
+				return nil, c.usage("flag needs an argument: --%s", name)
+			} else {
+				value, args = args[0], args[1:]
+			}
+		}
+		into[name] = value
+	}
+	return args, nil
+}
+
+// find finds the command that args begin with, and what follows it.
+func find(args []string) (*command, []string, error) {
+	table := commands()
+	if len(args) > 1 {
+		for i := range table {
+			if table[i].name == args[0]+" "+args[1] {
+				return &table[i], args[2:], nil
+			}
+		}
+	}
+	if len(args) > 1 {
+		if name := canonical(args[0] + " " + args[1]); name != args[0]+" "+args[1] {
+			return find(append(strings.Fields(name), args[2:]...))
+		}
+	}
+	group := false
+	for i := range table {
+		cmd := &table[i]
+		if cmd.name == args[0] || cmd.alias == args[0] {
+			return cmd, args[1:], nil
+		}
+		group = group || strings.HasPrefix(cmd.name, args[0]+" ")
+	}
+	if group && (len(args) == 1 || args[1] == "--help" || args[1] == "-h") {
+		return nil, nil, nil
+	}
+	word := args[0]
+	if group {
+		word = args[0] + " " + args[1]
+	}
+	hint := "Run 'berth --help' for more information\n"
+	if near := nearest(word, table); near != "" {
+		hint = "Did you mean 'berth " + near + "'?\n\n" + hint
+	}
+	return nil, nil, &usageError{fmt.Sprintf("unknown command: berth %s", visible(word)), hint, 1}
+}
+
+// parse reads a command's flags; given are their values by name.
+func (c *call) parse(cmd *command, args []string, globals map[string]string) (map[string][]string, error) {
+	given := map[string][]string{}
+	set := pflag.NewFlagSet(cmd.name, pflag.ContinueOnError)
+	set.SetInterspersed(!cmd.stop)
+	set.SetOutput(io.Discard)
+	set.Usage = func() {}
+	for _, f := range cmd.flags {
+		v := &value{c: c, f: f, given: given}
+		pf := set.VarPF(v, f.name, f.short, f.help)
+		if f.kind == "" {
+			pf.NoOptDefVal = "true"
+		}
+	}
+	for _, k := range settings.Keys {
+		if set.Lookup(k.Name) != nil {
+			continue
+		}
+		f := flag{name: k.Name, kind: "string", set: func(_ *call, s string) error { globals[k.Name] = s; return nil }}
+		pf := set.VarPF(&value{c: c, f: f, given: map[string][]string{}}, k.Name, "", k.Help)
+		pf.Hidden = true
+		if k.Name == "debug" {
+			pf.NoOptDefVal = "true"
+		}
+	}
+	if err := set.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return nil, err
+		}
+		text := err.Error()
+		if name, ok := strings.CutPrefix(text, "unknown flag: --"); ok {
+			if near := nearestFlag(name, cmd); near != "" {
+				text += "; did you mean --" + near + "?"
+			}
+		}
+		return nil, c.usage("%s", text)
+	}
+	c.args = set.Args()
+	return given, nil
+}
+
+// value is a flag as pflag sees it.
+type value struct {
+	c     *call
+	f     flag
+	given map[string][]string
+}
+
+func (v *value) String() string { return "" }
+func (v *value) Type() string   { return v.f.kind }
+
+func (v *value) Set(s string) error {
+	if v.f.kind == "" && s != "true" && s != "false" {
+		return fmt.Errorf("it takes true or false")
+	}
+	v.given[v.f.name] = append(v.given[v.f.name], s)
+	if v.f.set == nil {
+		return nil
+	}
+	return v.f.set(v.c, s)
+}
+
+// engine opens the instance.
+func (c *call) engine() (*engine.Engine, error) {
+	if c.openedEngine != nil {
+		return c.openedEngine, nil
+	}
+	e, err := engine.Open(c.settings)
+	if err != nil {
+		return nil, err
+	}
+	e.Fetch = c.fetch
+	e.Program = func(name string) (string, error) { return c.programs.Path(c.settings.DataRoot, name) }
+	c.openedEngine = e
+	return e, nil
+}

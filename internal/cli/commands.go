@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"strconv"
+	"strings"
+
+	"berth/internal/engine"
+)
+
+var parseSignal = engine.ParseSignal
+
+// The flags that several commands have.
+var (
+	flagAll     = flag{"all", "a", "", "Show all", boolean(func(o *options) *bool { return &o.all })}
+	flagForce   = flag{"force", "f", "", "Force the removal", boolean(func(o *options) *bool { return &o.force })}
+	flagYes     = flag{"force", "f", "", "Do not prompt for confirmation", boolean(func(o *options) *bool { return &o.force })}
+	flagQuiet   = flag{"quiet", "q", "", "Only display IDs", boolean(func(o *options) *bool { return &o.quiet })}
+	flagNoTrunc = flag{"no-trunc", "", "", "Don't truncate output", boolean(func(o *options) *bool { return &o.noTrunc })}
+	flagFormat  = flag{"format", "f", "string", "Format output using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })}
+	flagFilter  = flag{"filter", "f", "filter", "Filter output based on conditions provided", list(func(o *options) *[]string { return &o.filters })}
+	flagSignal  = flag{"signal", "s", "string", "Signal to send to the container", text(func(o *options) *string { return &o.signal })}
+	flagTimeout = flag{"timeout", "t", "int", "Seconds to wait before killing the container", set(func(o *options, v string) error {
+		n, err := strconv.Atoi(v)
+		o.timeout = &n
+		return err
+	})}
+	flagDetachKeys = flag{"detach-keys", "", "string", "Override the key sequence for detaching a container", set(setDetachKeys)}
+	flagPlatform   = flag{"platform", "", "string", "Platform of the image, like linux/arm64", nil}
+)
+
+// commands is the table of all commands.
+func commands() []command {
+	return []command{
+		{
+			name: "container run", alias: "run", args: "IMAGE [COMMAND] [ARG...]", short: "Create and run a new container from an image",
+			example: "berth run --rm -it --network none box", flags: runFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdRun,
+		},
+		{
+			name: "container exec", alias: "exec", args: "CONTAINER COMMAND [ARG...]", short: "Execute a command in a running container",
+			example: "berth exec -it web sh", least: 2, most: -1, stop: true, status: 125, run: (*call).cmdExec,
+			flags: []flag{
+				{"detach", "d", "", "Detached mode: run command in the background", boolean(func(o *options) *bool { return &o.detach })},
+				flagDetachKeys,
+				{"env", "e", "list", "Set environment variables", set(func(o *options, v string) error { o.config.Env = appendEnv(o.config.Env, v); return nil })},
+				{"env-file", "", "list", "Read in a file of environment variables", set(func(o *options, v string) error {
+					more, err := readEnvFile(v)
+					o.config.Env = append(more, o.config.Env...)
+					return err
+				})},
+				{"interactive", "i", "", "Keep STDIN open even if not attached", boolean(func(o *options) *bool { return &o.interactive })},
+				{"privileged", "", "", "Give extended privileges to the command", boolean(func(o *options) *bool { return &o.privileged })},
+				{"tty", "t", "", "Allocate a pseudo-TTY", boolean(func(o *options) *bool { return &o.config.TTY })},
+				{"user", "u", "string", "Username or UID (format: \"<name|uid>[:<group|gid>]\")", text(func(o *options) *string { return &o.config.User })},
+				{"workdir", "w", "string", "Working directory inside the container", text(func(o *options) *string { return &o.config.Workdir })},
+			},
+		},
+		{
+			name: "container ls", alias: "ps", short: "List containers", example: "berth ps -a", run: (*call).cmdPs,
+			flags: []flag{
+				flagAll, flagFilter,
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				{"last", "n", "int", "Show n last created containers (includes all states)", set(func(o *options, v string) (err error) {
+					o.last, err = strconv.Atoi(v)
+					return err
+				})},
+				{"latest", "l", "", "Show the latest created container (includes all states)", boolean(func(o *options) *bool { return &o.latest })},
+				flagNoTrunc, flagQuiet,
+			},
+		},
+		{name: "container create", alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdCreate},
+		{
+			name: "container start", alias: "start", args: "CONTAINER [CONTAINER...]", short: "Start one or more stopped containers", example: "berth start -ai web", least: 1, most: -1, run: (*call).cmdStart,
+			flags: []flag{
+				{"attach", "a", "", "Attach STDOUT/STDERR and forward signals", boolean(func(o *options) *bool { return &o.attachOutput })},
+				flagDetachKeys,
+				{"interactive", "i", "", "Attach container's STDIN", boolean(func(o *options) *bool { return &o.interactive })},
+			},
+		},
+		{
+			name: "container attach", alias: "attach", args: "CONTAINER", short: "Attach local standard input, output, and error streams to a running container", example: "berth attach web", least: 1, most: 1, run: (*call).cmdAttach,
+			flags: []flag{
+				flagDetachKeys,
+				{"no-stdin", "", "", "Do not attach STDIN", boolean(func(o *options) *bool { return &o.noStdin })},
+				{"sig-proxy", "", "", "Proxy all received signals to the process", boolean(func(o *options) *bool { return &o.sigProxy })},
+			},
+		},
+		{
+			name: "container logs", alias: "logs", args: "CONTAINER", short: "Fetch the logs of a container", example: "berth logs -f --tail 10 web", least: 1, most: 1, run: (*call).cmdLogs,
+			flags: []flag{
+				{"follow", "f", "", "Follow log output", boolean(func(o *options) *bool { return &o.follow })},
+				{"since", "", "string", "Show logs since timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\")", text(func(o *options) *string { return &o.since })},
+				{"tail", "n", "string", "Number of lines to show from the end of the logs", text(func(o *options) *string { return &o.tail })},
+				{"timestamps", "t", "", "Show timestamps", boolean(func(o *options) *bool { return &o.timestamps })},
+				{"until", "", "string", "Show logs before a timestamp or relative", text(func(o *options) *string { return &o.until })},
+			},
+		},
+		{name: "container stop", alias: "stop", args: "CONTAINER [CONTAINER...]", short: "Stop one or more running containers", example: "berth stop -t 3 web", least: 1, most: -1, run: (*call).cmdStop, flags: []flag{flagSignal, flagTimeout}},
+		{name: "container restart", alias: "restart", args: "CONTAINER [CONTAINER...]", short: "Restart one or more containers", example: "berth restart web", least: 1, most: -1, run: (*call).cmdRestart, flags: []flag{flagSignal, flagTimeout}},
+		{name: "container kill", alias: "kill", args: "CONTAINER [CONTAINER...]", short: "Kill one or more running containers", example: "berth kill -s HUP web", least: 1, most: -1, run: (*call).cmdKill, flags: []flag{flagSignal}},
+		{name: "container pause", alias: "pause", args: "CONTAINER [CONTAINER...]", short: "Pause all processes within one or more containers", example: "berth pause web", least: 1, most: -1, run: (*call).cmdPause},
+		{name: "container unpause", alias: "unpause", args: "CONTAINER [CONTAINER...]", short: "Unpause all processes within one or more containers", example: "berth unpause web", least: 1, most: -1, run: (*call).cmdUnpause},
+		{name: "container wait", alias: "wait", args: "CONTAINER [CONTAINER...]", short: "Block until one or more containers stop, then print their exit codes", example: "berth wait web", least: 1, most: -1, run: (*call).cmdWait},
+		{
+			name: "container rm", alias: "rm", args: "CONTAINER [CONTAINER...]", short: "Remove one or more containers", example: "berth rm -f web", least: 1, most: -1, run: (*call).cmdRm,
+			flags: []flag{
+				{"force", "f", "", "Force the removal of a running container (uses SIGKILL)", boolean(func(o *options) *bool { return &o.force })},
+				{"volumes", "v", "", "Remove anonymous volumes associated with the container", boolean(func(o *options) *bool { return &o.volumes })},
+			},
+		},
+		{name: "container rename", alias: "rename", args: "CONTAINER NEW_NAME", short: "Rename a container", example: "berth rename web shop", least: 2, most: 2, run: (*call).cmdRename},
+		{name: "container prune", short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagYes}},
+		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat}},
+		{
+			name: "inspect", args: "NAME|ID [NAME|ID...]", short: "Return low-level information on berth objects", example: "berth inspect web", least: 1, most: -1, run: (*call).cmdInspect,
+			flags: []flag{
+				flagFormat,
+				{"type", "", "string", "Only inspect objects of the given type (container|image|volume)", choice(func(o *options) *string { return &o.kind }, "type", "container", "image", "volume")},
+			},
+		},
+		{name: "explain", args: "CONTAINER", short: "Show what a running container is made of, and where that differs from its plan", example: "berth explain web", least: 1, most: 1, run: (*call).cmdExplain},
+
+		{
+			name: "image ls", alias: "images", args: "[REPOSITORY[:TAG]]", short: "List images", example: "berth images", most: 1, run: (*call).cmdImages,
+			flags: []flag{
+				flagAll,
+				{"digests", "", "", "Show digests", boolean(func(o *options) *bool { return &o.size })},
+				flagFilter,
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				flagNoTrunc, flagQuiet,
+			},
+		},
+		{name: "image rm", alias: "rmi", args: "IMAGE [IMAGE...]", short: "Remove one or more images", example: "berth rmi box", least: 1, most: -1, run: (*call).cmdRmi, flags: []flag{flagForce}},
+		{name: "image tag", alias: "tag", args: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", example: "berth tag box localhost:5000/box", least: 2, most: 2, run: (*call).cmdTag},
+		{name: "image inspect", args: "IMAGE [IMAGE...]", short: "Display detailed information on one or more images", example: "berth image inspect box", least: 1, most: -1, run: (*call).cmdInspectImage, flags: []flag{flagFormat}},
+		{
+			name: "image pull", alias: "pull", args: "NAME[:TAG|@DIGEST]", short: "Download an image from a registry", example: "berth pull debian:bookworm", least: 1, most: 1, full: true,
+			flags: []flag{flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+		},
+		{
+			name: "image load", alias: "load", short: "Load an image from a tar archive or STDIN", example: "berth load -i image.tar", full: true,
+			flags: []flag{{"input", "i", "string", "Read from tar archive file, instead of STDIN", nil}, flagPlatform, {"quiet", "q", "", "Suppress the load output", nil}},
+		},
+		{
+			name: "image save", alias: "save", args: "IMAGE [IMAGE...]", short: "Save one or more images to a tar archive (streamed to STDOUT by default)", example: "berth save -o box.tar box", least: 1, most: -1, full: true,
+			flags: []flag{{"output", "o", "string", "Write to a file, instead of STDOUT", nil}},
+		},
+		{
+			name: "image import", alias: "import", args: "FILE|URL|- [REPOSITORY[:TAG]]", short: "Import the contents from a tarball to create a filesystem image", example: "berth import rootfs.tar debian:mine", least: 1, most: 2, full: true,
+			flags: []flag{
+				{"change", "c", "list", "Apply Dockerfile instruction to the created image", nil},
+				{"message", "m", "string", "Set commit message for imported image", nil},
+				flagPlatform,
+			},
+		},
+		{name: "image prune", short: "Remove what no image and no container needs", example: "berth image prune -f", run: (*call).cmdImagePrune, flags: []flag{flagYes}},
+
+		{name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs, flags: []flag{flagQuiet}},
+		{name: "volume create", args: "[VOLUME]", short: "Create a volume", example: "berth volume create data", most: 1, run: (*call).cmdVolumeCreate},
+		{name: "volume inspect", args: "VOLUME [VOLUME...]", short: "Display detailed information on one or more volumes", example: "berth volume inspect data", least: 1, most: -1, run: (*call).cmdVolumeInspect, flags: []flag{flagFormat}},
+		{name: "volume rm", args: "VOLUME [VOLUME...]", short: "Remove one or more volumes", example: "berth volume rm data", least: 1, most: -1, run: (*call).cmdVolumeRm, flags: []flag{flagForce}},
+
+		{name: "version", short: "Show the berth version information", example: "berth version", run: (*call).cmdVersion, flags: []flag{flagFormat, {"short", "", "", "Print the version on one line", boolean(func(o *options) *bool { return &o.short })}}},
+		{name: "system info", alias: "info", short: "Display system-wide information", example: "berth info", run: (*call).cmdInfo, flags: []flag{flagFormat}},
+		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},
+		{name: "config", short: "Print each setting in force and where it comes from", example: "berth config", run: (*call).cmdConfig},
+		{
+			name: "runtime run", args: "CONTAINER", short: "Run the container of an OCI bundle", example: "berth runtime run --bundle /tmp/bundle id", least: 1, most: 1, status: 1, run: (*call).cmdRuntimeRun,
+			flags: []flag{
+				{"bundle", "b", "string", "Path to the root of the bundle directory", text(func(o *options) *string { return &o.bundle })},
+				{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.pidFile })},
+			},
+		},
+		{name: "box", short: "Make the image that comes with berth", example: "berth box", full: true, hidden: true},
+	}
+}
+
+// aliasesOf are other names under which docker knows a command.
+func canonical(name string) string {
+	switch name {
+	case "container list", "container ps":
+		return "container ls"
+	case "image list":
+		return "image ls"
+	case "image remove":
+		return "image rm"
+	case "container remove":
+		return "container rm"
+	case "volume list":
+		return "volume ls"
+	case "volume remove":
+		return "volume rm"
+	}
+	return strings.TrimSpace(name)
+}

@@ -1,0 +1,358 @@
+package cli
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"berth/internal/container"
+	"berth/internal/errdef"
+	"berth/internal/runtime/spec"
+)
+
+// options are the values of all flags that are not part of a container's configuration.
+type options struct {
+	config container.Config
+
+	detach, all, force, quiet, noTrunc, latest, follow, timestamps, volumes, explain, sigProxy, noStdin bool
+
+	attach       []string
+	cidfile      string
+	detachKeys   string
+	pull         string
+	format       string
+	signal       string
+	timeout      *int
+	tail         string
+	since, until string
+	filters      []string
+	last         int
+	kind         string
+	size, short  bool
+	privileged   bool
+	interactive  bool
+	attachOutput bool
+	bundle, root string
+	pidFile      string
+}
+
+func set(f func(o *options, v string) error) func(*call, string) error {
+	return func(c *call, v string) error { return f(&c.options, v) }
+}
+
+func boolean(at func(o *options) *bool) func(*call, string) error {
+	return set(func(o *options, v string) error { *at(o) = v == "true"; return nil })
+}
+
+func text(at func(o *options) *string) func(*call, string) error {
+	return set(func(o *options, v string) error { *at(o) = v; return nil })
+}
+
+func list(at func(o *options) *[]string) func(*call, string) error {
+	return set(func(o *options, v string) error { *at(o) = append(*at(o), v); return nil })
+}
+
+// containerFlags are the flags of run and create.
+func containerFlags() []flag {
+	return []flag{
+		{"cap-add", "", "list", "Add Linux capabilities", list(func(o *options) *[]string { return &o.config.CapAdd })},
+		{"cap-drop", "", "list", "Drop Linux capabilities", list(func(o *options) *[]string { return &o.config.CapDrop })},
+		{"cgroupns", "", "string", "Cgroup namespace to use (host|private)", choice(func(o *options) *string { return &o.config.Cgroupn }, "cgroup namespace", "host", "private")},
+		{"cidfile", "", "string", "Write the container ID to the file", text(func(o *options) *string { return &o.cidfile })},
+		{"cpu-shares", "c", "int", "CPU shares (relative weight)", set(func(o *options, v string) (err error) {
+			o.config.Resources.CPUShares, err = strconv.ParseUint(v, 10, 64)
+			return err
+		})},
+		{"cpus", "", "decimal", "Number of CPUs", set(func(o *options, v string) (err error) {
+			o.config.Resources.NanoCPUs, err = container.ParseCPUs(v)
+			return err
+		})},
+		{"cpuset-cpus", "", "string", "CPUs in which to allow execution (0-3, 0,1)", text(func(o *options) *string { return &o.config.Resources.CPUSet })},
+		{"device", "", "list", "Add a host device to the container", set(setDevice)},
+		{"domainname", "", "string", "Container NIS domain name", text(func(o *options) *string { return &o.config.Domainname })},
+		{"entrypoint", "", "string", "Overwrite the default ENTRYPOINT of the image", set(func(o *options, v string) error {
+			o.config.EntrypointSet, o.config.Entrypoint = true, nil
+			if v != "" {
+				o.config.Entrypoint = []string{v}
+			}
+			return nil
+		})},
+		{"env", "e", "list", "Set environment variables", set(func(o *options, v string) error {
+			o.config.Env = appendEnv(o.config.Env, v)
+			if strings.HasPrefix(v, "=") || v == "" {
+				return errdef.New(errdef.Invalid, "invalid environment variable: %s", v)
+			}
+			return nil
+		})},
+		{"env-file", "", "list", "Read in a file of environment variables", set(func(o *options, v string) error {
+			more, err := readEnvFile(v)
+			o.config.Env = append(more, o.config.Env...) // -e wins
+			return err
+		})},
+		{"group-add", "", "list", "Add additional groups to join", list(func(o *options) *[]string { return &o.config.Groups })},
+		{"hostname", "h", "string", "Container host name", set(func(o *options, v string) error {
+			o.config.Hostname = v
+			return checkHostname(v)
+		})},
+		{"init", "", "", "Run an init inside the container that forwards signals and reaps processes", boolean(func(o *options) *bool { return &o.config.Init })},
+		{"interactive", "i", "", "Keep STDIN open even if not attached", boolean(func(o *options) *bool { return &o.config.Interactive })},
+		{"ipc", "", "string", "IPC mode to use (host|private)", choice(func(o *options) *string { return &o.config.IPC }, "IPC mode", "host", "private")},
+		{"label", "l", "list", "Set meta data on a container", set(func(o *options, v string) error {
+			if o.config.Labels == nil {
+				o.config.Labels = map[string]string{}
+			}
+			key, value, _ := strings.Cut(v, "=")
+			if key == "" {
+				return errdef.New(errdef.Invalid, "invalid label '%s': empty name", v)
+			}
+			o.config.Labels[key] = value
+			return nil
+		})},
+		{"log-driver", "", "string", "Logging driver for the container (json-file|none)", choice(func(o *options) *string { return &o.config.Log.Driver }, "log driver", "json-file", "none")},
+		{"log-opt", "", "list", "Log driver options (max-size, max-file)", set(setLogOption)},
+		{"memory", "m", "bytes", "Memory limit", set(func(o *options, v string) (err error) {
+			o.config.Resources.MemoryBytes, err = container.ParseBytes(v)
+			return err
+		})},
+		{"memory-swap", "", "bytes", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap", set(func(o *options, v string) (err error) {
+			if v == "-1" {
+				o.config.Resources.MemorySwapBytes = -1
+				return nil
+			}
+			o.config.Resources.MemorySwapBytes, err = container.ParseBytes(v)
+			return err
+		})},
+		{"mount", "", "mount", "Attach a filesystem mount to the container", set(func(o *options, v string) error {
+			m, err := container.ParseMount(v, workingDirectory())
+			o.config.Mounts = append(o.config.Mounts, m)
+			return err
+		})},
+		{"name", "", "string", "Assign a name to the container", text(func(o *options) *string { return &o.config.Name })},
+		{"network", "", "network", "Connect a container to a network (none|host)", text(func(o *options) *string { return &o.config.Network })},
+		{"oom-score-adj", "", "int", "Tune host's OOM preferences (-1000 to 1000)", set(func(o *options, v string) error {
+			n, err := strconv.Atoi(v)
+			if err != nil || n < -1000 || n > 1000 {
+				return errdef.New(errdef.Invalid, "Invalid value %s, range for oom score adj is [-1000, 1000]", v)
+			}
+			o.config.OOMScoreAdj = n
+			return nil
+		})},
+		{"pid", "", "string", "PID namespace to use (host|private)", choice(func(o *options) *string { return &o.config.PID }, "PID mode", "host", "private")},
+		{"pids-limit", "", "int", "Tune container pids limit (set -1 for unlimited)", set(func(o *options, v string) (err error) {
+			o.config.Resources.PidsLimit, err = strconv.ParseInt(v, 10, 64)
+			return err
+		})},
+		{"platform", "", "string", "Set platform if server is multi-platform capable", text(func(o *options) *string { return &o.config.Platform })},
+		{"privileged", "", "", "Give extended privileges to this container", boolean(func(o *options) *bool { return &o.config.Privileged })},
+		{"pull", "", "string", "Pull image before running (always|missing|never)", choice(func(o *options) *string { return &o.pull }, "pull option", "always", "missing", "never")},
+		{"quiet", "q", "", "Suppress the pull output", boolean(func(o *options) *bool { return &o.quiet })},
+		{"read-only", "", "", "Mount the container's root filesystem as read only", boolean(func(o *options) *bool { return &o.config.ReadOnly })},
+		{"restart", "", "string", "Restart policy to apply when a container exits", set(func(o *options, v string) (err error) {
+			o.config.Restart, err = container.ParseRestart(v)
+			return err
+		})},
+		{"rm", "", "", "Automatically remove the container when it exits", boolean(func(o *options) *bool { return &o.config.AutoRemove })},
+		{"security-opt", "", "list", "Security options", set(func(o *options, v string) error {
+			return container.ParseSecurity(&o.config.Security, v, os.ReadFile)
+		})},
+		{"shm-size", "", "bytes", "Size of /dev/shm", set(func(o *options, v string) (err error) {
+			o.config.ShmBytes, err = container.ParseBytes(v)
+			return err
+		})},
+		{"stop-signal", "", "string", "Signal to stop the container", set(func(o *options, v string) error {
+			o.config.StopSignal = v
+			_, err := parseSignal(v)
+			return err
+		})},
+		{"stop-timeout", "", "int", "Timeout (in seconds) to stop a container", set(func(o *options, v string) error {
+			n, err := strconv.Atoi(v)
+			o.config.StopTimeout = &n
+			return err
+		})},
+		{"sysctl", "", "map", "Sysctl options", set(func(o *options, v string) error {
+			key, value, has := strings.Cut(v, "=")
+			if !has {
+				return errdef.New(errdef.Invalid, "sysctl '%s' is not KEY=VALUE", v)
+			}
+			if o.config.Sysctls == nil {
+				o.config.Sysctls = map[string]string{}
+			}
+			o.config.Sysctls[key] = value
+			return nil
+		})},
+		{"tmpfs", "", "list", "Mount a tmpfs directory", set(func(o *options, v string) error {
+			m, err := container.ParseTmpfs(v)
+			o.config.Mounts = append(o.config.Mounts, m)
+			return err
+		})},
+		{"tty", "t", "", "Allocate a pseudo-TTY", boolean(func(o *options) *bool { return &o.config.TTY })},
+		{"ulimit", "", "ulimit", "Ulimit options", set(func(o *options, v string) error {
+			u, err := container.ParseUlimit(v)
+			o.config.Ulimits = append(o.config.Ulimits, u)
+			return err
+		})},
+		{"user", "u", "string", "Username or UID (format: <name|uid>[:<group|gid>])", text(func(o *options) *string { return &o.config.User })},
+		{"uts", "", "string", "UTS namespace to use (host)", choice(func(o *options) *string { return &o.config.UTS }, "UTS mode", "host")},
+		{"volume", "v", "list", "Bind mount a volume", set(func(o *options, v string) error {
+			m, err := container.ParseVolume(v, workingDirectory())
+			o.config.Mounts = append(o.config.Mounts, m)
+			return err
+		})},
+		{"workdir", "w", "string", "Working directory inside the container", text(func(o *options) *string { return &o.config.Workdir })},
+	}
+}
+
+// runFlags are those of run alone.
+func runFlags() []flag {
+	own := []flag{
+		{"attach", "a", "list", "Attach to STDIN, STDOUT or STDERR", set(func(o *options, v string) error {
+			v = strings.ToLower(v)
+			if !slices.Contains([]string{"stdin", "stdout", "stderr"}, v) {
+				return errdef.New(errdef.Invalid, "valid streams are STDIN, STDOUT and STDERR")
+			}
+			o.attach = append(o.attach, v)
+			return nil
+		})},
+		{"detach", "d", "", "Run container in background and print container ID", boolean(func(o *options) *bool { return &o.detach })},
+		{"detach-keys", "", "string", "Override the key sequence for detaching a container", set(setDetachKeys)},
+		{"explain", "", "", "Print the plan, system call by system call, instead of running it", boolean(func(o *options) *bool { return &o.explain })},
+		{"sig-proxy", "", "", "Proxy received signals to the process", boolean(func(o *options) *bool { return &o.sigProxy })},
+	}
+	all := append(containerFlags(), own...)
+	slices.SortFunc(all, func(a, b flag) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+func choice(at func(o *options) *string, what string, allowed ...string) func(*call, string) error {
+	return set(func(o *options, v string) error {
+		if !slices.Contains(allowed, v) {
+			return errdef.New(errdef.Invalid, "invalid %s %q: it is %s", what, v, strings.Join(allowed, " or "))
+		}
+		*at(o) = v
+		return nil
+	})
+}
+
+func workingDirectory() string {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "/"
+	}
+	return dir
+}
+
+// appendEnv adds a variable; a name alone takes its value from our own environment, and is left out if there is none.
+func appendEnv(env []string, v string) []string {
+	if strings.Contains(v, "=") {
+		return append(env, v)
+	}
+	if value, ok := os.LookupEnv(v); ok {
+		return append(env, v+"="+value)
+	}
+	return append(env, v) // takes the image's away
+}
+
+// readEnvFile reads docker's --env-file: a variable a line, # begins a comment, nothing is quoted.
+func readEnvFile(path string) ([]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, errdef.New(errdef.Invalid, "cannot read the environment file: %w", err)
+	}
+	defer f.Close()
+	var env []string
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimLeft(strings.TrimPrefix(lines.Text(), "\ufeff"), " \t")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, _, _ := strings.Cut(line, "=")
+		if name == "" || strings.ContainsAny(name, " \t") {
+			return nil, errdef.New(errdef.Invalid, "invalid env file (%s) on line %d: variable '%s' contains whitespaces or has no name", path, n, name)
+		}
+		env = appendEnv(env, line)
+	}
+	return env, lines.Err()
+}
+
+// checkHostname allows what RFC 1123 does, and "_", which docker's users have.
+func checkHostname(name string) error {
+	if name == "" || len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") != "" || strings.HasPrefix(name, "-") {
+		return errdef.New(errdef.Invalid, "invalid hostname %q: letters, digits, '.', '-' and '_', at most 64", name)
+	}
+	return nil
+}
+
+func setDevice(o *options, v string) error {
+	parts := strings.Split(v, ":")
+	d := container.Device{Host: parts[0], Path: parts[0], Permissions: "rwm"}
+	switch len(parts) {
+	case 1:
+	case 2:
+		if spec.DeviceAccess(parts[1]) {
+			d.Permissions = parts[1]
+		} else {
+			d.Path = parts[1]
+		}
+	case 3:
+		d.Path, d.Permissions = parts[1], parts[2]
+	}
+	if len(parts) > 3 || !strings.HasPrefix(d.Host, "/") || !strings.HasPrefix(d.Path, "/") || !spec.DeviceAccess(d.Permissions) {
+		return errdef.New(errdef.Invalid, "invalid device %q: it is PATH[:PATH-IN-CONTAINER][:rwm]", v)
+	}
+	o.config.Devices = append(o.config.Devices, d)
+	return nil
+}
+
+func setLogOption(o *options, v string) error {
+	key, value, _ := strings.Cut(v, "=")
+	var err error
+	switch key {
+	case "max-size":
+		o.config.Log.MaxBytes, err = container.ParseBytes(value)
+	case "max-file":
+		o.config.Log.MaxFiles, err = strconv.Atoi(value)
+		if err == nil && o.config.Log.MaxFiles < 1 {
+			err = fmt.Errorf("it is at least 1")
+		}
+	default:
+		return errdef.New(errdef.Invalid, "unknown log opt '%s' for json-file log driver", key)
+	}
+	if err != nil {
+		return errdef.New(errdef.Invalid, "invalid log opt %s: %v", v, err)
+	}
+	return nil
+}
+
+func setDetachKeys(o *options, v string) error {
+	o.detachKeys = v
+	_, err := parseDetachKeys(v)
+	return err
+}
+
+// parseDetachKeys reads docker's notation: comma-separated letters, or ctrl- and a letter or one of @ [ \ ] ^ _.
+func parseDetachKeys(s string) ([]byte, error) {
+	if s == "" {
+		return []byte{16, 17}, nil // ctrl-p,ctrl-q
+	}
+	var keys []byte
+	for part := range strings.SplitSeq(s, ",") {
+		c, ctrl := strings.CutPrefix(strings.ToLower(part), "ctrl-")
+		switch {
+		case len(c) != 1:
+			return nil, errdef.New(errdef.Invalid, "invalid detach keys (%s): Unknown character: '%s'", s, part)
+		case !ctrl:
+			keys = append(keys, part[0])
+		case c[0] >= 'a' && c[0] <= 'z':
+			keys = append(keys, c[0]-'a'+1)
+		case strings.ContainsRune("@[\\]^_", rune(c[0])):
+			keys = append(keys, c[0]&0x1f)
+		default:
+			return nil, errdef.New(errdef.Invalid, "invalid detach keys (%s): Unknown character: '%s'", s, part)
+		}
+	}
+	return keys, nil
+}

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+
+	"berth/internal/errdef"
+
+	"golang.org/x/sys/unix"
+)
+
+// FullName is the full program, which carries out what the quick one leaves out.
+const FullName = "berth-full"
+
+// full carries out a command that needs the whole of berth: here, if this is the full program, or by becoming it.
+func (c *call) full(cmd *command, given map[string][]string) error {
+	do := c.programs.Full[cmd.name]
+	if do == nil {
+		return c.become()
+	}
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	return do(Call{Context: c.ctx, Args: c.args, Options: given, Engine: e, In: c.in, Out: c.out, Err: c.err})
+}
+
+// become replaces this process by the full program with the same command line.
+func (c *call) become() error {
+	path, err := c.programs.Path(c.settings.DataRoot, FullName)
+	if err != nil {
+		return err
+	}
+	return &os.PathError{Op: "execve", Path: path, Err: unix.Exec(path, append([]string{"berth"}, c.argv...), os.Environ())}
+}
+
+// fetch gets an image that is missing: the full program pulls it, and its progress goes to standard error.
+func (c *call) fetch(ctx context.Context, ref, platform string) error {
+	if !c.options.quiet && !isBuiltin(ref) {
+		fmt.Fprintf(c.err, "Unable to find image '%s' locally\n", visible(ref))
+	}
+	path, err := c.programs.Path(c.settings.DataRoot, FullName)
+	if err != nil {
+		return err
+	}
+	args := []string{"--data-root", c.settings.DataRoot, "--run-root", c.settings.RunRoot}
+	if isBuiltin(ref) {
+		args = append(args, "box")
+	} else {
+		args = append(args, "pull")
+		if platform != "" {
+			args = append(args, "--platform", platform)
+		}
+		if c.options.quiet {
+			args = append(args, "--quiet")
+		}
+		args = append(args, "--", ref)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Args[0] = "berth"
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGINT) }
+	cmd.Stderr = c.err
+	if !c.options.quiet && !isBuiltin(ref) {
+		cmd.Stdout = c.err
+	}
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return errdef.New(errdef.Cancelled, "cancelled while the image %s was fetched", ref)
+		}
+		// It has said why.
+		return exitError(125)
+	}
+	return nil
+}
+
+// isBuiltin reports whether ref is the image that comes with berth.
+func isBuiltin(ref string) bool {
+	switch ref {
+	case "box", "box:latest", "docker.io/library/box", "docker.io/library/box:latest":
+		return true
+	}
+	return false
+}
+
+// format prints rows as --format asks: "json" a line each, or by a Go template, for which the full program is needed. done is
+// false when no format was asked for.
+func (c *call) format(rows []any) (done bool, err error) {
+	format := c.options.format
+	if format == "" || format == "table" {
+		return false, nil
+	}
+	if format == "json" || format == "{{json .}}" {
+		for _, row := range rows {
+			if err := printJSON(c.out, row, ""); err != nil {
+				return true, err
+			}
+		}
+		return true, nil
+	}
+	if c.programs.Template == nil {
+		return true, c.become()
+	}
+	return true, c.programs.Template(c.out, format, rows)
+}
+
+func printJSON(w io.Writer, v any, indent string) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
+	return enc.Encode(v)
+}
+
+// table prints rows in columns as docker does: two spaces and more between them, control characters made harmless.
+func table(w io.Writer, head []string, rows [][]string) error {
+	widths := make([]int, len(head))
+	all := append([][]string{head}, rows...)
+	for _, row := range all {
+		for i, cell := range row {
+			row[i] = visible(cell)
+			widths[i] = max(widths[i], len([]rune(row[i]))+3)
+		}
+	}
+	var b strings.Builder
+	for _, row := range all {
+		for i, cell := range row {
+			if i == len(row)-1 {
+				b.WriteString(cell)
+				continue
+			}
+			b.WriteString(cell + strings.Repeat(" ", widths[i]-len([]rune(cell))))
+		}
+		b.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,59 @@
+package cli
+
+import "strings"
+
+// nearest is the command that word was probably meant to be, or "".
+func nearest(word string, table []command) string {
+	best, bestDistance := "", 3
+	for i := range table {
+		if table[i].hidden {
+			continue
+		}
+		for _, name := range []string{table[i].name, table[i].alias} {
+			if name == "" {
+				continue
+			}
+			if d := distance(word, name); d < bestDistance && d < len(name) {
+				best, bestDistance = name, d
+			}
+		}
+	}
+	return best
+}
+
+func nearestFlag(word string, cmd *command) string {
+	best, bestDistance := "", 3
+	for _, f := range cmd.flags {
+		if d := distance(word, f.name); d < bestDistance && d < len(f.name) {
+			best, bestDistance = f.name, d
+		} else if len(word) > 2 && strings.HasPrefix(f.name, word) && best == "" {
+			best = f.name
+		}
+	}
+	return best
+}
+
+// distance counts the letters to insert, delete, replace or swap with the next to make b of a (optimal string alignment).
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}

@@ -1,0 +1,313 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"berth/internal/container"
+	"berth/internal/disk"
+	"berth/internal/engine"
+	"berth/internal/errdef"
+	"berth/internal/runtime/monitor"
+	"berth/internal/state"
+
+	"golang.org/x/term"
+)
+
+// config is the configuration that the flags and arguments of run and create ask for.
+func (c *call) config() (container.Config, error) {
+	cfg := c.options.config
+	cfg.Image, cfg.Command = c.args[0], c.args[1:]
+	if cfg.Network == "" {
+		cfg.Network = "none"
+	}
+	switch {
+	case cfg.AutoRemove && cfg.Restart.Name != "":
+		return cfg, c.usage("Conflicting options: --restart and --rm")
+	case cfg.UTS == "host" && cfg.Hostname != "":
+		return cfg, c.usage("Conflicting options: hostname and the UTS mode")
+	}
+	return cfg, nil
+}
+
+func (c *call) pullPolicy() string {
+	if c.options.pull == "" {
+		return engine.PullMissing
+	}
+	return c.options.pull
+}
+
+func (c *call) cmdRun() error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	o := &c.options
+	if o.detach && len(o.attach) > 0 {
+		return c.usage("Conflicting options: -a and -d")
+	}
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	if o.explain {
+		return e.Explain(c.ctx, cfg, c.pullPolicy(), c.out)
+	}
+	stdin := cfg.Interactive && !o.detach
+	output := !o.detach
+	if len(o.attach) > 0 {
+		stdin = slices.Contains(o.attach, "stdin")
+		output = slices.Contains(o.attach, "stdout") || slices.Contains(o.attach, "stderr")
+		cfg.Interactive = cfg.Interactive || stdin
+	}
+	if cfg.TTY && stdin && !term.IsTerminal(int(c.in.Fd())) {
+		return errdef.Hint(errdef.New(errdef.Invalid, "the input device is not a TTY"), "leave out -t, or use -d")
+	}
+	var id string
+	s, err := e.Run(c.ctx, cfg, c.pullPolicy(), monitor.AttachRequest{Stdin: stdin, Output: output, StdinOnce: stdin}, func(made *state.Container) error {
+		id = made.ID
+		return c.writeCidfile(made.ID)
+	})
+	if err != nil {
+		return err
+	}
+	if o.detach {
+		_ = s.Close()
+		_, err := fmt.Fprintln(c.out, id)
+		return err
+	}
+	return c.stream(e, s, stdin, !cfg.TTY)
+}
+
+// writeCidfile writes the ID to a file that must not exist yet.
+func (c *call) writeCidfile(id string) error {
+	path := c.options.cidfile
+	if path == "" {
+		return nil
+	}
+	err := disk.Create(path, []byte(id), 0o644, disk.Volatile)
+	if errors.Is(err, os.ErrExist) {
+		return errdef.Hint(errdef.New(errdef.Conflict, "container ID file found, make sure the other container isn't running or delete %s", path), "delete %s, or name another file", path)
+	}
+	return err
+}
+
+func (c *call) cmdCreate() error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	made, err := e.Create(c.ctx, cfg, c.pullPolicy())
+	if err != nil {
+		return err
+	}
+	if err := c.writeCidfile(made.ID); err != nil {
+		return errors.Join(err, e.Remove(made, true, true))
+	}
+	_, err = fmt.Fprintln(c.out, made.ID)
+	return err
+}
+
+func (c *call) cmdStart() error {
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	attach := c.options.attachOutput || c.options.interactive
+	if attach && len(c.args) > 1 {
+		return c.usage("you cannot start and attach multiple containers at once")
+	}
+	return c.each(func(ref string) error {
+		of, err := e.Containers.Resolve(ref)
+		if err != nil {
+			return err
+		}
+		status, _, err := e.Status(of)
+		if err != nil {
+			return err
+		}
+		if status == state.Paused {
+			return errdef.New(errdef.Conflict, "cannot start a paused container, try unpause instead")
+		}
+		stdin := c.options.interactive && of.Config.Interactive
+		if status != state.Running && status != state.Restarting {
+			s, err := e.Start(of, monitor.AttachRequest{Stdin: stdin, Output: attach, StdinOnce: stdin})
+			if err != nil {
+				return err
+			}
+			if attach {
+				return c.stream(e, s, stdin, !of.Config.TTY)
+			}
+			_ = s.Close()
+		} else if attach {
+			s, err := e.Attach(of, monitor.AttachRequest{Stdin: stdin, Output: true})
+			if err != nil {
+				return err
+			}
+			return c.stream(e, s, stdin, !of.Config.TTY)
+		}
+		_, err = fmt.Fprintln(c.out, ref)
+		return err
+	})
+}
+
+func (c *call) cmdAttach() error {
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	of, err := e.Containers.Resolve(c.args[0])
+	if err != nil {
+		return err
+	}
+	stdin := of.Config.Interactive && !c.options.noStdin
+	if of.Config.TTY && stdin && !term.IsTerminal(int(c.in.Fd())) {
+		return errdef.Hint(errdef.New(errdef.Invalid, "the input device is not a TTY"), "use --no-stdin")
+	}
+	s, err := e.Attach(of, monitor.AttachRequest{Stdin: stdin, Output: true})
+	if err != nil {
+		return err
+	}
+	return c.stream(e, s, stdin, !of.Config.TTY)
+}
+
+func (c *call) cmdExec() error {
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	of, err := e.Containers.Resolve(c.args[0])
+	if err != nil {
+		return err
+	}
+	o := c.options
+	x := engine.ExecOptions{
+		Command: c.args[1:], TTY: o.config.TTY, User: o.config.User, Workdir: o.config.Workdir, Env: o.config.Env,
+		Privileged: o.privileged, Detach: o.detach,
+	}
+	switch {
+	case x.TTY && !o.detach:
+		return c.execTerminal(e, of, x)
+	case x.TTY:
+		// Nobody will look at it, but the process is to have one.
+		p, err := e.Exec(of, x, [3]*os.File{})
+		if err != nil {
+			return err
+		}
+		return p.Close()
+	}
+	return c.execPipes(e, of, x)
+}
+
+func (c *call) execTerminal(e *engine.Engine, of *state.Container, x engine.ExecOptions) error {
+	if c.options.interactive && !term.IsTerminal(int(c.in.Fd())) {
+		return errdef.Hint(errdef.New(errdef.Invalid, "the input device is not a TTY"), "leave out -t")
+	}
+	t := &terminal{in: c.in}
+	x.Rows, x.Columns, _ = t.size()
+	p, err := e.Exec(of, x, [3]*os.File{})
+	if err != nil {
+		return err
+	}
+	if t, err = openTerminal(c.in, c.options.detachKeys); err != nil {
+		return err
+	}
+	defer t.restore()
+	console := p.Console
+	defer t.follow(func(rows, columns uint16) { resizeConsole(console, rows, columns) })()
+	done := make(chan error, 2)
+	if c.options.interactive {
+		go func() {
+			err := t.copyInput(func(b []byte) error { _, err := console.Write(b); return err })
+			if errors.Is(err, errDetached) {
+				done <- err
+			}
+		}()
+	}
+	go func() {
+		_, _ = io.Copy(c.out, console) // ends with EIO when the last process has let go of the terminal
+		done <- nil
+	}()
+	if err := <-done; errors.Is(err, errDetached) {
+		return p.Close()
+	}
+	status, err := p.Wait()
+	if err != nil {
+		return err
+	}
+	return status2error(status)
+}
+
+// execPipes gives the process pipes of ours, never our own descriptors: what a container holds it can open again, with
+// more rights than we gave it.
+func (c *call) execPipes(e *engine.Engine, of *state.Container, x engine.ExecOptions) error {
+	var theirs [3]*os.File
+	defer func() {
+		for _, f := range theirs {
+			if f != nil {
+				_ = f.Close()
+			}
+		}
+	}()
+	var in, out, errs *os.File
+	var err error
+	if c.options.interactive && !x.Detach {
+		theirs[0], in, err = os.Pipe()
+	} else {
+		theirs[0], err = os.Open(os.DevNull)
+	}
+	if err != nil {
+		return err
+	}
+	for i, ours := range []**os.File{&out, &errs} {
+		if x.Detach {
+			theirs[i+1], err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		} else {
+			*ours, theirs[i+1], err = os.Pipe()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	p, err := e.Exec(of, x, theirs)
+	if err != nil {
+		return err
+	}
+	for i, f := range theirs {
+		_ = f.Close()
+		theirs[i] = nil
+	}
+	if x.Detach {
+		return p.Close()
+	}
+	if in != nil {
+		go func() {
+			_, _ = io.Copy(in, c.in)
+			_ = in.Close()
+		}()
+	}
+	done := make(chan struct{}, 2)
+	for _, s := range []struct {
+		to   io.Writer
+		from *os.File
+	}{{c.out, out}, {c.err, errs}} {
+		go func() {
+			_, _ = io.Copy(s.to, s.from)
+			done <- struct{}{}
+		}()
+	}
+	<-done
+	<-done
+	status, err := p.Wait()
+	if err != nil {
+		return err
+	}
+	return status2error(status)
+}

@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+
+	"berth/internal/errdef"
+	"berth/internal/settings"
+	"berth/internal/state"
+)
+
+type versionView struct {
+	Version, GoVersion, Os, Arch, KernelVersion string
+}
+
+func (c *call) cmdVersion() error {
+	if c.options.short {
+		_, err := fmt.Fprintf(c.out, "berth version %s\n", Version)
+		return err
+	}
+	v := versionView{Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, hostRelease()}
+	if done, err := c.format([]any{v}); done {
+		return err
+	}
+	_, err := fmt.Fprintf(c.out, "berth\n Version:        %s\n Go version:     %s\n OS/Arch:        %s/%s\n Kernel version: %s\n", v.Version, v.GoVersion, v.Os, v.Arch, v.KernelVersion)
+	return err
+}
+
+type infoView struct {
+	Containers, ContainersRunning, ContainersPaused, ContainersStopped, Images int
+	Driver, DriverReason, LoggingDriver, CgroupDriver, CgroupVersion           string
+	KernelVersion, OperatingSystem, OSType, Architecture                       string
+	NCPU                                                                       int
+	MemTotal                                                                   int64
+	DockerRootDir, RunRoot, Name, ServerVersion                                string
+	SecurityOptions                                                            []string
+	Rootless                                                                   bool
+}
+
+func (c *call) cmdInfo() error {
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	all, err := e.List()
+	if err != nil {
+		return err
+	}
+	images, err := e.Images.List()
+	if err != nil {
+		return err
+	}
+	v := infoView{Containers: len(all), Images: len(images), LoggingDriver: "json-file", DockerRootDir: c.settings.DataRoot, RunRoot: c.settings.RunRoot, ServerVersion: Version, OSType: runtime.GOOS, Architecture: runtime.GOARCH}
+	for _, l := range all {
+		switch l.Record.Status {
+		case state.Running, state.Restarting:
+			v.ContainersRunning++
+		case state.Paused:
+			v.ContainersPaused++
+		default:
+			v.ContainersStopped++
+		}
+	}
+	describeHost(&v, e.Host())
+	if done, err := c.format([]any{v}); done {
+		return err
+	}
+	_, err = fmt.Fprintf(c.out, ` Containers: %d
+  Running: %d
+  Paused: %d
+  Stopped: %d
+ Images: %d
+ Server Version: %s
+ Storage Driver: %s (%s)
+ Logging Driver: %s
+ Cgroup Driver: %s
+ Cgroup Version: %s
+ Security Options: %s
+ Kernel Version: %s
+ Operating System: %s
+ OSType: %s
+ Architecture: %s
+ CPUs: %d
+ Total Memory: %d bytes
+ Name: %s
+ Data Root: %s
+ Run Root: %s
+ Rootless: %v
+`, v.Containers, v.ContainersRunning, v.ContainersPaused, v.ContainersStopped, v.Images, v.ServerVersion, v.Driver, v.DriverReason, v.LoggingDriver,
+		v.CgroupDriver, v.CgroupVersion, strings.Join(v.SecurityOptions, ", "), v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU, v.MemTotal, v.Name,
+		v.DockerRootDir, v.RunRoot, v.Rootless)
+	return err
+}
+
+func (c *call) cmdConfig() error {
+	var rows [][]string
+	for _, k := range settings.Keys {
+		rows = append(rows, []string{k.Name, c.settings.Get(k.Name), c.sources[k.Name], k.Help})
+	}
+	if err := table(c.out, []string{"KEY", "VALUE", "FROM", "MEANING"}, rows); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(c.out, "\nfiles: %s\n", strings.Join(settings.Files(), ", "))
+	return err
+}
+
+func (c *call) cmdCheck() error {
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, f := range e.Check() {
+		mark := "ok     "
+		switch {
+		case !f.OK && f.Needed:
+			mark = "MISSING"
+			failed++
+		case !f.OK:
+			mark = "absent "
+		}
+		fmt.Fprintf(c.out, "%s  %-24s %s\n", mark, f.Name, visible(f.Found))
+		if !f.OK {
+			fmt.Fprintf(c.out, "         needed for: %s\n", f.For)
+			if f.Hint != "" {
+				fmt.Fprintf(c.out, "         next step:  %s\n", f.Hint)
+			}
+		}
+	}
+	if failed > 0 {
+		return errdef.New(errdef.Unsupported, "%d things that containers need are missing here", failed)
+	}
+	return nil
+}

@@ -1,0 +1,224 @@
+// Package container is the model of a container: what was asked for, in one struct that every front fills and
+// nobody else repeats, docker's short forms of it, and how it merges with an image's configuration.
+//
+// It does no input or output, and knows neither the OCI runtime spec (runtime/spec makes that of a Config) nor
+// where anything is stored.
+package container
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"berth/internal/image"
+)
+
+// Config is all that can be asked of a container. The zero value of a field asks for docker's default.
+type Config struct {
+	Name  string `json:",omitempty"`
+	Image string // as the caller wrote it
+
+	// Command and Entrypoint are argv; an Entrypoint that is set, even to nothing, replaces the image's and its Cmd.
+	Command       []string          `json:",omitempty"`
+	Entrypoint    []string          `json:",omitempty"`
+	EntrypointSet bool              `json:",omitempty"`
+	Env           []string          `json:",omitempty"` // NAME=VALUE
+	Workdir       string            `json:",omitempty"`
+	User          string            `json:",omitempty"` // user[:group], names or numbers, looked up in the container
+	Groups        []string          `json:",omitempty"` // --group-add
+	Labels        map[string]string `json:",omitempty"`
+	Hostname      string            `json:",omitempty"`
+	Domainname    string            `json:",omitempty"`
+
+	TTY         bool `json:",omitempty"`
+	Interactive bool `json:",omitempty"` // standard input stays open
+	Init        bool `json:",omitempty"` // an init of ours is process 1
+	ReadOnly    bool `json:",omitempty"`
+	Privileged  bool `json:",omitempty"`
+	AutoRemove  bool `json:",omitempty"`
+
+	CapAdd      []string          `json:",omitempty"`
+	CapDrop     []string          `json:",omitempty"`
+	Security    Security          `json:",omitzero"`
+	Mounts      []Mount           `json:",omitempty"`
+	Devices     []Device          `json:",omitempty"`
+	Ulimits     []Ulimit          `json:",omitempty"`
+	Sysctls     map[string]string `json:",omitempty"`
+	Resources   Resources         `json:",omitzero"`
+	ShmBytes    int64             `json:",omitempty"`
+	OOMScoreAdj int               `json:",omitempty"`
+
+	Network string `json:",omitempty"` // none, host
+	PID     string `json:",omitempty"` // host, or private when empty
+	IPC     string `json:",omitempty"` // host, none, private
+	UTS     string `json:",omitempty"` // host
+	Cgroupn string `json:",omitempty"` // host, private
+
+	Platform    string        `json:",omitempty"`
+	StopSignal  string        `json:",omitempty"`
+	StopTimeout *int          `json:",omitempty"` // seconds
+	Restart     RestartPolicy `json:",omitzero"`
+	Log         LogConfig     `json:",omitzero"`
+	DetachKeys  string        `json:",omitempty"`
+}
+
+// Security is what --security-opt says.
+type Security struct {
+	NoNewPrivileges bool `json:",omitempty"`
+	// Seccomp is "unconfined", or the text of a profile, or empty for the default one.
+	Seccomp string `json:",omitempty"`
+	// AppArmor is "unconfined", the name of a loaded profile, or empty for the default one.
+	AppArmor string `json:",omitempty"`
+	// UnmaskAll leaves /proc and /sys as the kernel shows them (systempaths=unconfined).
+	UnmaskAll bool `json:",omitempty"`
+}
+
+// MountType is the kind of a mount.
+type MountType string
+
+const (
+	MountBind   MountType = "bind"
+	MountVolume MountType = "volume"
+	MountTmpfs  MountType = "tmpfs"
+)
+
+// Mount is one mount of a container, from -v, --mount, --tmpfs or the image's VOLUME.
+type Mount struct {
+	Type        MountType
+	Source      string            `json:",omitempty"` // path of the host, or name of a volume; a volume without one is anonymous
+	Target      string            // absolute, clean
+	ReadOnly    bool              `json:",omitempty"`
+	Propagation string            `json:",omitempty"`
+	NoRecursive bool              `json:",omitempty"` // bind, not rbind
+	NoCopy      bool              `json:",omitempty"` // do not fill a new volume from the image
+	MakeSource  bool              `json:",omitempty"` // -v makes a missing source, --mount does not
+	Anonymous   bool              `json:",omitempty"` // goes with its container
+	TmpfsBytes  int64             `json:",omitempty"`
+	TmpfsMode   *uint32           `json:",omitempty"`
+	Options     []string          `json:",omitempty"` // further options of a tmpfs
+	Labels      map[string]string `json:",omitempty"` // of a new volume
+	Origin      string            `json:",omitempty"` // the flag it comes from
+}
+
+// Device is a device of the host in the container.
+type Device struct {
+	Host, Path  string
+	Permissions string // of r, w, m
+}
+
+// Ulimit is a resource limit; Name is docker's ("nofile").
+type Ulimit struct {
+	Name       string
+	Soft, Hard int64 // -1: unlimited
+}
+
+// Resources are limits enforced by control groups. Zero means no limit.
+type Resources struct {
+	MemoryBytes     int64  `json:",omitempty"`
+	MemorySwapBytes int64  `json:",omitempty"` // memory and swap together; -1: swap without limit
+	NanoCPUs        int64  `json:",omitempty"` // 1e9 is one CPU
+	CPUShares       uint64 `json:",omitempty"`
+	CPUSet          string `json:",omitempty"`
+	PidsLimit       int64  `json:",omitempty"` // -1: none
+}
+
+// Restart policies.
+const (
+	RestartNo            = "no"
+	RestartAlways        = "always"
+	RestartOnFailure     = "on-failure"
+	RestartUnlessStopped = "unless-stopped"
+)
+
+// RestartPolicy says when a container that has ended is started again.
+type RestartPolicy struct {
+	Name    string `json:",omitempty"`
+	Retries int    `json:",omitempty"` // on-failure: how often; 0 is without limit
+}
+
+// LogConfig says what becomes of the output. Driver is json-file or none.
+type LogConfig struct {
+	Driver   string `json:",omitempty"`
+	MaxBytes int64  `json:",omitempty"` // of one file; 0: DefaultLogBytes
+	MaxFiles int    `json:",omitempty"` // 0: DefaultLogFiles
+}
+
+// Logs are bounded unless the caller asks otherwise.
+const (
+	DefaultLogBytes = 10 << 20
+	DefaultLogFiles = 3
+)
+
+// DefaultStopTimeout is how long stop waits before it kills.
+const DefaultStopTimeout = 10 * time.Second
+
+// Merge fills what c leaves open from the image's configuration, as docker does: the command line wins; the
+// image's Cmd only goes with the image's Entrypoint; variables and labels are united.
+func Merge(c Config, im image.Config) Config {
+	if !c.EntrypointSet {
+		if len(c.Command) == 0 {
+			c.Command = im.Cmd
+		}
+		c.Entrypoint = im.Entrypoint
+	}
+	c.Env = mergeEnv(im.Env, c.Env)
+	if c.Workdir == "" {
+		c.Workdir = im.WorkingDir
+	}
+	if c.User == "" {
+		c.User = im.User
+	}
+	if c.StopSignal == "" {
+		c.StopSignal = im.StopSignal
+	}
+	if len(im.Labels) > 0 {
+		labels := make(map[string]string, len(im.Labels)+len(c.Labels))
+		for k, v := range im.Labels {
+			labels[k] = v
+		}
+		for k, v := range c.Labels {
+			labels[k] = v
+		}
+		c.Labels = labels
+	}
+	for _, target := range sorted(im.Volumes) {
+		clean := cleanTarget(target)
+		taken := slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Target == clean })
+		if clean != "/" && !taken {
+			c.Mounts = append(c.Mounts, Mount{Type: MountVolume, Target: clean, Anonymous: true, Origin: "VOLUME of the image"})
+		}
+	}
+	return c
+}
+
+func sorted(m map[string]struct{}) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// mergeEnv lets later variables replace earlier ones in place. A name without "=" takes the variable away.
+func mergeEnv(base, more []string) []string {
+	out := slices.Clone(base)
+	for _, v := range more {
+		name, _, set := strings.Cut(v, "=")
+		i := slices.IndexFunc(out, func(o string) bool { return strings.HasPrefix(o, name+"=") })
+		switch {
+		case i >= 0 && set:
+			out[i] = v
+		case i >= 0:
+			out = slices.Delete(out, i, i+1)
+		case set:
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// Args is the command line of the container's first process.
+func (c Config) Args() []string {
+	return append(slices.Clone(c.Entrypoint), c.Command...)
+}

@@ -1,0 +1,366 @@
+package container
+
+import (
+	"encoding/csv"
+	"math"
+	"path"
+	"strconv"
+	"strings"
+
+	"berth/internal/errdef"
+
+	"github.com/docker/go-units"
+)
+
+func cleanTarget(target string) string { return path.Clean("/" + target) }
+
+// ParseVolume reads docker's -v: [SOURCE:]TARGET[:OPTIONS]. A source that begins with "/" or "." is a path of the host,
+// relative to dir; any other is the name of a volume.
+func ParseVolume(s, dir string) (Mount, error) {
+	invalid := func(why string) (Mount, error) {
+		return Mount{}, errdef.New(errdef.Invalid, "invalid volume specification %q: %s", s, why)
+	}
+	m := Mount{Type: MountVolume, Origin: "-v " + s}
+	parts := strings.Split(s, ":")
+	var options string
+	switch len(parts) {
+	case 1:
+		m.Target = parts[0]
+	case 2:
+		// "/a:ro" is docker's path "ro", too; so only two paths or a name and a path.
+		m.Source, m.Target = parts[0], parts[1]
+	case 3:
+		m.Source, m.Target, options = parts[0], parts[1], parts[2]
+	default:
+		return invalid("too many colons")
+	}
+	if len(parts) > 1 && m.Source == "" {
+		return invalid("empty source")
+	}
+	if !path.IsAbs(m.Target) {
+		return invalid("the path in the container must be absolute")
+	}
+	if m.Target = path.Clean(m.Target); m.Target == "/" {
+		return invalid("the container's root cannot be a mount")
+	}
+	switch {
+	case m.Source == "":
+		m.Anonymous = true
+	case m.Source == "~" || strings.HasPrefix(m.Source, "~/"):
+		return invalid("the shell did not expand ~")
+	case strings.HasPrefix(m.Source, "/"):
+		m.Type, m.Source, m.MakeSource = MountBind, path.Clean(m.Source), true
+	case m.Source == "." || m.Source == ".." || strings.HasPrefix(m.Source, "./") || strings.HasPrefix(m.Source, "../"):
+		m.Type, m.Source, m.MakeSource = MountBind, path.Join(dir, m.Source), true
+	default:
+		if err := CheckVolumeName(m.Source); err != nil {
+			return Mount{}, err
+		}
+	}
+	if options == "" {
+		return m, nil
+	}
+	for option := range strings.SplitSeq(options, ",") {
+		switch option {
+		case "ro":
+			m.ReadOnly = true
+		case "rw", "z", "Z": // z and Z relabel for SELinux, where there is one
+		case "nocopy":
+			m.NoCopy = true
+		case "private", "rprivate", "shared", "rshared", "slave", "rslave":
+			if m.Type != MountBind {
+				return invalid("only a bind mount has a propagation")
+			}
+			m.Propagation = option
+		case "rbind":
+		case "bind":
+			m.NoRecursive = true
+		default:
+			return invalid("unknown option " + strconv.Quote(option))
+		}
+	}
+	return m, nil
+}
+
+// CheckVolumeName reports whether name can be a volume's: docker's [a-zA-Z0-9][a-zA-Z0-9_.-]+.
+func CheckVolumeName(name string) error { return checkName("volume", name) }
+
+// CheckName reports whether name can be a container's.
+func CheckName(name string) error { return checkName("container", name) }
+
+func checkName(what, name string) error {
+	ok := len(name) > 1 && len(name) <= 255
+	for i, c := range []byte(name) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		ok = ok && (letter || i > 0 && (c == '_' || c == '.' || c == '-'))
+	}
+	if !ok {
+		return errdef.New(errdef.Invalid, "Invalid %s name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", what, name)
+	}
+	return nil
+}
+
+// ParseMount reads docker's --mount: comma-separated key=value pairs, quoted as CSV. dir is for relative sources.
+func ParseMount(s, dir string) (Mount, error) {
+	invalid := func(format string, args ...any) (Mount, error) {
+		return Mount{}, errdef.New(errdef.Invalid, "invalid argument %q for \"--mount\": "+format, append([]any{s}, args...)...)
+	}
+	fields, err := csv.NewReader(strings.NewReader(s)).Read()
+	if err != nil {
+		return invalid("%v", err)
+	}
+	m := Mount{Type: MountVolume, Origin: "--mount " + s}
+	for _, field := range fields {
+		key, value, has := strings.Cut(field, "=")
+		key = strings.ToLower(key)
+		boolean := func() (bool, error) {
+			if !has {
+				return true, nil
+			}
+			b, err := strconv.ParseBool(value)
+			if err != nil {
+				return false, errdef.New(errdef.Invalid, "invalid value for %s: %s", key, value)
+			}
+			return b, nil
+		}
+		var err error
+		switch key {
+		case "type":
+			m.Type = MountType(strings.ToLower(value))
+		case "source", "src":
+			m.Source = value
+		case "target", "dst", "destination":
+			m.Target = value
+		case "readonly", "ro":
+			m.ReadOnly, err = boolean()
+		case "volume-nocopy":
+			m.NoCopy, err = boolean()
+		case "bind-propagation":
+			m.Propagation = value
+		case "bind-nonrecursive":
+			m.NoRecursive, err = boolean()
+		case "bind-recursive":
+			switch value {
+			case "enabled", "writable", "readonly":
+			case "disabled":
+				m.NoRecursive = true
+			default:
+				return invalid("invalid value for bind-recursive: %s", value)
+			}
+		case "volume-label":
+			if m.Labels == nil {
+				m.Labels = map[string]string{}
+			}
+			k, v, _ := strings.Cut(value, "=")
+			m.Labels[k] = v
+		case "tmpfs-size":
+			m.TmpfsBytes, err = units.RAMInBytes(value)
+		case "tmpfs-mode":
+			mode, e := strconv.ParseUint(value, 8, 32)
+			err = e
+			mode32 := uint32(mode)
+			m.TmpfsMode = &mode32
+		default:
+			if !has {
+				return invalid("invalid field '%s' must be a key=value pair", field)
+			}
+			return invalid("unexpected key '%s' in '%s'", key, field)
+		}
+		if err != nil {
+			return invalid("%v", err)
+		}
+	}
+	switch m.Type {
+	case MountBind:
+		if m.Source == "" {
+			return invalid("a bind mount needs a source")
+		}
+		if !path.IsAbs(m.Source) {
+			m.Source = path.Join(dir, m.Source)
+		}
+		m.Source = path.Clean(m.Source)
+		switch m.Propagation {
+		case "", "private", "rprivate", "shared", "rshared", "slave", "rslave":
+		default:
+			return invalid("invalid propagation %q", m.Propagation)
+		}
+	case MountVolume:
+		if m.Source != "" {
+			if err := CheckVolumeName(m.Source); err != nil {
+				return Mount{}, err
+			}
+		}
+		m.Anonymous = m.Source == ""
+	case MountTmpfs:
+		if m.Source != "" {
+			return invalid("a tmpfs has no source")
+		}
+	default:
+		return invalid("unknown type %q: bind, volume and tmpfs are known", m.Type)
+	}
+	switch {
+	case m.Target == "":
+		return invalid("target is required")
+	case !path.IsAbs(m.Target):
+		return invalid("the target %q must be an absolute path", m.Target)
+	case path.Clean(m.Target) == "/":
+		return invalid("the container's root cannot be a mount")
+	case m.Type != MountTmpfs && (m.TmpfsBytes != 0 || m.TmpfsMode != nil):
+		return invalid("tmpfs options go with type=tmpfs")
+	case m.Type != MountBind && (m.Propagation != "" || m.NoRecursive):
+		return invalid("bind options go with type=bind")
+	case m.Type != MountVolume && (m.NoCopy || m.Labels != nil):
+		return invalid("volume options go with type=volume")
+	}
+	m.Target = path.Clean(m.Target)
+	return m, nil
+}
+
+// ParseTmpfs reads docker's --tmpfs: TARGET[:OPTIONS], options as mount(8) takes them.
+func ParseTmpfs(s string) (Mount, error) {
+	target, options, _ := strings.Cut(s, ":")
+	if !path.IsAbs(target) || path.Clean(target) == "/" {
+		return Mount{}, errdef.New(errdef.Invalid, "invalid tmpfs %q: it needs an absolute path that is not /", s)
+	}
+	m := Mount{Type: MountTmpfs, Target: path.Clean(target), Origin: "--tmpfs " + s}
+	if options == "" {
+		return m, nil
+	}
+	for option := range strings.SplitSeq(options, ",") {
+		key, value, has := strings.Cut(option, "=")
+		switch key {
+		case "size":
+			n, err := units.RAMInBytes(value)
+			if err != nil || n <= 0 {
+				return Mount{}, errdef.New(errdef.Invalid, "invalid tmpfs %q: invalid size %q", s, value)
+			}
+			m.TmpfsBytes = n
+		case "mode":
+			n, err := strconv.ParseUint(value, 8, 32)
+			if err != nil {
+				return Mount{}, errdef.New(errdef.Invalid, "invalid tmpfs %q: invalid mode %q", s, value)
+			}
+			mode := uint32(n)
+			m.TmpfsMode = &mode
+		case "ro":
+			m.ReadOnly = true
+		case "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "noatime", "relatime", "strictatime", "nodiratime", "diratime", "sync", "dirsync":
+			m.Options = append(m.Options, option)
+		case "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge":
+			if !has || value == "" {
+				return Mount{}, errdef.New(errdef.Invalid, "invalid tmpfs %q: %s needs a value", s, key)
+			}
+			m.Options = append(m.Options, option)
+		default:
+			return Mount{}, errdef.New(errdef.Invalid, "invalid tmpfs option [%q]", option)
+		}
+	}
+	return m, nil
+}
+
+// ParseRestart reads docker's --restart: no, always, unless-stopped, on-failure[:N].
+func ParseRestart(s string) (RestartPolicy, error) {
+	name, count, has := strings.Cut(s, ":")
+	p := RestartPolicy{Name: name}
+	switch name {
+	case "", RestartNo:
+		p.Name = ""
+	case RestartAlways, RestartUnlessStopped, RestartOnFailure:
+	default:
+		return p, errdef.New(errdef.Invalid, "invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", name)
+	}
+	if !has {
+		return p, nil
+	}
+	if name != RestartOnFailure {
+		return p, errdef.New(errdef.Invalid, "invalid restart policy: maximum retry count can only be used with 'on-failure'")
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 0 {
+		return p, errdef.New(errdef.Invalid, "invalid restart policy: maximum retry count must be a positive integer: %q", count)
+	}
+	p.Retries = n
+	return p, nil
+}
+
+// ParseCPUs reads docker's --cpus, a decimal number of CPUs, into nano-CPUs.
+func ParseCPUs(s string) (int64, error) {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || f < 0 || math.IsNaN(f) || f > 1e6 {
+		return 0, errdef.New(errdef.Invalid, "invalid number of CPUs %q", s)
+	}
+	if n := f * 1e9; n == math.Trunc(n) {
+		return int64(n), nil
+	}
+	return 0, errdef.New(errdef.Invalid, "invalid number of CPUs %q: it is too precise", s)
+}
+
+// ParseBytes reads a size with docker's suffixes (b, k, m, g, powers of 1024).
+func ParseBytes(s string) (int64, error) {
+	n, err := units.RAMInBytes(s)
+	if err != nil || n < 0 {
+		return 0, errdef.New(errdef.Invalid, "invalid size: '%s'", s)
+	}
+	return n, nil
+}
+
+// ParseUlimit reads docker's --ulimit: NAME=SOFT[:HARD].
+func ParseUlimit(s string) (Ulimit, error) {
+	u, err := units.ParseUlimit(s)
+	if err != nil {
+		return Ulimit{}, errdef.New(errdef.Invalid, "invalid ulimit %q: %v", s, err)
+	}
+	return Ulimit{u.Name, u.Soft, u.Hard}, nil
+}
+
+// ParseSecurity reads one --security-opt into sec. readFile gives the text of a seccomp profile.
+func ParseSecurity(sec *Security, s string, readFile func(string) ([]byte, error)) error {
+	key, value, has := strings.Cut(s, "=")
+	if !has {
+		// docker's older form
+		key, value, has = strings.Cut(s, ":")
+	}
+	switch key {
+	case "no-new-privileges":
+		if !has {
+			sec.NoNewPrivileges = true
+			return nil
+		}
+		b, err := strconv.ParseBool(value)
+		if err != nil {
+			return errdef.New(errdef.Invalid, "invalid --security-opt %q: %q is neither true nor false", s, value)
+		}
+		sec.NoNewPrivileges = b
+		return nil
+	case "seccomp":
+		switch value {
+		case "unconfined":
+			sec.Seccomp = value
+		case "builtin", "":
+			sec.Seccomp = ""
+		default:
+			text, err := readFile(value)
+			if err != nil {
+				return errdef.New(errdef.Invalid, "cannot open the seccomp profile %s: %w", value, err)
+			}
+			sec.Seccomp = string(text)
+		}
+		return nil
+	case "apparmor":
+		if value != "" {
+			sec.AppArmor = value
+			return nil
+		}
+	case "systempaths":
+		if value == "unconfined" {
+			sec.UnmaskAll = true
+			return nil
+		}
+	case "label":
+		if value == "disable" {
+			return nil // no label is set where there is no SELinux
+		}
+		return errdef.New(errdef.Unsupported, "cannot set the SELinux label %q: this host has no SELinux", value)
+	}
+	return errdef.New(errdef.Invalid, "invalid --security-opt %q: no-new-privileges, seccomp=, apparmor=, label=, systempaths=unconfined are known", s)
+}

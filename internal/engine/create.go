@@ -1,0 +1,221 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"berth/internal/container"
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/ident"
+	"berth/internal/image"
+	"berth/internal/image/layer"
+	"berth/internal/image/store"
+	"berth/internal/runtime/spec"
+	"berth/internal/state"
+	"berth/internal/volume"
+)
+
+// Pull policies, docker's words for --pull.
+const (
+	PullMissing = "missing"
+	PullAlways  = "always"
+	PullNever   = "never"
+)
+
+// Ensure finds an image, and fetches it if the policy says so.
+func (e *Engine) Ensure(ctx context.Context, ref, platform, pull string) (store.Image, error) {
+	if pull != PullAlways {
+		im, err := e.Images.Resolve(ref)
+		if err == nil && e.unpacked(im) && matches(im, platform) {
+			return im, nil
+		}
+		if pull == PullNever {
+			return im, err
+		}
+		if err != nil && !errdef.Is(err, errdef.NotFound) {
+			return im, err
+		}
+	}
+	if e.Fetch == nil {
+		return store.Image{}, errdef.New(errdef.NotFound, "no such image: %s", ref)
+	}
+	if err := e.Fetch(ctx, ref, platform); err != nil {
+		return store.Image{}, err
+	}
+	return e.Images.Resolve(ref)
+}
+
+// matches reports whether an image is for the platform asked for; none asks for any.
+func matches(im store.Image, platform string) bool {
+	if platform == "" {
+		return true
+	}
+	want, err := image.ParsePlatform(platform)
+	return err == nil && image.Rank(want, im.Config.Platform) >= 0
+}
+
+// unpacked reports whether all layers of an image are there to be mounted.
+func (e *Engine) unpacked(im store.Image) bool {
+	_, err := e.Images.Layers.Stack(im.Chain)
+	return err == nil
+}
+
+// layersOf are the trees of a chain of layers in a data root, the topmost first.
+func layersOf(dataRoot string, chain []image.Digest) ([]string, error) {
+	return layer.Open(filepath.Join(dataRoot, "layers")).Stack(chain)
+}
+
+// Create makes a container of an image that is here, or fails and leaves nothing.
+func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) (*state.Container, error) {
+	if cfg.Name != "" {
+		if err := container.CheckName(cfg.Name); err != nil {
+			return nil, err
+		}
+	}
+	im, err := e.Ensure(ctx, cfg.Image, cfg.Platform, pull)
+	if err != nil {
+		return nil, err
+	}
+	c := &state.Container{
+		ID: ident.New(), Name: cfg.Name, Created: time.Now(), Config: container.Merge(cfg, im.Config.Config),
+		Image: state.Image{Name: cfg.Image, ID: im.ID, ChainIDs: im.Chain},
+	}
+	if cfg.Init {
+		if c.InitProgram, err = e.Program("berth-init"); err != nil {
+			return nil, err
+		}
+	}
+	if c.Config.Log.MaxBytes == 0 {
+		c.Config.Log.MaxBytes, c.Config.Log.MaxFiles = e.Settings.LogBytes, e.Settings.LogFiles
+	}
+	if err := e.check(c); err != nil {
+		return nil, err
+	}
+	made, err := e.volumes(c, im)
+	if err == nil {
+		err = e.Containers.Create(c, durability(cfg.AutoRemove))
+	}
+	if err != nil {
+		for _, name := range made {
+			err = errors.Join(err, e.Volumes.Remove(name, e.RemoveTree))
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// check refuses what could not be started: everything that can be known before the container is made.
+func (e *Engine) check(c *state.Container) error {
+	switch c.Config.Network {
+	case "none", "host":
+	default:
+		return errdef.Hint(errdef.New(errdef.Unsupported, "network %q: only the networks none and host are there", c.Config.Network), "use --network none or --network host")
+	}
+	_, err := spec.Build(spec.Input{ID: c.ID, Config: c.Config, Host: e.Host(), InitProgram: c.InitProgram})
+	return err
+}
+
+// volumes makes the volumes that a container needs, and puts their paths, and those of bind mounts, into its mounts. It
+// returns the names of those that are new.
+func (e *Engine) volumes(c *state.Container, im store.Image) (made []string, err error) {
+	c.Config.Mounts = slices.Clone(c.Config.Mounts)
+	for i := range c.Config.Mounts {
+		m := &c.Config.Mounts[i]
+		switch m.Type {
+		case container.MountBind:
+			if err := bindSource(m); err != nil {
+				return made, err
+			}
+		case container.MountVolume:
+			v := volume.Volume{Name: m.Source, Labels: m.Labels, Anonymous: m.Anonymous}
+			if v.Name == "" {
+				v.Name = ident.New()
+			}
+			created, err := e.Volumes.Create(v)
+			if err != nil {
+				return made, err
+			}
+			if created {
+				made = append(made, v.Name)
+			}
+			c.Volumes = append(c.Volumes, state.Volume{Name: v.Name, Target: m.Target, Anonymous: m.Anonymous})
+			m.Source = e.Volumes.Path(v.Name)
+			if !m.NoCopy && empty(m.Source) {
+				if err := e.fillVolume(m.Source, m.Target, im); err != nil {
+					return made, fmt.Errorf("cannot copy the image's %s into the volume %s: %w", m.Target, v.Name, err)
+				}
+			}
+		}
+	}
+	return made, nil
+}
+
+func bindSource(m *container.Mount) error {
+	_, err := os.Stat(m.Source)
+	if errors.Is(err, fs.ErrNotExist) && m.MakeSource {
+		err = os.MkdirAll(m.Source, 0o755)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return errdef.New(errdef.Invalid, "invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source)
+	}
+	if err != nil {
+		return errdef.New(errdef.Invalid, "cannot use %s as a mount: %w", m.Source, err)
+	}
+	return nil
+}
+
+func empty(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && len(entries) == 0
+}
+
+// Explain decides how a container would be made and makes nothing: no record, no name, no volume.
+func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull string) (*state.Container, []string, error) {
+	im, err := e.Ensure(ctx, cfg.Image, cfg.Platform, pull)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &state.Container{
+		ID: ident.New(), Name: cfg.Name, Created: time.Now(), Config: container.Merge(cfg, im.Config.Config),
+		Image: state.Image{Name: cfg.Image, ID: im.ID, ChainIDs: im.Chain},
+	}
+	if cfg.Init {
+		if c.InitProgram, err = e.Program("berth-init"); err != nil {
+			return nil, nil, err
+		}
+	}
+	for i := range c.Config.Mounts {
+		if m := &c.Config.Mounts[i]; m.Type == container.MountVolume {
+			name := m.Source
+			if name == "" {
+				name = "ANONYMOUS"
+			}
+			m.Source = e.Volumes.Path(name)
+		}
+	}
+	layers, err := e.Images.Layers.Stack(im.Chain)
+	return c, layers, err
+}
+
+// Lock takes the lock of a container, so that no other command changes it.
+func (e *Engine) lock(id string) (*disk.Lock, error) { return e.Containers.Lock(id) }
+
+// Rename gives a container another name.
+func (e *Engine) Rename(c *state.Container, name string) error {
+	if err := container.CheckName(name); err != nil {
+		return err
+	}
+	l, err := e.lock(c.ID)
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	return e.Containers.Rename(c, name)
+}

@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"berth/internal/container"
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/runtime/monitor"
+	"berth/internal/runtime/spec"
+	"berth/internal/state"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// ExecOptions is what exec was asked for.
+type ExecOptions struct {
+	Command       []string
+	TTY           bool
+	User, Workdir string
+	Env           []string
+	Privileged    bool
+	Detach        bool
+	Rows, Columns uint16 // of the terminal
+}
+
+// Exec is a further process of a container.
+type Exec struct {
+	conn *monitor.Conn
+	// Console is the first side of the process's terminal, if it has one.
+	Console *os.File
+}
+
+// Exec starts a process in a running container. stdio is its standard input, output and error unless it gets a terminal; they
+// must be the engine's own: what is handed into a container can be opened again there.
+func (e *Engine) Exec(c *state.Container, o ExecOptions, stdio [3]*os.File) (*Exec, error) {
+	status, _, err := e.Status(c)
+	if err != nil {
+		return nil, err
+	}
+	switch status {
+	case state.Running:
+	case state.Paused:
+		return nil, errdef.New(errdef.Conflict, "Container %s is paused, unpause the container before exec", c.Name)
+	default:
+		return nil, errdef.New(errdef.Conflict, "container %s is not running", c.ID)
+	}
+	request, err := e.execRequest(c, o)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := monitor.Dial(e.Containers.RunDir(c.ID))
+	if err != nil {
+		return nil, errdef.New(errdef.Unavailable, "cannot reach the monitor of container %s: %w", c.Name, err)
+	}
+	var fds []int
+	if !o.TTY {
+		for _, f := range stdio {
+			fds = append(fds, int(f.Fd()))
+		}
+	}
+	x := &Exec{conn: conn}
+	if err := conn.Send(monitor.FrameExec, request, fds...); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	kind, payload, err := conn.Receive()
+	switch {
+	case err != nil:
+		err = errdef.New(errdef.Unavailable, "the monitor of container %s does not answer: %w", c.Name, err)
+	case kind == monitor.FrameFailed:
+		err = failure(payload)
+	case kind != monitor.FrameStarted:
+		err = fmt.Errorf("the monitor of container %s said %q", c.Name, kind)
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	if files := conn.Files(); len(files) == 1 && o.TTY {
+		x.Console = files[0]
+	}
+	return x, nil
+}
+
+// execRequest decides what the process is: the container's configuration with what was asked for in its place.
+func (e *Engine) execRequest(c *state.Container, o ExecOptions) (monitor.ExecRequest, error) {
+	cfg := c.Config
+	cfg.Entrypoint, cfg.Command, cfg.Init = nil, o.Command, false
+	cfg.TTY = o.TTY
+	cfg.Env = append(slices.Clone(cfg.Env), o.Env...)
+	cfg.Privileged = cfg.Privileged || o.Privileged
+	if o.User != "" {
+		cfg.User = o.User
+	}
+	if o.Workdir != "" {
+		cfg.Workdir = o.Workdir
+	}
+	h := e.Host()
+	in := spec.Input{ID: c.ID, Config: cfg, Host: h}
+	var err error
+	if in.User, err = e.lookupRunning(c, cfg); err != nil {
+		return monitor.ExecRequest{}, err
+	}
+	p, err := spec.Process(in)
+	if err != nil {
+		return monitor.ExecRequest{}, err
+	}
+	if o.TTY && o.Rows > 0 {
+		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
+	}
+	filter, err := spec.Seccomp(cfg, p.Capabilities.Bounding, h)
+	return monitor.ExecRequest{Version: monitor.Version, Process: p, Seccomp: filter, Detach: o.Detach}, err
+}
+
+// lookupRunning finds a user by the files of a running container, which its processes may have made anything of.
+func (e *Engine) lookupRunning(c *state.Container, cfg container.Config) (container.User, error) {
+	p, err := e.process(c)
+	if err != nil {
+		return container.User{}, err
+	}
+	fd := p.Open()
+	if fd < 0 {
+		return container.User{}, errdef.New(errdef.Conflict, "container %s is not running", c.ID)
+	}
+	defer unix.Close(fd)
+	root, err := os.Open(fmt.Sprintf("/proc/%d/root", p.PID))
+	if err != nil {
+		return container.User{}, errdef.New(errdef.Conflict, "cannot look into container %s: %w", c.Name, err)
+	}
+	defer root.Close()
+	read := func(name string) []byte {
+		data, err := disk.ReadBounded(int(root.Fd()), name, 4<<20)
+		if err != nil {
+			return nil
+		}
+		return data
+	}
+	return container.LookupUser(cfg.User, cfg.Groups, read("etc/passwd"), read("etc/group"))
+}
+
+// Wait waits for the end of the process.
+func (x *Exec) Wait() (int, error) {
+	defer x.conn.Close()
+	for {
+		kind, payload, err := x.conn.Receive()
+		if err != nil {
+			return 0, errdef.New(errdef.Unavailable, "the container's monitor was killed: %w", err)
+		}
+		if kind == monitor.FrameEnded {
+			var m monitor.Ended
+			return m.ExitCode, json.Unmarshal(payload, &m)
+		}
+	}
+}
+
+// Close lets go of the process, which runs on.
+func (x *Exec) Close() error { return x.conn.Close() }

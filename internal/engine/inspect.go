@@ -1,0 +1,241 @@
+package engine
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+
+	"berth/internal/container"
+	"berth/internal/errdef"
+	"berth/internal/runtime/monitor"
+	"berth/internal/runtime/spec"
+	"berth/internal/state"
+)
+
+// View is a container as docker's inspect shows it; the names of its fields are docker's.
+type View struct {
+	ID              string `json:"Id"`
+	Created         time.Time
+	Path            string
+	Args            []string
+	State           ViewState
+	Image           string
+	ResolvConfPath  string
+	HostnamePath    string
+	HostsPath       string
+	LogPath         string
+	Name            string
+	RestartCount    int
+	Driver          string
+	Platform        string
+	MountLabel      string
+	ProcessLabel    string
+	AppArmorProfile string
+	HostConfig      ViewHost
+	GraphDriver     ViewDriver
+	Mounts          []ViewMount
+	Config          ViewConfig
+	NetworkSettings struct {
+		Networks map[string]struct{ NetworkID string }
+	}
+}
+
+// ViewState is what a container is doing.
+type ViewState struct {
+	Status     state.Status
+	Running    bool
+	Paused     bool
+	Restarting bool
+	OOMKilled  bool
+	Dead       bool
+	Pid        int
+	ExitCode   int
+	Error      string
+	StartedAt  time.Time
+	FinishedAt time.Time
+}
+
+// ViewHost is what of the configuration depends on the host.
+type ViewHost struct {
+	Binds          []string
+	LogConfig      ViewLog
+	NetworkMode    string
+	RestartPolicy  ViewRestart
+	AutoRemove     bool
+	CapAdd         []string
+	CapDrop        []string
+	CgroupnsMode   string
+	GroupAdd       []string
+	IpcMode        string
+	OomScoreAdj    int
+	PidMode        string
+	Privileged     bool
+	ReadonlyRootfs bool
+	SecurityOpt    []string
+	UTSMode        string
+	ShmSize        int64
+	Runtime        string
+	CPUShares      uint64 `json:"CpuShares"`
+	Memory         int64
+	NanoCPUs       int64 `json:"NanoCpus"`
+	CpusetCpus     string
+	MemorySwap     int64
+	PidsLimit      int64
+	Init           bool
+	MaskedPaths    []string
+	ReadonlyPaths  []string
+}
+
+// ViewLog, ViewRestart, ViewDriver, ViewMount and ViewConfig are parts of View.
+type (
+	ViewLog struct {
+		Type   string
+		Config map[string]string
+	}
+	ViewRestart struct {
+		Name              string
+		MaximumRetryCount int
+	}
+	ViewDriver struct {
+		Name string
+		Data map[string]string
+	}
+	ViewMount struct {
+		Type        container.MountType
+		Name        string `json:",omitempty"`
+		Source      string
+		Destination string
+		Driver      string `json:",omitempty"`
+		Mode        string
+		RW          bool
+		Propagation string
+	}
+	ViewConfig struct {
+		Hostname   string
+		Domainname string
+		User       string
+		Tty        bool
+		OpenStdin  bool
+		Env        []string
+		Cmd        []string
+		Image      string
+		WorkingDir string
+		Entrypoint []string
+		Labels     map[string]string
+		StopSignal string `json:",omitempty"`
+	}
+)
+
+// Inspect describes a container.
+func (e *Engine) Inspect(c *state.Container) (View, error) {
+	status, r, err := e.Status(c)
+	if err != nil {
+		return View{}, err
+	}
+	cfg := c.Config
+	args := cfg.Args()
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	v := View{
+		ID: c.ID, Created: c.Created, Path: args[0], Args: args[1:], Image: string(c.Image.ID), Name: "/" + c.Name,
+		RestartCount: r.RestartCount, Driver: "overlay", Platform: "linux",
+		LogPath:        monitor.LogPath(e.Containers.Dir(c.ID), c.ID),
+		ResolvConfPath: e.Containers.Dir(c.ID) + "/resolv.conf", HostnamePath: e.Containers.Dir(c.ID) + "/hostname", HostsPath: e.Containers.Dir(c.ID) + "/hosts",
+		Mounts: []ViewMount{},
+	}
+	v.State = ViewState{
+		Status: status, Running: status == state.Running || status == state.Paused || status == state.Restarting, Paused: status == state.Paused, Restarting: status == state.Restarting,
+		OOMKilled: r.OOMKilled, ExitCode: r.ExitCode, Error: r.Error, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
+	}
+	if status == state.Running || status == state.Paused {
+		p, err := e.Containers.Process(c.ID)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return View{}, err
+		}
+		v.State.Pid = p.PID
+	}
+	driver := cfg.Log.Driver
+	if driver == "" {
+		driver = "json-file"
+	}
+	restart := cfg.Restart.Name
+	if restart == "" {
+		restart = container.RestartNo
+	}
+	shm := cfg.ShmBytes
+	if shm == 0 {
+		shm = spec.ShmBytes
+	}
+	v.HostConfig = ViewHost{
+		LogConfig: ViewLog{driver, map[string]string{}}, NetworkMode: cfg.Network, RestartPolicy: ViewRestart{restart, cfg.Restart.Retries},
+		AutoRemove: cfg.AutoRemove, CapAdd: cfg.CapAdd, CapDrop: cfg.CapDrop, CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups,
+		IpcMode: orDefault(cfg.IPC, "private"), OomScoreAdj: cfg.OOMScoreAdj, PidMode: cfg.PID, Privileged: cfg.Privileged, ReadonlyRootfs: cfg.ReadOnly,
+		UTSMode: cfg.UTS, ShmSize: shm, Runtime: "berth", CPUShares: cfg.Resources.CPUShares, Memory: cfg.Resources.MemoryBytes,
+		NanoCPUs: cfg.Resources.NanoCPUs, CpusetCpus: cfg.Resources.CPUSet, MemorySwap: cfg.Resources.MemorySwapBytes, PidsLimit: cfg.Resources.PidsLimit, Init: cfg.Init,
+		SecurityOpt: securityOptions(cfg.Security),
+	}
+	v.GraphDriver = ViewDriver{"overlay", map[string]string{"UpperDir": e.Containers.Dir(c.ID) + "/upper", "WorkDir": e.Containers.Dir(c.ID) + "/work"}}
+	for _, m := range cfg.Mounts {
+		vm := ViewMount{Type: m.Type, Source: m.Source, Destination: m.Target, RW: !m.ReadOnly, Propagation: m.Propagation}
+		if m.Type == container.MountBind {
+			v.HostConfig.Binds = append(v.HostConfig.Binds, m.Source+":"+m.Target)
+			vm.Propagation = orDefault(m.Propagation, "rprivate")
+		}
+		for _, vol := range c.Volumes {
+			if vol.Target == m.Target {
+				vm.Name, vm.Driver = vol.Name, "local"
+			}
+		}
+		v.Mounts = append(v.Mounts, vm)
+	}
+	v.Config = ViewConfig{
+		Hostname: spec.Hostname(spec.Input{ID: c.ID, Config: cfg}), Domainname: cfg.Domainname, User: cfg.User, Tty: cfg.TTY, OpenStdin: cfg.Interactive,
+		Env: cfg.Env, Cmd: cfg.Command, Image: c.Image.Name, WorkingDir: cfg.Workdir, Entrypoint: cfg.Entrypoint, Labels: cfg.Labels, StopSignal: cfg.StopSignal,
+	}
+	if v.Config.Labels == nil {
+		v.Config.Labels = map[string]string{}
+	}
+	v.NetworkSettings.Networks = map[string]struct{ NetworkID string }{cfg.Network: {}}
+	return v, nil
+}
+
+func securityOptions(s container.Security) []string {
+	var out []string
+	if s.NoNewPrivileges {
+		out = append(out, "no-new-privileges")
+	}
+	if s.Seccomp != "" {
+		out = append(out, "seccomp="+s.Seccomp)
+	}
+	if s.AppArmor != "" {
+		out = append(out, "apparmor="+s.AppArmor)
+	}
+	if s.UnmaskAll {
+		out = append(out, "systempaths=unconfined")
+	}
+	return out
+}
+
+func orDefault(s, d string) string {
+	if s == "" {
+		return d
+	}
+	return s
+}
+
+// RemoveVolume removes a volume that no container uses.
+func (e *Engine) RemoveVolume(name string) error {
+	all, err := e.Containers.List()
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		for _, v := range c.Volumes {
+			if v.Name == name {
+				return errdef.New(errdef.Conflict, "remove %s: volume is in use - [%s]", name, c.ID)
+			}
+		}
+	}
+	return e.Volumes.Remove(name, e.RemoveTree)
+}

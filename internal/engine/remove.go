@@ -1,0 +1,87 @@
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"berth/internal/errdef"
+	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Remove removes a container, with volumes also its anonymous volumes. One that runs is only removed by force, which
+// kills it.
+func (e *Engine) Remove(c *state.Container, force, volumes bool) error {
+	status, _, err := e.Status(c)
+	if errdef.Is(err, errdef.NotFound) && force {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	switch status {
+	case state.Running, state.Paused, state.Restarting:
+		if !force {
+			return errdef.New(errdef.Conflict, "cannot remove container \"/%s\": container is %s: stop the container before removing or force remove", c.Name, status)
+		}
+		if err := e.Kill(c, unix.SIGKILL); err != nil && !errdef.Is(err, errdef.Conflict) {
+			return err
+		}
+	}
+	l, err := e.lock(c.ID)
+	if errdef.Is(err, errdef.NotFound) {
+		return nil // it removed itself
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	if e.Containers.Monitored(c.ID) {
+		return errdef.New(errdef.Conflict, "cannot remove container \"/%s\": it was started again", c.Name)
+	}
+	return e.remove(c, volumes)
+}
+
+func (e *Engine) remove(c *state.Container, volumes bool) error {
+	err := e.Containers.Remove(c, e.RemoveTree)
+	if !volumes {
+		return err
+	}
+	for _, v := range c.Volumes {
+		if v.Anonymous {
+			if e := e.Volumes.Remove(v.Name, e.RemoveTree); !errdef.Is(e, errdef.NotFound) {
+				err = errors.Join(err, e)
+			}
+		}
+	}
+	return err
+}
+
+// Prune removes all containers that do not run, and what killed commands have left.
+func (e *Engine) Prune(ctx context.Context) ([]string, error) {
+	all, err := e.List()
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for _, c := range all {
+		if c.Record.Status != state.Exited && c.Record.Status != state.Created {
+			continue
+		}
+		if err := e.Remove(c.Container, false, true); err != nil {
+			if errdef.Is(err, errdef.Conflict) {
+				continue
+			}
+			return removed, err
+		}
+		removed = append(removed, c.ID)
+	}
+	return removed, errors.Join(e.Sweep(), ctx.Err())
+}
+
+// Sweep removes what killed commands have left: half-made containers, names without containers, run directories and
+// control groups of containers that are no more.
+func (e *Engine) Sweep() error {
+	return e.Containers.Sweep(e.RemoveTree)
+}

@@ -1,0 +1,184 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"berth/internal/errdef"
+	"berth/internal/runtime/cgroup"
+	"berth/internal/runtime/monitor"
+	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Status says what a container is doing, having put right what killed processes of berth have left.
+func (e *Engine) Status(c *state.Container) (state.Status, state.Record, error) {
+	if e.unsettled(c) {
+		l, err := e.lock(c.ID)
+		if err != nil {
+			return "", state.Record{}, err
+		}
+		err = e.settleLocked(c)
+		l.Unlock()
+		if err != nil {
+			return "", state.Record{}, err
+		}
+	}
+	r, err := e.Containers.Record(c.ID)
+	if err != nil {
+		return "", r, err
+	}
+	if !e.Containers.Monitored(c.ID) {
+		if _, err := os.Stat(e.Containers.Dir(c.ID)); errors.Is(err, fs.ErrNotExist) {
+			return "", r, errdef.New(errdef.NotFound, "No such container: %s", c.ID)
+		}
+		return r.Status, r, nil
+	}
+	if p, err := e.Containers.Process(c.ID); err == nil && r.Status != state.Restarting {
+		r.Status, r.StartedAt = state.Running, p.StartedAt
+		if e.frozen(p) {
+			r.Status = state.Paused
+		}
+	}
+	return r.Status, r, nil
+}
+
+func (e *Engine) frozen(p state.Process) bool {
+	if p.Cgroup == "" {
+		return false
+	}
+	g, err := cgroup.Open(e.Host(), p.Cgroup)
+	return err == nil && g.Frozen()
+}
+
+// unsettled reports whether a container has no monitor and yet the traces of a run.
+func (e *Engine) unsettled(c *state.Container) bool {
+	if e.Containers.Monitored(c.ID) {
+		return false
+	}
+	if _, err := os.Stat(e.Containers.RunDir(c.ID)); err == nil {
+		return true
+	}
+	r, err := e.Containers.Record(c.ID)
+	return err == nil && (r.Status == state.Running || r.Status == state.Restarting)
+}
+
+// settleLocked gives a container whose monitor is gone another one, which adopts it or records its end. The caller holds
+// the container's lock.
+func (e *Engine) settleLocked(c *state.Container) error {
+	if !e.unsettled(c) {
+		return nil
+	}
+	if _, err := os.Stat(e.Containers.RunDir(c.ID)); errors.Is(err, fs.ErrNotExist) {
+		// The run root went with the boot, and the container with it.
+		if c.Config.AutoRemove {
+			return e.Containers.Remove(c, e.RemoveTree)
+		}
+		r, err := e.Containers.Record(c.ID)
+		if err != nil {
+			return err
+		}
+		r.Status, r.ExitCode, r.Error, r.FinishedAt = state.Exited, 255, "it ended with the host", time.Now()
+		return e.Containers.SetRecord(c.ID, r, durability(c.Config.AutoRemove))
+	}
+	conn, err := e.launch(c, true, monitor.AttachRequest{})
+	if errdef.Is(err, errdef.Conflict) {
+		return nil // somebody else was quicker
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for {
+		kind, payload, err := conn.Receive()
+		switch {
+		case errors.Is(err, io.EOF), err != nil:
+			return nil // it has done what there was to do, and is gone
+		case kind == monitor.FrameFailed:
+			return failure(payload)
+		case kind == monitor.FrameStarted, kind == monitor.FrameEnded:
+			return nil
+		}
+	}
+}
+
+// List returns all containers with what they are doing, the newest first.
+func (e *Engine) List() ([]Listed, error) {
+	all, err := e.Containers.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []Listed
+	for _, c := range all {
+		status, r, err := e.Status(c)
+		if errdef.Is(err, errdef.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.Status = status
+		out = append(out, Listed{c, r})
+	}
+	return out, nil
+}
+
+// Listed is a container with what it is doing.
+type Listed struct {
+	*state.Container
+	Record state.Record
+}
+
+// Running is the state of a container that runs.
+func (e *Engine) process(c *state.Container) (state.Process, error) {
+	status, _, err := e.Status(c)
+	if err != nil {
+		return state.Process{}, err
+	}
+	if status != state.Running && status != state.Paused {
+		return state.Process{}, errdef.New(errdef.Conflict, "container %s is not running", c.ID)
+	}
+	p, err := e.Containers.Process(c.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, errdef.New(errdef.Conflict, "container %s is not running", c.ID)
+	}
+	return p, err
+}
+
+// Process is where a running container runs.
+func (e *Engine) Process(c *state.Container) (state.Process, error) { return e.process(c) }
+
+func failure(payload []byte) error {
+	var f monitor.Failed
+	if err := json.Unmarshal(payload, &f); err != nil {
+		return err
+	}
+	return f.Err()
+}
+
+func ended(payload []byte) (monitor.Ended, error) {
+	var m monitor.Ended
+	return m, json.Unmarshal(payload, &m)
+}
+
+func itoa(fd uintptr) string { return strconv.Itoa(int(fd)) }
+
+func timeOf(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
+
+func splitNames(list []byte) []string {
+	var names []string
+	start := 0
+	for i, b := range list {
+		if b == 0 {
+			names = append(names, string(list[start:i]))
+			start = i + 1
+		}
+	}
+	return names
+}

@@ -1,0 +1,286 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"berth/internal/container"
+	"berth/internal/errdef"
+	"berth/internal/runtime/cgroup"
+	"berth/internal/runtime/monitor"
+	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// ParseSignal reads a signal's name, with or without SIG, or number.
+func ParseSignal(s string) (syscall.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 64 {
+		return syscall.Signal(n), nil
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if n := unix.SignalNum(name); n != 0 {
+		return n, nil
+	}
+	// The real-time signals, which glibc counts from 34.
+	for _, r := range []struct {
+		prefix     string
+		base, sign int
+	}{{"SIGRTMIN", 34, 1}, {"SIGRTMAX", 64, -1}} {
+		if rest, ok := strings.CutPrefix(name, r.prefix); ok {
+			n := 0
+			if rest != "" {
+				var err error
+				if n, err = strconv.Atoi(rest[1:]); err != nil {
+					break
+				}
+			}
+			if s := r.base + r.sign*n; s >= 34 && s <= 64 {
+				return syscall.Signal(s), nil
+			}
+		}
+	}
+	return 0, errdef.New(errdef.Invalid, "Invalid signal: %s", s)
+}
+
+// StopOptions are what --signal and --timeout say; zero values mean the container's own.
+type StopOptions struct {
+	Signal  syscall.Signal
+	Timeout *int // seconds; negative waits for ever
+}
+
+// Stop asks a container to end, kills it when its time is over, and returns when it has ended. One that does not run is
+// stopped already.
+func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) error {
+	status, _, err := e.Status(c)
+	if err != nil {
+		return err
+	}
+	if status != state.Running && status != state.Paused && status != state.Restarting {
+		return nil
+	}
+	signal, timeout, err := stopHow(c.Config, o)
+	if err != nil {
+		return err
+	}
+	s, err := e.endOnPurpose(c)
+	if err != nil || s == nil {
+		return err
+	}
+	defer s.Close()
+	over := s.over()
+	if err := e.signal(c, signal); err != nil {
+		return err
+	}
+	if status == state.Paused {
+		if err := e.freeze(c, false); err != nil {
+			return err
+		}
+	}
+	var late <-chan time.Time
+	if timeout >= 0 {
+		t := time.NewTimer(timeout)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-over:
+		return nil
+	case <-late:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := e.signal(c, unix.SIGKILL); err != nil {
+		return err
+	}
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func stopHow(c container.Config, o StopOptions) (syscall.Signal, time.Duration, error) {
+	signal, timeout := o.Signal, container.DefaultStopTimeout
+	if signal == 0 {
+		signal = unix.SIGTERM
+		if c.StopSignal != "" {
+			var err error
+			if signal, err = ParseSignal(c.StopSignal); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+	seconds := c.StopTimeout
+	if o.Timeout != nil {
+		seconds = o.Timeout
+	}
+	if seconds != nil {
+		timeout = time.Duration(*seconds) * time.Second
+	}
+	return signal, timeout, nil
+}
+
+// endOnPurpose says that the end that is to come is wanted: no restart policy answers it. The session hears of the end; nil
+// means that it has come already.
+func (e *Engine) endOnPurpose(c *state.Container) (*Session, error) {
+	err := os.WriteFile(monitor.StopFile(e.Containers, c.ID), nil, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, err := e.connect(c, monitor.AttachRequest{})
+	if err != nil {
+		if e.Containers.Monitored(c.ID) {
+			return nil, err
+		}
+		return nil, nil
+	}
+	if halt, err := monitor.Dial(e.Containers.RunDir(c.ID)); err == nil {
+		_ = halt.Send(monitor.FrameHalt, nil)
+		_ = halt.Close()
+	}
+	return s, nil
+}
+
+// over is closed when the container has ended and its monitor has recorded it.
+func (s *Session) over() <-chan struct{} {
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			kind, _, err := s.conn.Receive()
+			if err != nil || kind == monitor.FrameEnded || kind == monitor.FrameFailed {
+				return
+			}
+		}
+	}()
+	return over
+}
+
+// signal sends a signal to the first process. One that has just ended is no error.
+func (e *Engine) signal(c *state.Container, signal syscall.Signal) error {
+	p, err := e.Containers.Process(c.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	fd := p.Open()
+	if fd < 0 {
+		return nil
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && err != unix.ESRCH {
+		return errdef.New(errdef.Denied, "cannot signal container %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// Kill sends a signal to a running container. One that ends it does so on purpose.
+func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
+	status, _, err := e.Status(c)
+	if err != nil {
+		return err
+	}
+	if status != state.Running && status != state.Paused && status != state.Restarting {
+		return errdef.New(errdef.Conflict, "cannot kill container: %s: container %s is not running", c.Name, c.ID)
+	}
+	if signal != unix.SIGKILL {
+		return e.signal(c, signal)
+	}
+	s, err := e.endOnPurpose(c)
+	if err != nil || s == nil {
+		return err
+	}
+	defer s.Close()
+	over := s.over()
+	if err := e.signal(c, signal); err != nil {
+		return err
+	}
+	if status == state.Paused {
+		if err := e.freeze(c, false); err != nil {
+			return err
+		}
+	}
+	<-over
+	return nil
+}
+
+// Pause stops every process of a container, or lets them go on.
+func (e *Engine) Pause(c *state.Container, pause bool) error {
+	status, _, err := e.Status(c)
+	if err != nil {
+		return err
+	}
+	switch {
+	case pause && status == state.Paused:
+		return errdef.New(errdef.Conflict, "container %s is already paused", c.ID)
+	case pause && status != state.Running:
+		return errdef.New(errdef.Conflict, "container %s is not running", c.ID)
+	case !pause && status != state.Paused:
+		return errdef.New(errdef.Conflict, "container %s is not paused", c.ID)
+	}
+	return e.freeze(c, pause)
+}
+
+func (e *Engine) freeze(c *state.Container, frozen bool) error {
+	p, err := e.Containers.Process(c.ID)
+	if err != nil {
+		return err
+	}
+	if p.Cgroup == "" {
+		return errdef.Hint(errdef.New(errdef.Unsupported, "cannot pause container %s: it has no control group", c.Name), "run it as root")
+	}
+	g, err := cgroup.Open(e.Host(), p.Cgroup)
+	if err != nil {
+		return err
+	}
+	return g.Freeze(frozen)
+}
+
+// Wait waits until a container ends and returns its exit status; of one that does not run, the last.
+func (e *Engine) Wait(c *state.Container) (int, error) {
+	for {
+		status, r, err := e.Status(c)
+		if err != nil {
+			return 0, err
+		}
+		if status != state.Running && status != state.Paused && status != state.Restarting {
+			if status == state.Created && e.Containers.Monitored(c.ID) {
+				time.Sleep(10 * time.Millisecond) // it is being started just now
+				continue
+			}
+			return r.ExitCode, nil
+		}
+		s, err := e.connect(c, monitor.AttachRequest{})
+		if err != nil {
+			if e.Containers.Monitored(c.ID) {
+				return 0, err
+			}
+			continue
+		}
+		exit, err := s.Output(nil, nil)
+		_ = s.Close()
+		if err == nil {
+			return exit.ExitCode, nil
+		}
+		// The monitor was killed; another one will know.
+	}
+}
+
+// Signal hands a signal on to a container's first process; what it does with it is its own affair.
+func (e *Engine) Signal(c *state.Container, signal syscall.Signal) error { return e.signal(c, signal) }

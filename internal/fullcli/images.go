@@ -1,0 +1,239 @@
+// Package fullcli is the part of the command line that needs the whole of berth: what moves images in and out, and output
+// by Go templates. internal/cli has the table of commands and calls these by name.
+//
+// It parses no flags and knows no containers.
+package fullcli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"berth/internal/cli"
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/image"
+	"berth/internal/image/archive"
+	"berth/internal/image/reference"
+	"berth/internal/image/registry"
+	"berth/internal/image/store"
+	"berth/internal/image/transfer"
+	"berth/internal/image/unpack"
+	"berth/internal/runtime/userns"
+
+	"golang.org/x/term"
+)
+
+// Commands are the commands of this package by the names of cli's table.
+func Commands() map[string]func(cli.Call) error {
+	return map[string]func(cli.Call) error{
+		"image pull": pull, "image load": load, "image save": save, "image import": importTar,
+	}
+}
+
+// NeedsNamespace reports whether a command unpacks layers, whose files belong to several ids.
+func NeedsNamespace(name string) bool {
+	switch name {
+	case "pull", "load", "import", "box":
+		return true
+	}
+	return false
+}
+
+func option(c cli.Call, name string) string {
+	if v := c.Options[name]; len(v) > 0 {
+		return v[len(v)-1]
+	}
+	return ""
+}
+
+func platform(c cli.Call) (*image.Platform, error) {
+	s := option(c, "platform")
+	if s == "" {
+		return nil, nil
+	}
+	p, err := image.ParsePlatform(s)
+	return &p, err
+}
+
+// unpackOptions are for whoever unpacks: root of the machine, or of a user namespace.
+func unpackOptions() unpack.Options {
+	if !userns.Inside() {
+		return unpack.Options{}
+	}
+	return unpack.Options{UserXattr: true, SkipDevices: true, OwnersIgnored: userns.SingleID()}
+}
+
+// names is the store as a pull sees it.
+type names struct{ *store.Store }
+
+func (n names) Digest(name string) (image.Digest, error) {
+	r, err := n.Find(name)
+	return r.Target.Digest, err
+}
+
+func (n names) Put(_ context.Context, name string, target, manifest image.Descriptor) error {
+	_, err := n.Store.Put(name, target, manifest)
+	return err
+}
+
+func pull(c cli.Call) error {
+	ref, err := reference.Parse(c.Args[0])
+	if err != nil {
+		return err
+	}
+	want, err := platform(c)
+	if err != nil {
+		return err
+	}
+	client := registry.New(registry.Options{
+		Version:     cli.Version,
+		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), func(s string) { fmt.Fprintln(c.Err, "berth: "+s) }),
+	})
+	defer client.Close()
+	images := c.Engine.Images
+	opt := transfer.Options{
+		Registry: client, Content: images.Content, Layers: images.Layers, Names: names{images}, Platform: want,
+		Unpack: func(ctx context.Context, m image.Manifest, config image.Image, open func(context.Context, int) (io.ReadCloser, error)) error {
+			return unpack.Image(ctx, open, images.Layers, m, config, unpackOptions())
+		},
+	}
+	quiet := option(c, "quiet") == "true"
+	show := transfer.NewRenderer(c.Out, terminalSize(c.Out))
+	if !quiet {
+		opt.Progress = show.Event
+		show.Begin(ref)
+	}
+	result, err := transfer.Pull(c.Context, ref, opt)
+	if err != nil {
+		if !quiet {
+			show.Fail()
+		}
+		return err
+	}
+	if quiet {
+		_, err := fmt.Fprintln(c.Out, ref)
+		return err
+	}
+	show.End(ref, result)
+	return nil
+}
+
+// terminalSize tells the size of the terminal behind w; nil says that there is none.
+func terminalSize(w io.Writer) func() (columns, rows int) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return func() (int, int) {
+		columns, rows, err := term.GetSize(int(f.Fd()))
+		if err != nil {
+			return 80, 24
+		}
+		return columns, rows
+	}
+}
+
+func load(c cli.Call) error {
+	want, err := platform(c)
+	if err != nil {
+		return err
+	}
+	in := io.Reader(c.In)
+	if path := option(c, "input"); path != "" {
+		f, err := os.Open(path)
+		if err != nil {
+			return errdef.New(errdef.NotFound, "cannot load: %w", err)
+		}
+		defer f.Close()
+		in = f
+	} else if term.IsTerminal(int(c.In.Fd())) {
+		return errdef.Hint(errdef.New(errdef.Invalid, "requested load from stdin, but stdin is a terminal"), "name a file with --input")
+	}
+	opt := archive.Options{Unpack: unpackOptions()}
+	if want != nil {
+		opt.Platform = *want
+	}
+	loaded, err := archive.Load(c.Context, c.Engine.Images, in, opt)
+	if err != nil {
+		return err
+	}
+	for _, l := range loaded {
+		if l.Name != "" {
+			fmt.Fprintf(c.Out, "Loaded image: %s\n", l.Name)
+		} else {
+			fmt.Fprintf(c.Out, "Loaded image ID: %s\n", l.ID)
+		}
+	}
+	return nil
+}
+
+func save(c cli.Call) (err error) {
+	path := option(c, "output")
+	if path == "" {
+		if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+			return errdef.Hint(errdef.New(errdef.Invalid, "cowardly refusing to save to a terminal"), "use the -o flag or redirect")
+		}
+		return archive.Save(c.Context, c.Engine.Images, c.Args, c.Out)
+	}
+	// The file has its name when it is whole.
+	tmp := path + disk.TemporaryName()
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return errdef.New(errdef.Invalid, "cannot write the archive: %w", err)
+	}
+	err = archive.Save(c.Context, c.Engine.Images, c.Args, f)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
+}
+
+func importTar(c cli.Call) error {
+	want, err := platform(c)
+	if err != nil {
+		return err
+	}
+	opt := archive.ImportOptions{
+		Options: archive.Options{Unpack: unpackOptions()},
+		Changes: c.Options["change"], Message: option(c, "message"),
+	}
+	if want != nil {
+		opt.Platform = *want
+	}
+	if len(c.Args) > 1 {
+		opt.Name = c.Args[1]
+	}
+	in, err := importSource(c)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	r, err := archive.Import(c.Context, c.Engine.Images, in, opt)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.Out, r.ID)
+	return err
+}
+
+func importSource(c cli.Call) (io.ReadCloser, error) {
+	source := c.Args[0]
+	switch {
+	case source == "-":
+		return io.NopCloser(c.In), nil
+	case strings.HasPrefix(source, "http://"), strings.HasPrefix(source, "https://"):
+		return download(c.Context, source)
+	}
+	f, err := os.Open(source)
+	if err != nil {
+		return nil, errdef.New(errdef.NotFound, "cannot import: %w", err)
+	}
+	return f, nil
+}

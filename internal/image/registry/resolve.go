@@ -1,0 +1,181 @@
+package registry
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"berth/internal/errdef"
+	"berth/internal/image"
+	"berth/internal/image/reference"
+)
+
+// smallDeadline is how long one answer may take that is held in memory.
+func (c *Client) smallDeadline() time.Duration { return 4 * c.opt.StallTimeout }
+
+// request asks for something in a repository.
+type request struct {
+	method string
+	ref    reference.Reference
+	path   string // behind /v2/REPOSITORY/
+	header http.Header
+	what   string // for messages
+}
+
+// once carries out r, logging in if need be. An error is final or *transient. The answer is 200 or 206.
+func (c *Client) once(ctx context.Context, r request) (answer, *host, error) {
+	h := c.host(r.ref.Domain)
+	base, err := c.base(ctx, h)
+	if err != nil {
+		return answer{}, h, err
+	}
+	s := h.session(r.ref)
+	authorization, err := s.current(ctx, c, h)
+	if err != nil {
+		return answer{}, h, err
+	}
+	x := exchange{method: r.method, url: base.JoinPath(r.ref.Path, r.path), header: r.header}
+	// Two answers to challenges: a token may have expired early, and the next one is then new.
+	for challenged := 0; ; challenged++ {
+		x.authorization = authorization
+		resp, err := c.send(ctx, h, x)
+		if err != nil {
+			return answer{}, h, err
+		}
+		switch {
+		case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusPartialContent:
+			return resp, h, nil
+		case resp.StatusCode == http.StatusUnauthorized && resp.home && challenged < 2:
+			found, err := s.answer(ctx, c, h, parseChallenges(resp.Header.Values("WWW-Authenticate")), authorization)
+			if err != nil {
+				_ = resp.Body.Close()
+				return answer{}, h, err
+			}
+			if found != "" && found != authorization {
+				_ = resp.Body.Close()
+				authorization = found
+				continue
+			}
+		}
+		return answer{}, h, failure(h, resp, r.what)
+	}
+}
+
+// accept lists what we can read. Schema 1 is not among it, but old registries give it anyway.
+func accept() []string {
+	return []string{image.MediaTypeIndex, image.MediaTypeDockerList, image.MediaTypeManifest, image.MediaTypeDockerManifest}
+}
+
+// manifestRequest asks for the manifest that target, a tag or a digest, names.
+func manifestRequest(method string, ref reference.Reference, target string) request {
+	return request{method, ref, "manifests/" + target, http.Header{"Accept": accept()}, "manifest " + target + " in " + ref.Repository()}
+}
+
+// Resolve finds the manifest or index that ref names. What is returned is verified against the digests of ref and of
+// the registry. NotFound, Denied, Unavailable, Unsupported and Corrupt say what went wrong.
+func (c *Client) Resolve(ctx context.Context, ref reference.Reference) (image.Descriptor, []byte, error) {
+	target := ref.Tag
+	if ref.Digest != "" {
+		target = string(ref.Digest)
+	}
+	raw, header, err := c.small(ctx, manifestRequest(http.MethodGet, ref, target), image.MaxManifest)
+	if err != nil {
+		return image.Descriptor{}, nil, err
+	}
+	desc := image.Descriptor{Size: int64(len(raw)), Digest: ref.Digest}
+	if desc.Digest == "" {
+		desc.Digest = image.DigestOf(raw)
+	} else if err := desc.Digest.Verify(raw); err != nil {
+		return image.Descriptor{}, nil, errdef.As(errdef.Corrupt, err)
+	}
+	if claimed := header.Get("Docker-Content-Digest"); claimed != "" {
+		d, err := image.ParseDigest(claimed)
+		if err == nil {
+			err = d.Verify(raw)
+		}
+		if err != nil {
+			return image.Descriptor{}, nil, errdef.New(errdef.Corrupt, "%s sends another manifest than it announces: %w", ref.Domain, err)
+		}
+	}
+	desc.MediaType, err = image.MediaTypeOf(raw, header.Get("Content-Type"))
+	if err != nil {
+		return image.Descriptor{}, nil, err
+	}
+	return desc, raw, nil
+}
+
+// Head asks what ref names without fetching it, which registries do not count as a pull. The digest is the
+// registry's word and verified by nothing: good for "is what I have still current?" and for no more.
+func (c *Client) Head(ctx context.Context, ref reference.Reference) (image.Digest, error) {
+	target := ref.Tag
+	if ref.Digest != "" {
+		target = string(ref.Digest)
+	}
+	var d image.Digest
+	err := c.retry(ctx, func() error {
+		ctx, cancel := context.WithTimeoutCause(ctx, c.smallDeadline(), errSlow)
+		defer cancel()
+		resp, _, err := c.once(ctx, manifestRequest(http.MethodHead, ref, target))
+		if err != nil {
+			return err
+		}
+		_ = resp.Body.Close()
+		if d, err = image.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err != nil {
+			return errdef.New(errdef.Corrupt, "%s does not say the digest of %s", ref.Domain, target)
+		}
+		return nil
+	})
+	return d, err
+}
+
+// Manifest fetches the manifest or index desc, one that an index names, and verifies it.
+func (c *Client) Manifest(ctx context.Context, ref reference.Reference, desc image.Descriptor) ([]byte, error) {
+	if err := desc.Digest.Validate(); err != nil {
+		return nil, err
+	}
+	if desc.Size < 0 || desc.Size > image.MaxManifest {
+		return nil, errdef.New(errdef.Invalid, "manifest %s has %d bytes; at most %d are read", desc.Digest, desc.Size, image.MaxManifest)
+	}
+	raw, header, err := c.small(ctx, manifestRequest(http.MethodGet, ref, string(desc.Digest)), desc.Size)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(raw)) != desc.Size {
+		return nil, errdef.New(errdef.Corrupt, "manifest %s has %d bytes, not the announced %d", desc.Digest, len(raw), desc.Size)
+	}
+	if err := desc.Digest.Verify(raw); err != nil {
+		return nil, errdef.As(errdef.Corrupt, err)
+	}
+	said, err := image.MediaTypeOf(raw, header.Get("Content-Type"))
+	if err != nil {
+		return nil, err
+	}
+	if desc.MediaType != "" && said != desc.MediaType {
+		return nil, errdef.New(errdef.Corrupt, "manifest %s is called %.100q and is %.100q", desc.Digest, desc.MediaType, said)
+	}
+	return raw, nil
+}
+
+// small fetches what is held in memory: at most limit bytes.
+func (c *Client) small(ctx context.Context, r request, limit int64) (data []byte, header http.Header, err error) {
+	err = c.retry(ctx, func() error {
+		ctx, cancel := context.WithTimeoutCause(ctx, c.smallDeadline(), errSlow)
+		defer cancel()
+		resp, h, err := c.once(ctx, r)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		data, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
+		if err != nil {
+			return broken(ctx, h.address, err)
+		}
+		if int64(len(data)) > limit {
+			return errdef.New(errdef.Corrupt, "%s sends more than %d bytes as %s", h.address, limit, r.what)
+		}
+		header = resp.Header
+		return nil
+	})
+	return data, header, err
+}

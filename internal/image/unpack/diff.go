@@ -1,0 +1,246 @@
+package unpack
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/internal/errdef"
+)
+
+// DiffOptions of Diff.
+type DiffOptions struct {
+	UserXattr bool      // overlayfs marks opaque directories by user.overlay.opaque
+	Latest    time.Time // later times of change become this one, for reproducible layers; zero is no limit
+}
+
+// Diff writes the tar of a layer out of the upper directory of an overlay. The same tree gives the same bytes. A
+// container may be changing the tree meanwhile: every file is opened without following links, and one that
+// becomes shorter is an error.
+func Diff(ctx context.Context, upper *os.File, w io.Writer, opt DiffOptions) error {
+	d := &differ{ctx: ctx, opt: opt, tar: tar.NewWriter(w), links: map[inode]string{}, prefix: "trusted.overlay."}
+	if opt.UserXattr {
+		d.prefix = "user.overlay."
+	}
+	if err := d.directory(int(upper.Fd()), ".", "", 0); err != nil {
+		return fmt.Errorf("cannot make a layer of %s: %w", upper.Name(), err)
+	}
+	return d.tar.Close()
+}
+
+type inode struct{ dev, ino uint64 }
+
+type differ struct {
+	ctx    context.Context
+	opt    DiffOptions
+	tar    *tar.Writer
+	links  map[inode]string // files with several names: the first one written
+	prefix string           // of overlayfs's own attributes
+}
+
+// directory writes what is in the directory base of in; path is its name in the tar with a "/", or "".
+func (d *differ) directory(in int, base, path string, depth int) error {
+	if depth > maxDepth {
+		return errdef.New(errdef.Unsupported, "%.60q... is more than %d directories deep", path, maxDepth)
+	}
+	fd, err := unix.Openat(in, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "openat", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	if path != "" {
+		if err := d.describeDirectory(fd, path); err != nil {
+			return err
+		}
+	}
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		if err := d.ctx.Err(); err != nil {
+			return errdef.As(errdef.Cancelled, context.Cause(d.ctx))
+		}
+		if err := d.entry(fd, name, path+name, depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *differ) describeDirectory(fd int, path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	h := d.header(path, &st)
+	h.Typeflag = tar.TypeDir
+	opaque, err := d.xattrs(fd, h)
+	if err != nil {
+		return err
+	}
+	if err := d.tar.WriteHeader(h); err != nil {
+		return err
+	}
+	if !opaque {
+		return nil
+	}
+	return d.tar.WriteHeader(&tar.Header{Name: path + opaqueName, Typeflag: tar.TypeReg, ModTime: h.ModTime, Format: tar.FormatPAX})
+}
+
+func (d *differ) entry(in int, base, path string, depth int) error {
+	var st unix.Stat_t
+	err := unix.Fstatat(in, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if err == unix.ENOENT { // removed meanwhile
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "fstatat", Path: path, Err: err}
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFCHR && st.Rdev == 0 {
+		name := strings.TrimSuffix(path, base) + whiteoutPrefix + base
+		return d.tar.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, ModTime: d.time(&st), Format: tar.FormatPAX})
+	}
+	if strings.HasPrefix(base, whiteoutPrefix) {
+		return errdef.New(errdef.Unsupported, "%q cannot be in a layer: its name would mean that another file is hidden", path)
+	}
+	if kind == unix.S_IFDIR {
+		return d.directory(in, base, path+"/", depth+1)
+	}
+	h := d.header(path, &st)
+	if st.Nlink > 1 {
+		id := inode{st.Dev, st.Ino}
+		if first, ok := d.links[id]; ok {
+			h.Typeflag, h.Linkname = tar.TypeLink, first
+			return d.tar.WriteHeader(h)
+		}
+		d.links[id] = path
+	}
+	switch kind {
+	case unix.S_IFREG:
+		return d.file(in, base, h)
+	case unix.S_IFLNK:
+		h.Typeflag = tar.TypeSymlink
+		if h.Linkname, err = readlinkat(in, base); err != nil {
+			return err
+		}
+	case unix.S_IFCHR, unix.S_IFBLK:
+		if h.Typeflag = tar.TypeChar; kind == unix.S_IFBLK {
+			h.Typeflag = tar.TypeBlock
+		}
+		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	default: // a socket means nothing without its process
+		return nil
+	}
+	return d.tar.WriteHeader(h)
+}
+
+func (d *differ) file(in int, base string, h *tar.Header) error {
+	// Non-blocking, because it may have become a FIFO meanwhile.
+	fd, err := unix.Openat(in, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "openat", Path: h.Name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), h.Name)
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return changing(h.Name)
+	}
+	h.Typeflag, h.Size = tar.TypeReg, st.Size
+	if _, err := d.xattrs(fd, h); err != nil {
+		return err
+	}
+	if err := d.tar.WriteHeader(h); err != nil {
+		return err
+	}
+	n, err := io.Copy(d.tar, io.LimitReader(f, h.Size))
+	if err == nil && n < h.Size {
+		err = changing(h.Name)
+	}
+	return err
+}
+
+func changing(path string) error {
+	return errdef.Hint(errdef.New(errdef.Conflict, "%q changed while it was read", path), "pause the container meanwhile")
+}
+
+func (d *differ) header(path string, st *unix.Stat_t) *tar.Header {
+	return &tar.Header{
+		Name: path, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: d.time(st),
+		Format: tar.FormatPAX, // times in nanoseconds, long names, big numbers: one form for all
+	}
+}
+
+func (d *differ) time(st *unix.Stat_t) time.Time {
+	t := time.Unix(st.Mtim.Unix()).UTC()
+	if !d.opt.Latest.IsZero() && t.After(d.opt.Latest) {
+		return d.opt.Latest.UTC()
+	}
+	return t
+}
+
+// xattrs adds the attributes that an image may carry. It says whether overlayfs calls the directory opaque, and
+// refuses what overlayfs keeps elsewhere.
+func (d *differ) xattrs(fd int, h *tar.Header) (opaque bool, err error) {
+	list := make([]byte, 64<<10) // XATTR_LIST_MAX
+	n, err := unix.Flistxattr(fd, list)
+	if err == unix.ENOTSUP {
+		return false, nil
+	}
+	if err != nil {
+		return false, &os.PathError{Op: "flistxattr", Path: h.Name, Err: err}
+	}
+	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
+	for name := range strings.SplitSeq(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
+		own, overlays := strings.CutPrefix(name, d.prefix)
+		if !overlays && !allowedXattr(name) {
+			continue
+		}
+		n, err := unix.Fgetxattr(fd, name, value)
+		if errors.Is(err, unix.ENODATA) { // removed meanwhile
+			continue
+		}
+		if err != nil {
+			return false, &os.PathError{Op: "fgetxattr " + name, Path: h.Name, Err: err}
+		}
+		switch {
+		case overlays && own == "opaque":
+			opaque = n == 1 && value[0] == 'y'
+		case overlays && (own == "redirect" || own == "metacopy"):
+			return false, errdef.New(errdef.Unsupported, "%q has its content in a lower layer (%s): the overlay was mounted with redirect_dir or metacopy", h.Name, name)
+		case overlays:
+		default:
+			if h.PAXRecords == nil {
+				h.PAXRecords = map[string]string{}
+			}
+			h.PAXRecords[xattrRecord+name] = string(value[:n])
+		}
+	}
+	return opaque, nil
+}
+
+func readlinkat(in int, base string) (string, error) {
+	b := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(in, base, b)
+	if err != nil {
+		return "", os.NewSyscallError("readlinkat", err)
+	}
+	return string(b[:n]), nil
+}

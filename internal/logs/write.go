@@ -1,0 +1,222 @@
+// Package logs writes and reads what containers print, in docker's json-file format: a JSON object a line, with the
+// text, the stream and the time. Files are bounded and rotated.
+//
+// It copies no streams and follows no container's life: the monitor writes, and a reader that follows is told by its
+// caller when there will be no more.
+package logs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+	"unicode/utf8"
+)
+
+// Stream is where a text was printed.
+type Stream byte
+
+const (
+	Stdout Stream = 1
+	Stderr Stream = 2
+)
+
+func (s Stream) String() string {
+	if s == Stderr {
+		return "stderr"
+	}
+	return "stdout"
+}
+
+// maxLine is the longest text of one entry; docker's. A longer line becomes several entries, all but the last without a
+// line feed.
+const maxLine = 16 << 10
+
+// Writer appends to the log of one container. It is not for several goroutines at once.
+type Writer struct {
+	path     string
+	maxBytes int64
+	maxFiles int
+	f        *os.File
+	size     int64
+	partial  [3][]byte // the begun line of each stream
+	out      []byte
+}
+
+// Open opens the log at path, which rotates to path.1, path.2, … when it has more than maxBytes.
+func Open(path string, maxBytes int64, maxFiles int) (*Writer, error) {
+	w := &Writer{path: path, maxBytes: maxBytes, maxFiles: maxFiles}
+	return w, w.open()
+}
+
+func (w *Writer) open() error {
+	f, err := os.OpenFile(w.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	w.f, w.size = f, st.Size()
+	return w.mend()
+}
+
+// mend ends a line that was cut off by a crash, so that the next entry stands by itself.
+func (w *Writer) mend() error {
+	if w.size == 0 {
+		return nil
+	}
+	r, err := os.Open(w.path)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var last [1]byte
+	if _, err := r.ReadAt(last[:], w.size-1); err != nil || last[0] == '\n' {
+		return err
+	}
+	n, err := w.f.Write([]byte{'\n'})
+	w.size += int64(n)
+	return err
+}
+
+// Write takes what was printed on a stream at a time. Whole lines are written at once; a begun one waits for its end, or
+// for Flush.
+func (w *Writer) Write(s Stream, p []byte, now time.Time) error {
+	w.out = w.out[:0]
+	for len(p) > 0 {
+		line := p
+		end := bytes.IndexByte(p, '\n') + 1
+		if end > 0 {
+			line = p[:end]
+		}
+		if room := maxLine - len(w.partial[s]); len(line) > room {
+			line, end = p[:room], room
+		}
+		p = p[len(line):]
+		if end == 0 {
+			w.partial[s] = append(w.partial[s], line...)
+			break
+		}
+		if len(w.partial[s]) > 0 {
+			w.partial[s] = append(w.partial[s], line...)
+			w.out = appendEntry(w.out, w.partial[s], s, now)
+			w.partial[s] = w.partial[s][:0]
+			continue
+		}
+		w.out = appendEntry(w.out, line, s, now)
+	}
+	return w.flush()
+}
+
+// Flush writes the begun lines.
+func (w *Writer) Flush(now time.Time) error {
+	w.out = w.out[:0]
+	for _, s := range []Stream{Stdout, Stderr} {
+		if len(w.partial[s]) > 0 {
+			w.out = appendEntry(w.out, w.partial[s], s, now)
+			w.partial[s] = nil
+		}
+	}
+	return w.flush()
+}
+
+func (w *Writer) flush() error {
+	if len(w.out) == 0 {
+		return nil
+	}
+	if w.maxBytes > 0 && w.size > 0 && w.size+int64(len(w.out)) > w.maxBytes {
+		if err := w.rotate(); err != nil {
+			return err
+		}
+	}
+	n, err := w.f.Write(w.out)
+	w.size += int64(n)
+	if cap(w.out) > 1<<20 {
+		w.out = nil
+	}
+	return err
+}
+
+// rotate makes path path.1, path.1 path.2 and so on; the oldest goes.
+func (w *Writer) rotate() error {
+	if err := w.f.Close(); err != nil {
+		return err
+	}
+	for i := w.maxFiles - 1; i > 0; i-- {
+		from := w.path
+		if i > 1 {
+			from = fmt.Sprintf("%s.%d", w.path, i-1)
+		}
+		if err := os.Rename(from, fmt.Sprintf("%s.%d", w.path, i)); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	if w.maxFiles <= 1 {
+		if err := os.Remove(w.path); err != nil {
+			return err
+		}
+	}
+	return w.open()
+}
+
+// Close writes the begun lines and closes the file.
+func (w *Writer) Close() error {
+	return errors.Join(w.Flush(time.Now()), w.f.Close())
+}
+
+// appendEntry appends one entry: {"log":"…\n","stream":"stdout","time":"…"}. Bytes that are not UTF-8 become U+FFFD, as
+// docker's do.
+func appendEntry(b, line []byte, s Stream, now time.Time) []byte {
+	b = append(b, `{"log":"`...)
+	b = appendEscaped(b, line)
+	b = append(b, `","stream":"`...)
+	b = append(b, s.String()...)
+	b = append(b, `","time":"`...)
+	b = now.UTC().AppendFormat(b, time.RFC3339Nano)
+	return append(b, "\"}\n"...)
+}
+
+func appendEscaped(b, text []byte) []byte {
+	const hex = "0123456789abcdef"
+	start := 0
+	for i := 0; i < len(text); {
+		c := text[i]
+		if c >= 0x20 && c != '"' && c != '\\' && c < utf8.RuneSelf {
+			i++
+			continue
+		}
+		if c < utf8.RuneSelf {
+			b = append(b, text[start:i]...)
+			switch c {
+			case '"', '\\':
+				b = append(b, '\\', c)
+			case '\n':
+				b = append(b, '\\', 'n')
+			case '\r':
+				b = append(b, '\\', 'r')
+			case '\t':
+				b = append(b, '\\', 't')
+			default:
+				b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			}
+			i++
+			start = i
+			continue
+		}
+		r, n := utf8.DecodeRune(text[i:])
+		if r == utf8.RuneError && n == 1 || r == '\u2028' || r == '\u2029' {
+			b = append(b, text[start:i]...)
+			if n == 1 {
+				b = append(b, `\ufffd`...)
+			} else {
+				b = append(b, '\\', 'u', '2', '0', '2', hex[r&15])
+			}
+			start = i + n
+		}
+		i += n
+	}
+	return append(b, text[start:]...)
+}

@@ -1,0 +1,89 @@
+// Package program unpacks the programs that berth carries inside itself: one file is what users install, and nobody pays at
+// start for what he does not use (docs/decisions/0002-programs.md).
+//
+// A program is written beside the data, once for each version, under the digest of its bytes. The package runs nothing,
+// and finds no programs of the host.
+package program
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"berth/internal/disk"
+	"berth/internal/errdef"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed embedded
+var embedded embed.FS
+
+// Open reads a program that this one carries.
+func Open(name string) ([]byte, error) {
+	packed, err := embedded.ReadFile("embedded/" + name + ".gz")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errdef.Hint(errdef.New(errdef.Unsupported, "this build of berth does not carry the program %s", name), "build it with `make build`, not with `go build`")
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, errdef.New(errdef.Corrupt, "cannot unpack the program %s: %w", name, err)
+	}
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, errdef.New(errdef.Corrupt, "cannot unpack the program %s: %w", name, err)
+	}
+	return data, nil
+}
+
+// Path returns where the program name is below dataRoot, and writes it there if it is not. Programs of other versions are
+// left: something may be running them.
+func Path(dataRoot, name string) (string, error) {
+	packed, err := embedded.ReadFile("embedded/" + name + ".gz")
+	if err != nil {
+		if beside, ok := besideUs(name); ok {
+			return beside, nil
+		}
+		_, err := Open(name)
+		return "", err
+	}
+	// The trailer of gzip holds the CRC and the length; with the length of what is packed it tells versions apart without
+	// hashing megabytes at every start. What is written is named by all of it and was whole before it had the name.
+	sum := sha256.Sum256(append([]byte(name), packed[max(0, len(packed)-4096):]...))
+	dir := filepath.Join(dataRoot, "programs", hex.EncodeToString(sum[:16]))
+	path := filepath.Join(dir, name)
+	if unix.Access(path, unix.X_OK) == nil {
+		return path, nil
+	}
+	data, err := Open(name)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	if err := disk.Replace(path, data, 0o755, disk.Durable); err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// besideUs finds a program next to this one: what a developer has built.
+func besideUs(name string) (string, bool) {
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return "", false
+	}
+	path := filepath.Join(filepath.Dir(self), name)
+	return path, unix.Access(path, unix.X_OK) == nil
+}

@@ -1,0 +1,213 @@
+package child
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+
+	"berth/internal/runtime/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	callExecve = plan.Call{Nr: unix.SYS_EXECVE, Name: "execve"}
+	callMkdir  = plan.Call{Nr: unix.SYS_MKDIRAT, Name: "mkdirat"}
+	callDup    = plan.Call{Nr: unix.SYS_DUP3, Name: "dup3"}
+)
+
+func num(n int) plan.Int { return plan.Int{V: uintptr(n)} }
+
+// program runs a shell that exits with a status.
+func program(script string, before ...plan.Op) *plan.Program {
+	ops := append([]plan.Op{{Special: plan.Reset, What: "reset signals"}}, before...)
+	ops = append(ops, plan.Op{
+		Special: plan.Exec, Call: callExecve, What: "start the program",
+		Args: []plan.Arg{plan.Str("/bin/sh"), plan.Strings{"sh", "-c", script}, plan.Strings{"A=b"}},
+	})
+	return &plan.Program{Ops: ops}
+}
+
+func status(t testing.TB, c *Child) int {
+	t.Helper()
+	var ws unix.WaitStatus
+	if _, err := unix.Wait4(c.PID, &ws, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(c.PIDFD)
+	return ws.ExitStatus()
+}
+
+func TestChildRunsItsProgramToExecve(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		p := program(`test "$A" = b && exit 42`)
+		p.Waits = waits
+		c, err := Start(p, Options{})
+		if err == nil {
+			err = c.Wait()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := status(t, c); got != 42 {
+			t.Errorf("waits=%v: exit status %d", waits, got)
+		}
+	}
+}
+
+func TestFailureNamesTheOperation(t *testing.T) {
+	bad := plan.Op{Call: callMkdir, What: "make a place", Args: []plan.Arg{num(unix.AT_FDCWD), plan.Str("/proc/no"), num(0o755)}}
+	for _, waits := range []bool{false, true} {
+		p := program("exit 0", bad)
+		p.Waits = waits
+		c, err := Start(p, Options{})
+		if err == nil {
+			err = c.Wait()
+		}
+		var f *Failure
+		if !errors.As(err, &f) || f.Index != 1 || f.Errno != syscall.ENOENT {
+			t.Errorf("waits=%v: %v", waits, err)
+		}
+	}
+}
+
+func TestToleratedFailureSkips(t *testing.T) {
+	missing := plan.Op{
+		Call: callMkdir, What: "x", Args: []plan.Arg{num(unix.AT_FDCWD), plan.Str("/proc/no"), num(0o755)},
+		Tolerate: []syscall.Errno{syscall.ENOENT}, SkipTolerated: 1,
+	}
+	fatal := missing
+	fatal.Tolerate = nil
+	c, err := Start(program("exit 7", missing, fatal), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := status(t, c); got != 7 {
+		t.Errorf("exit status %d", got)
+	}
+}
+
+func TestSplitContinuesAsASibling(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		p := program("exit $((PPID == "+itoa(os.Getpid())+" ? 3 : 4))", plan.Op{Special: plan.Clone, What: "enter the pid namespace"})
+		p.Waits = waits
+		c, err := Start(p, Options{})
+		if err == nil {
+			err = c.Wait()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := status(t, c); got != 3 {
+			t.Errorf("waits=%v: the program's parent is not ours: status %d", waits, got)
+		}
+	}
+}
+
+// A failure behind a split must leave no zombie: one in a container's pid namespace would keep that from ending.
+func TestFailureBehindASplitIsReaped(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		p := program("exit 0", plan.Op{Special: plan.Clone, What: "split"},
+			plan.Op{Call: callMkdir, What: "x", Args: []plan.Arg{num(unix.AT_FDCWD), plan.Str("/proc/no"), num(0o755)}})
+		p.Waits = waits
+		c, err := Start(p, Options{})
+		if err == nil {
+			err = c.Wait()
+		}
+		if !errors.Is(err, syscall.ENOENT) {
+			t.Fatalf("waits=%v: %v", waits, err)
+		}
+		if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
+			t.Errorf("waits=%v: child %d is left (%v)", waits, pid, err)
+		}
+	}
+}
+
+func itoa(n int) string {
+	if n < 10 {
+		return string(rune('0' + n))
+	}
+	return itoa(n/10) + itoa(n%10)
+}
+
+func TestMissingCommandIsToldFromOneThatMayNotRun(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/plain", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	try := func(path string, tolerate bool) plan.Op {
+		op := plan.Op{Special: plan.Exec, Call: callExecve, What: "start", Args: []plan.Arg{plan.Str(path), plan.Strings{"x"}, plan.Strings{}}}
+		if tolerate {
+			op.Tolerate = []syscall.Errno{syscall.ENOENT, syscall.EACCES}
+		}
+		return op
+	}
+	for _, c := range []struct {
+		name  string
+		paths []string
+		want  syscall.Errno
+	}{
+		{"missing everywhere", []string{"/no/a", "/no/b"}, syscall.ENOENT},
+		{"found once without the right to execute", []string{dir + "/plain", "/no/b"}, syscall.EACCES},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := &plan.Program{}
+			for i, path := range c.paths {
+				p.Ops = append(p.Ops, try(path, i < len(c.paths)-1))
+			}
+			_, err := Start(p, Options{})
+			if !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+// The parent's collector and scheduler work on while children share its memory; neither may notice the other.
+func TestUnderGarbageCollection(t *testing.T) {
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			var sink [][]byte
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				sink = append(sink, make([]byte, 64<<10))
+				if len(sink) > 100 {
+					sink = nil
+					runtime.GC()
+				}
+			}
+		})
+	}
+	var starters sync.WaitGroup
+	for w := range 4 {
+		starters.Go(func() {
+			for i := range 100 {
+				p := program("exit 5")
+				p.Waits = (i+w)%2 == 0
+				c, err := Start(p, Options{})
+				if err == nil {
+					err = c.Wait()
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if got := status(t, c); got != 5 {
+					t.Errorf("exit status %d", got)
+				}
+			}
+		})
+	}
+	starters.Wait()
+	close(stop)
+	wg.Wait()
+}

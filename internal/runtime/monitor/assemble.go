@@ -1,0 +1,181 @@
+package monitor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"berth/internal/container"
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/host"
+	"berth/internal/image/merged"
+	"berth/internal/runtime/cgroup"
+	"berth/internal/runtime/lifecycle"
+	"berth/internal/runtime/plan"
+	"berth/internal/runtime/spec"
+	"berth/internal/runtime/userns"
+	"berth/internal/state"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Assemble decides all that starting a container needs, and changes nothing but the files of /etc that the container is
+// given. layers are the container's layers, the topmost first.
+func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) (lifecycle.Input, error) {
+	dir := s.Dir(c.ID)
+	in := spec.Input{
+		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(c.ID),
+		Hosts: filepath.Join(dir, "hosts"), HostnameFile: filepath.Join(dir, "hostname"), ResolvConf: filepath.Join(dir, "resolv.conf"),
+		InitProgram: c.InitProgram,
+	}
+	var maps userns.Maps
+	if !h.Privileged() {
+		maps = userns.Ours()
+		in.UIDMaps, in.GIDMaps = maps.UID, maps.GID
+	}
+	stack := append([]string{filepath.Join(dir, "upper")}, layers...)
+	var err error
+	if in.User, err = lookupUser(stack, c.Config); err != nil {
+		return lifecycle.Input{}, err
+	}
+	if in.HostDevices, in.Devices, err = devices(c.Config); err != nil {
+		return lifecycle.Input{}, err
+	}
+	built, err := spec.Build(in)
+	if err != nil {
+		return lifecycle.Input{}, err
+	}
+	out := lifecycle.Input{
+		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps,
+		Overlay: &plan.Overlay{
+			Lower: layers, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: !h.Privileged(),
+		},
+		MountPoint: s.Run,
+	}
+	if out.NoCgroup = !h.Privileged(); out.NoCgroup {
+		if r := c.Config.Resources; r != (container.Resources{}) {
+			return out, errdef.Hint(errdef.New(errdef.Unsupported, "cannot limit the container's resources: no control group has been delegated to this user"),
+				"run it as root, or without -m, --cpus and --pids-limit")
+		}
+		built.Spec.Linux.CgroupsPath = ""
+	}
+	return out, nil
+}
+
+// lookupUser reads passwd and group of the container's tree. An image may have made anything of them; only a regular
+// file of a sane size is read.
+func lookupUser(stack []string, c container.Config) (container.User, error) {
+	const limit = 4 << 20
+	read := func(name string) ([]byte, error) {
+		data, err := merged.ReadFile(stack, name, limit)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, errdef.New(errdef.Invalid, "cannot read %s of the image: %w", name, err)
+		}
+		return data, nil
+	}
+	passwd, err := read("etc/passwd")
+	if err != nil {
+		return container.User{}, err
+	}
+	group, err := read("etc/group")
+	if err != nil {
+		return container.User{}, err
+	}
+	return container.LookupUser(c.User, c.Groups, passwd, group)
+}
+
+// devices looks up the devices asked for, and for --privileged all of the host's.
+func devices(c container.Config) (all, asked []specs.LinuxDevice, err error) {
+	for _, d := range c.Devices {
+		found, err := device(d.Host, d.Path)
+		if err != nil {
+			return nil, nil, errdef.New(errdef.Invalid, "cannot give the container the device %s: %w", d.Host, err)
+		}
+		asked = append(asked, found)
+	}
+	if !c.Privileged {
+		return nil, asked, nil
+	}
+	err = filepath.WalkDir("/dev", func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // a device that goes away meanwhile
+		}
+		if e.IsDir() {
+			switch path {
+			case "/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/.lxc", "/dev/.lxd-mounts", "/dev/.udev":
+				return fs.SkipDir
+			}
+			return nil
+		}
+		switch path {
+		case "/dev/console", "/dev/ptmx", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty":
+			return nil
+		}
+		if e.Type()&fs.ModeDevice != 0 {
+			if d, err := device(path, path); err == nil {
+				all = append(all, d)
+			}
+		}
+		return nil
+	})
+	return all, asked, err
+}
+
+func device(host, path string) (specs.LinuxDevice, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(host, &st); err != nil {
+		return specs.LinuxDevice{}, err
+	}
+	d := specs.LinuxDevice{Path: path, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), UID: &st.Uid, GID: &st.Gid}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFCHR:
+		d.Type = "c"
+	case unix.S_IFBLK:
+		d.Type = "b"
+	default:
+		return d, errors.New("it is no device")
+	}
+	mode := os.FileMode(st.Mode & 0o777)
+	d.FileMode = &mode
+	return d, nil
+}
+
+// writeEtc writes the container's hosts, hostname and resolv.conf, as docker makes them.
+func writeEtc(s state.Store, c *state.Container, hostname string) error {
+	dir := s.Dir(c.ID)
+	var hosts strings.Builder
+	if c.Config.Network == "host" {
+		data, err := os.ReadFile("/etc/hosts")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		hosts.Write(data)
+	} else {
+		hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	}
+	if hostname == "" {
+		var name unix.Utsname
+		if err := unix.Uname(&name); err != nil {
+			return os.NewSyscallError("uname", err)
+		}
+		hostname = unix.ByteSliceToString(name.Nodename[:])
+	}
+	resolv, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, f := range []struct{ name, text string }{{"hosts", hosts.String()}, {"hostname", hostname + "\n"}, {"resolv.conf", string(resolv)}} {
+		if err := disk.Replace(filepath.Join(dir, f.name), []byte(f.text), 0o644, disk.Volatile); err != nil {
+			return fmt.Errorf("cannot write the container's /etc/%s: %w", f.name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+package monitor
+
+import (
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"berth/internal/errdef"
+	"berth/internal/runtime/lifecycle"
+
+	"golang.org/x/sys/unix"
+)
+
+// client is a command that has attached.
+type client struct {
+	conn *Conn
+	AttachRequest
+}
+
+// listen opens the socket of the run directory.
+func (m *monitor) listen() error {
+	path := filepath.Join(m.runDir, socketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	d, err := os.Open(m.runDir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	m.listener, err = net.ListenUnix("unix", viaFD(d, socketName))
+	if err != nil {
+		return err
+	}
+	m.listener.SetUnlinkOnClose(false)
+	go func() {
+		for {
+			c, err := m.listener.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go m.serve(&Conn{c: c})
+		}
+	}()
+	return nil
+}
+
+// greet reads the first frame of a connection and does what it asks.
+func (m *monitor) greet(conn *Conn) error {
+	kind, payload, err := conn.Receive()
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case FrameAttach:
+		c := &client{conn: conn}
+		if err := unmarshal(payload, &c.AttachRequest); err != nil {
+			return err
+		}
+		m.mu.Lock()
+		if m.over {
+			m.mu.Unlock()
+			return errdef.New(errdef.Conflict, "the container has ended")
+		}
+		m.clients[c] = true
+		started := m.running
+		m.mu.Unlock()
+		if started {
+			_ = conn.Send(FrameStarted, Started{m.process.PID})
+		}
+		go m.listenTo(c)
+		return nil
+	case FrameExec:
+		return m.exec(conn, payload)
+	case FrameHalt:
+		m.haltOnce.Do(func() { close(m.halt) })
+		return conn.Close()
+	}
+	return errdef.New(errdef.Invalid, "unknown request %q", kind)
+}
+
+// serve is greet for a connection that came by the socket.
+func (m *monitor) serve(conn *Conn) {
+	if err := m.greet(conn); err != nil {
+		_ = conn.Send(FrameFailed, failed(err))
+		_ = conn.Close()
+	}
+}
+
+// listenTo carries what a client sends to the container.
+func (m *monitor) listenTo(c *client) {
+	for {
+		kind, payload, err := c.conn.Receive()
+		if err != nil {
+			m.drop(c)
+			return
+		}
+		switch kind {
+		case FrameStdin:
+			if c.Stdin && m.streams.write(payload) != nil {
+				continue // it reads no more; that is its right
+			}
+		case FrameCloseIn:
+			if c.Stdin {
+				m.streams.closeIn()
+			}
+		case FrameResize:
+			if len(payload) == 4 {
+				m.streams.resize(binary.BigEndian.Uint16(payload), binary.BigEndian.Uint16(payload[2:]))
+			}
+		}
+	}
+}
+
+func (m *monitor) drop(c *client) {
+	m.mu.Lock()
+	_, known := m.clients[c]
+	delete(m.clients, c)
+	m.mu.Unlock()
+	if known && c.Stdin && c.StdinOnce {
+		m.streams.closeIn()
+	}
+	_ = c.conn.Close()
+}
+
+// show sends output to all clients who want it. A client that does not read holds the container up, as with docker:
+// nothing is lost, and nothing piles up.
+func (m *monitor) show(kind byte, p []byte) {
+	for _, c := range m.all() {
+		if c.Output {
+			if err := c.conn.Send(kind, p); err != nil {
+				m.drop(c)
+			}
+		}
+	}
+}
+
+func (m *monitor) tellAll(kind byte, payload any) {
+	for _, c := range m.all() {
+		if err := c.conn.Send(kind, payload); err != nil {
+			m.drop(c)
+		}
+	}
+}
+
+func (m *monitor) all() []*client {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]*client, 0, len(m.clients))
+	for c := range m.clients {
+		all = append(all, c)
+	}
+	return all
+}
+
+// exec starts a further process, tells the client, and stays with the process till its end. The monitor is its parent,
+// so it lives on when the client dies, and it was started through a mount that its container cannot write to.
+func (m *monitor) exec(conn *Conn, payload []byte) error {
+	var r ExecRequest
+	if err := unmarshal(payload, &r); err != nil {
+		return err
+	}
+	files := conn.Files()
+	defer func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}()
+	if r.Process == nil || !r.Process.Terminal && len(files) != 3 {
+		return errdef.New(errdef.Invalid, "the request names no process, or does not bring its descriptors")
+	}
+	m.mu.Lock()
+	if !m.running {
+		m.mu.Unlock()
+		return errdef.New(errdef.Conflict, "the container is not running")
+	}
+	target, err := unix.FcntlInt(uintptr(m.pidfd), unix.F_DUPFD_CLOEXEC, 3)
+	m.execs.Add(1)
+	m.mu.Unlock()
+	defer m.execs.Done()
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	defer unix.Close(target)
+	in := lifecycle.ExecInput{
+		ID: m.c.ID, Process: r.Process, Seccomp: r.Seccomp, Host: m.host, Target: target,
+		Namespaces: lifecycle.NamespacesOf(m.spec.Spec), Cgroup: m.group(), NoSetgroups: m.spec.Maps.Single,
+	}
+	if !r.Process.Terminal {
+		in.Stdin, in.Stdout, in.Stderr = files[0], files[1], files[2]
+	}
+	p, err := lifecycle.Exec(in)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		_ = f.Close()
+	}
+	files = nil
+	if p.Console != nil {
+		err = conn.Send(FrameStarted, Started{p.PID}, int(p.Console.Fd()))
+		_ = p.Console.Close()
+	} else {
+		err = conn.Send(FrameStarted, Started{p.PID})
+	}
+	exit := waitFor(p.PIDFD, p.PID)
+	_ = unix.Close(p.PIDFD)
+	if err == nil {
+		_ = conn.Send(FrameEnded, exit)
+	}
+	return conn.Close()
+}

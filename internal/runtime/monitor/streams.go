@@ -1,0 +1,292 @@
+package monitor
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"berth/internal/container"
+	"berth/internal/logs"
+
+	"golang.org/x/sys/unix"
+)
+
+// streams are a container's standard input, output and error, or its terminal.
+type streams struct {
+	m    *monitor
+	keep [3]*os.File // the container's ends, until it has them
+	in   *os.File    // our end of standard input; nil: none
+	out  []*os.File  // our ends of output and error
+	tty  *os.File
+
+	readers sync.WaitGroup
+
+	mu  sync.Mutex // guards what follows
+	log *logs.Writer
+	// logErr is the first error of writing the log; output goes on without it.
+	logErr error
+}
+
+// drainTime is how long output is waited for when the first process has ended and others, outside its pid namespace,
+// hold the pipes.
+const drainTime = 2 * time.Second
+
+func newStreams(m *monitor) (*streams, error) {
+	s := &streams{m: m}
+	l := m.c.Config.Log
+	if l.Driver == "none" {
+		return s, nil
+	}
+	var err error
+	s.log, err = logs.Open(LogPath(m.Store.Dir(m.c.ID), m.c.ID), logBytes(l), logFiles(l))
+	return s, err
+}
+
+// LogPath is the log of a container; its name is docker's.
+func LogPath(dir, id string) string { return filepath.Join(dir, id+"-json.log") }
+
+func logBytes(l container.LogConfig) int64 {
+	if l.MaxBytes != 0 {
+		return l.MaxBytes
+	}
+	return container.DefaultLogBytes
+}
+
+func logFiles(l container.LogConfig) int {
+	if l.MaxFiles != 0 {
+		return l.MaxFiles
+	}
+	return container.DefaultLogFiles
+}
+
+// LogFiles is how many files a container's log may have.
+func LogFiles(l container.LogConfig) int { return logFiles(l) }
+
+// open makes the pipes of a start. The container's ends of output and error are open for reading as well as writing, so
+// that there is a reader even while no monitor is; uid is who owns them, since /dev/stdout may be opened again.
+func (s *streams) open(uid uint32) error {
+	if s.m.c.Config.TTY {
+		return nil
+	}
+	for i, name := range []string{"stdin", "stdout", "stderr"} {
+		if i == 0 && !s.m.c.Config.Interactive {
+			f, err := os.OpenFile(os.DevNull, os.O_RDONLY, 0)
+			if err != nil {
+				return err
+			}
+			s.keep[0] = f
+			continue
+		}
+		path := filepath.Join(s.m.runDir, name)
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := unix.Mkfifo(path, 0o600); err != nil {
+			return &os.PathError{Op: "mkfifo", Path: path, Err: err}
+		}
+		// Opened for both, which does not wait for the other side.
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		theirs := os.NewFile(uintptr(fd), name)
+		if uid != 0 && s.m.host.Privileged() {
+			if err := theirs.Chown(int(uid), -1); err != nil {
+				return errors.Join(err, theirs.Close())
+			}
+		}
+		if i > 0 {
+			ours, err := openEnd(path, unix.O_RDONLY)
+			if err != nil {
+				return errors.Join(err, theirs.Close())
+			}
+			s.out = append(s.out, ours)
+			s.keep[i] = theirs
+			continue
+		}
+		// Standard input must end when we close our side: the container's side is for reading alone.
+		if s.in, err = openEnd(path, unix.O_WRONLY); err != nil {
+			return errors.Join(err, theirs.Close())
+		}
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		_ = theirs.Close()
+		if err != nil {
+			return &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		s.keep[0] = os.NewFile(uintptr(fd), name)
+	}
+	return nil
+}
+
+// openEnd opens our side of a named pipe, for the poller.
+func openEnd(path string, how int) (*os.File, error) {
+	fd, err := unix.Open(path, how|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// reopen opens our ends of the pipes of a container that a monitor before us has started.
+func (s *streams) reopen() error {
+	if s.m.c.Config.TTY {
+		return nil // its terminal went with that monitor
+	}
+	for _, name := range []string{"stdout", "stderr"} {
+		f, err := openEnd(filepath.Join(s.m.runDir, name), unix.O_RDONLY)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.out = append(s.out, f)
+	}
+	if s.m.c.Config.Interactive {
+		f, err := openEnd(filepath.Join(s.m.runDir, "stdin"), unix.O_WRONLY)
+		if err == nil {
+			s.in = f
+		}
+	}
+	return nil
+}
+
+func (s *streams) theirs() (in, out, err *os.File) { return s.keep[0], s.keep[1], s.keep[2] }
+
+func (s *streams) closeTheirs() {
+	for i, f := range s.keep {
+		if f != nil {
+			_ = f.Close()
+		}
+		s.keep[i] = nil
+	}
+}
+
+// begin starts to carry output; console is the terminal, if there is one.
+func (s *streams) begin(console *os.File) {
+	if console != nil {
+		// A new File, which takes the descriptor to the poller because it does not block.
+		if fd, err := unix.FcntlInt(console.Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			_ = console.Close()
+			_ = unix.SetNonblock(fd, true)
+			console = os.NewFile(uintptr(fd), "terminal")
+		}
+		s.mu.Lock()
+		s.tty = console
+		s.mu.Unlock()
+		s.in = console
+		s.out = []*os.File{console}
+	}
+	for i, f := range s.out {
+		stream := logs.Stdout
+		if i == 1 {
+			stream = logs.Stderr
+		}
+		s.readers.Go(func() { s.carry(f, stream) })
+	}
+}
+
+// carry copies a stream to the log and to the clients until its end.
+func (s *streams) carry(f *os.File, stream logs.Stream) {
+	kind := byte(FrameStdout)
+	if stream == logs.Stderr {
+		kind = FrameStderr
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			s.mu.Lock()
+			if s.log != nil && s.logErr == nil {
+				s.logErr = s.log.Write(stream, buf[:n], time.Now())
+			}
+			s.mu.Unlock()
+			s.m.show(kind, buf[:n])
+		}
+		if err != nil { // end of file; EIO is a terminal's
+			return
+		}
+	}
+}
+
+// drain waits for the end of the output and closes everything.
+func (s *streams) drain() error {
+	done := make(chan struct{})
+	go func() { s.readers.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(drainTime):
+	}
+	err := s.close()
+	<-done // closing has ended the reads
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log != nil && s.logErr == nil {
+		s.logErr = s.log.Flush(time.Now())
+	}
+	return errors.Join(err, s.logErr)
+}
+
+// close closes our ends.
+func (s *streams) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range append(s.out, s.in) {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	s.out, s.in, s.tty = nil, nil, nil
+	return nil
+}
+
+func (s *streams) closeLog() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log == nil {
+		return nil
+	}
+	err := s.log.Close()
+	s.log = nil
+	return err
+}
+
+// write gives the container input.
+func (s *streams) write(p []byte) error {
+	s.mu.Lock()
+	in := s.in
+	s.mu.Unlock()
+	if in == nil {
+		return io.ErrClosedPipe
+	}
+	_, err := in.Write(p)
+	return err
+}
+
+// closeIn ends the container's standard input; a terminal has no such end.
+func (s *streams) closeIn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.in != nil && s.tty == nil {
+		_ = s.in.Close()
+		s.in = nil
+	}
+}
+
+// resize sets the size of the terminal.
+func (s *streams) resize(rows, columns uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tty == nil {
+		return
+	}
+	if raw, err := s.tty.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+		})
+	}
+}

@@ -1,0 +1,75 @@
+package plan
+
+import (
+	"errors"
+
+	"berth/internal/host"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// ExecInput is what a program that enters a running container is compiled from.
+type ExecInput struct {
+	Process *specs.Process
+	Host    host.Facts
+	// Namespaces are the CLONE_NEW* flags of the namespaces to join; all of them in one setns(2).
+	Namespaces  uintptr
+	Filter      Filter
+	FilterFlags uintptr
+	CgroupProcs int
+	Inherit     bool
+	Keyring     string
+	NoSetgroups bool
+	PreserveFDs int
+	Origins     map[string]string
+}
+
+// InTarget is a pidfd of a process of the container.
+const InTarget = "target"
+
+// CompileExec compiles the program of a further process of a running container. A process that joins a pid namespace
+// is not in it, only its children are; so the program splits.
+func CompileExec(in ExecInput) (*Program, error) {
+	if len(in.Process.Args) == 0 {
+		return nil, errors.New("the process has no arguments")
+	}
+	c := &compiler{
+		in:   Input{Host: in.Host, NoSetgroups: in.NoSetgroups, Origins: in.Origins},
+		spec: &specs.Spec{Process: in.Process, Linux: &specs.Linux{}},
+	}
+	c.input(InReport)
+	target := c.input(InTarget)
+	for i := range in.CgroupProcs {
+		c.input(InCgroup(i))
+	}
+	c.stdioInputs(in.Process, in.Inherit)
+	c.add(Op{Special: Reset, Call: callSigaction, What: "put every signal back to its default"})
+	c.from("cgroup")
+	for i := range in.CgroupProcs {
+		c.do("enter the control group", callWrite, Ref(c.inputSlot(InCgroup(i))), Bytes{[]byte("0"), `"0"`}, num(1))
+	}
+	c.from("namespaces")
+	c.do("be invisible to what runs in there", callPrctl, flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), num(0), num(0), num(0), num(0))
+	c.do("join the container's namespaces", callSetns, target, flags(int(in.Namespaces), namespaceFlags(uint64(in.Namespaces))))
+	if in.Namespaces&unix.CLONE_NEWUSER != 0 {
+		c.userNS = true
+		c.p.Waits = true // its memory must not be its parent's: it changes its user
+		c.do("become the group 0 of the user namespace", callSetresgid, num(0), num(0), num(0))
+		c.do("become the user 0 of the user namespace", callSetresuid, num(0), num(0), num(0))
+	}
+	if in.Namespaces&unix.CLONE_NEWPID != 0 {
+		c.add(Op{Special: Clone, Call: callClone, What: "enter the pid namespace", Args: []Arg{flags(unix.CLONE_PARENT, "CLONE_PARENT")}})
+	}
+	if in.Process.Terminal {
+		c.from("terminal")
+		root := c.get("root", "open the container's root", callOpenat, atFDCWD, Str("/"), flags(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, "O_PATH|O_DIRECTORY|O_CLOEXEC"))
+		c.terminal(c.slotOpen("pts", "find /dev/pts", root, "/dev/pts", unix.O_PATH|unix.O_DIRECTORY), in.Process)
+	} else {
+		c.stdio(in.Inherit)
+	}
+	if err := c.process(in.Process, finish{filter: in.Filter, filterFlags: in.FilterFlags, keyring: in.Keyring, preserve: in.PreserveFDs}); err != nil {
+		return nil, err
+	}
+	return &c.p, nil
+}

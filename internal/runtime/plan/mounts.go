@@ -1,0 +1,359 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"berth/internal/host"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// mountOptions are the options of a mount, sorted by what they belong to.
+type mountOptions struct {
+	bind        bool
+	recursive   bool // rbind
+	attr        attr // of the mount
+	all         attr // of the mount and everything below it: ro becomes rro
+	propagation uint64
+	propagates  bool // to mounts below, too
+	settings    []setting
+}
+
+// parseOptions sorts the options of the runtime spec (config.md, "Linux mount options").
+func parseOptions(m specs.Mount) (mountOptions, error) {
+	var o mountOptions
+	o.bind = m.Type == "bind"
+	for _, option := range m.Options {
+		if p := propagationOf(option); p != 0 {
+			o.propagation, o.propagates = p&^unix.MS_REC, p&unix.MS_REC != 0
+			continue
+		}
+		if a, ok := attributeOf(option); ok {
+			o.attr.set = o.attr.set&^a.clear | a.set
+			o.attr.clear |= a.clear
+			continue
+		}
+		if r, ok := strings.CutPrefix(option, "r"); ok {
+			if a, ok := attributeOf(r); ok {
+				o.all.set = o.all.set&^a.clear | a.set
+				o.all.clear |= a.clear
+				continue
+			}
+		}
+		switch option {
+		case "bind":
+			o.bind = true
+		case "rbind":
+			o.bind, o.recursive = true, true
+		case "defaults", "async", "loud", "nomand", "nolazytime", "noiversion":
+		case "silent", "sync", "dirsync", "lazytime", "mand", "iversion":
+			o.settings = append(o.settings, setting{key: option})
+		case "remount", "idmap", "ridmap", "tmpcopyup":
+			return o, fmt.Errorf("the option %q of the mount at %s is not supported", option, m.Destination)
+		default:
+			key, value, has := strings.Cut(option, "=")
+			if has && value == "" {
+				return o, fmt.Errorf("the option %q of the mount at %s has no value", option, m.Destination)
+			}
+			o.settings = append(o.settings, setting{key: key, value: value})
+		}
+	}
+	return o, nil
+}
+
+func attributeOf(option string) (attr, bool) {
+	const atime = unix.MOUNT_ATTR__ATIME
+	switch option {
+	case "ro":
+		return attr{set: unix.MOUNT_ATTR_RDONLY}, true
+	case "rw":
+		return attr{clear: unix.MOUNT_ATTR_RDONLY}, true
+	case "nosuid":
+		return attr{set: unix.MOUNT_ATTR_NOSUID}, true
+	case "suid":
+		return attr{clear: unix.MOUNT_ATTR_NOSUID}, true
+	case "nodev":
+		return attr{set: unix.MOUNT_ATTR_NODEV}, true
+	case "dev":
+		return attr{clear: unix.MOUNT_ATTR_NODEV}, true
+	case "noexec":
+		return attr{set: unix.MOUNT_ATTR_NOEXEC}, true
+	case "exec":
+		return attr{clear: unix.MOUNT_ATTR_NOEXEC}, true
+	case "noatime":
+		return attr{set: unix.MOUNT_ATTR_NOATIME, clear: atime}, true
+	case "strictatime", "norelatime":
+		return attr{set: unix.MOUNT_ATTR_STRICTATIME, clear: atime}, true
+	case "relatime", "atime", "nostrictatime":
+		return attr{clear: atime}, true
+	case "nodiratime":
+		return attr{set: unix.MOUNT_ATTR_NODIRATIME}, true
+	case "diratime":
+		return attr{clear: unix.MOUNT_ATTR_NODIRATIME}, true
+	case "nosymfollow":
+		return attr{set: unix.MOUNT_ATTR_NOSYMFOLLOW}, true
+	case "symfollow":
+		return attr{clear: unix.MOUNT_ATTR_NOSYMFOLLOW}, true
+	}
+	return attr{}, false
+}
+
+func propagationOf(option string) uint64 {
+	switch option {
+	case "private":
+		return unix.MS_PRIVATE
+	case "rprivate":
+		return unix.MS_PRIVATE | unix.MS_REC
+	case "slave":
+		return unix.MS_SLAVE
+	case "rslave":
+		return unix.MS_SLAVE | unix.MS_REC
+	case "shared":
+		return unix.MS_SHARED
+	case "rshared":
+		return unix.MS_SHARED | unix.MS_REC
+	case "unbindable":
+		return unix.MS_UNBINDABLE
+	case "runbindable":
+		return unix.MS_UNBINDABLE | unix.MS_REC
+	}
+	return 0
+}
+
+// openSources opens what is bound into the container before the root is cut off from the host's propagation, and
+// while paths are still the host's.
+func (c *compiler) openSources() {
+	open := func(source, what string, recursive bool) Ref {
+		how, text := unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"
+		if recursive {
+			how, text = how|unix.AT_RECURSIVE, text+"|AT_RECURSIVE"
+		}
+		return c.get("source", "take "+source+" "+what, callOpenTree, atFDCWD, Str(source), flags(how, text))
+	}
+	for i, m := range c.spec.Mounts {
+		if o, err := parseOptions(m); err == nil && o.bind {
+			c.from("mount " + m.Destination)
+			c.sources[mountKey(i)] = open(m.Source, "of the host", o.recursive)
+		}
+	}
+	if c.userNS {
+		c.from("devices")
+		for _, d := range c.spec.Linux.Devices {
+			c.sources["device "+d.Path] = open(d.Path, "of the host", false)
+		}
+	}
+	if len(c.spec.Linux.MaskedPaths) > 0 {
+		c.from("masked paths")
+		c.null = open("/dev/null", "to hide files behind", false)
+	}
+}
+
+func mountKey(i int) string { return fmt.Sprint("mount ", i) }
+
+// mounts attaches everything of spec.Mounts, in its order.
+func (c *compiler) mounts() error {
+	for i, m := range c.spec.Mounts {
+		o, err := parseOptions(m)
+		if err != nil {
+			return err
+		}
+		c.from("mount " + m.Destination)
+		switch {
+		case o.bind:
+			c.bind(c.sources[mountKey(i)], m, o)
+		case m.Type == "cgroup" && c.in.Host.Cgroup == host.CgroupV1:
+			c.cgroupV1(m, o)
+		case m.Type == "cgroup" || m.Type == "cgroup2":
+			c.fresh(m, "cgroup2", o)
+		case m.Type == "":
+			return fmt.Errorf("the mount at %s has no type", m.Destination)
+		default:
+			c.fresh(m, m.Type, o)
+		}
+	}
+	return nil
+}
+
+// bind attaches an open source.
+func (c *compiler) bind(source Ref, m specs.Mount, o mountOptions) {
+	kind := aDirectory
+	if c.in.FileSources[m.Source] {
+		kind = aFile
+	}
+	at := c.target(c.root, m.Destination, "the place of "+m.Source, kind, inRoot)
+	propagation, below := o.propagation, o.propagates
+	if propagation == 0 {
+		propagation, below = unix.MS_PRIVATE, true
+	}
+	c.setattrOrRemount("set what "+m.Destination+" shares with the host", source, attr{}, propagation, below)
+	c.attach("mount it at "+m.Destination, source, at)
+	c.setattrOrRemount("set its options", source, o.attr, 0, false)
+	c.setattrOrRemount("set the options of all below it", source, o.all, 0, true)
+}
+
+// fresh attaches a new file system.
+func (c *compiler) fresh(m specs.Mount, fstype string, o mountOptions) {
+	resolve := uint64(inRoot)
+	destination := path.Clean(m.Destination)
+	switch fstype {
+	case "proc", "sysfs", "cgroup2":
+		// Not through a link of the image: what is protected below would be somewhere else (runc CVE-2026-41579).
+		resolve = noSymlinks
+	}
+	settings := o.settings
+	if m.Source != "" {
+		settings = append([]setting{{key: "source", value: m.Source}}, settings...)
+	}
+	at := c.target(c.root, destination, "the place of "+destination, aDirectory, resolve)
+	a := o.attr
+	a.set |= o.all.set
+	fd := c.fsmount(path.Base(destination), fstype, settings, attr{set: a.set})
+	c.attach("mount it at "+destination, fd, at)
+	if o.propagation != 0 {
+		c.setattrOrRemount("set what it shares", fd, attr{}, o.propagation, o.propagates)
+	}
+	switch {
+	case destination == "/proc" && fstype == "proc":
+		c.proc = fd
+	case destination == "/dev" && fstype == "tmpfs":
+		c.dev = fd
+	case destination == "/dev/pts" && fstype == "devpts":
+		c.pts = fd
+	}
+}
+
+// cgroupV1 shows the hierarchies of version 1: a tmpfs with a mount of each, whose root, in a cgroup namespace, is the
+// container's own group.
+func (c *compiler) cgroupV1(m specs.Mount, o mountOptions) {
+	at := c.target(c.root, m.Destination, "the place of "+m.Destination, aDirectory, noSymlinks)
+	base := c.fsmount("cgroup", "tmpfs", []setting{{key: "source", value: "tmpfs"}, {key: "mode", value: "755"}}, attr{set: o.attr.set &^ unix.MOUNT_ATTR_RDONLY})
+	c.attach("mount it at "+m.Destination, base, at)
+	for _, h := range c.in.Host.CgroupMounts {
+		name := path.Base(h.Path)
+		settings := []setting{{key: "source", value: "cgroup"}}
+		for option := range strings.SplitSeq(h.Options, ",") {
+			key, value, _ := strings.Cut(option, "=")
+			if key == "name" {
+				settings = append(settings, setting{key: "none"})
+			}
+			settings = append(settings, setting{key: key, value: value})
+		}
+		c.do("make the place of "+name, callMkdirat, base, Str(name), flags(0o755, "0755"))
+		fd := c.fsmount(name, "cgroup", settings, attr{set: o.attr.set})
+		c.attachAt("mount it at "+m.Destination+"/"+name, fd, base, name)
+		c.do("done with it", callClose, fd)
+		if controllers := strings.Split(h.Options, ","); len(controllers) > 1 {
+			for _, short := range controllers {
+				if short != name {
+					c.do("give it its short name", callSymlinkat, Str(name), base, Str(short))
+				}
+			}
+		}
+	}
+	c.setattrOrRemount("make it read-only", base, attr{set: o.attr.set & unix.MOUNT_ATTR_RDONLY}, 0, false)
+}
+
+// setattrOrRemount is setattr, or mount(2) through /proc/self/fd on a kernel before 5.12.
+func (c *compiler) setattrOrRemount(what string, fd Ref, a attr, propagation uint64, recursive bool) {
+	if c.in.Host.MountSetattr() {
+		c.setattr(what, fd, a, propagation, recursive)
+		return
+	}
+	if propagation != 0 {
+		n := propagation
+		if recursive {
+			n |= unix.MS_REC
+		}
+		c.remount(what, fd, n, propagationName(propagation))
+	}
+	if a.set != 0 {
+		c.remount(what, fd, unix.MS_REMOUNT|unix.MS_BIND|oldFlags(a), "MS_REMOUNT|MS_BIND|"+a.String())
+	}
+}
+
+// remount stands in the mount and names it ".": mount(2) takes no descriptor.
+func (c *compiler) remount(what string, fd Ref, how uint64, text string) {
+	c.do("stand in it", callFchdir, fd)
+	c.do(what, callMount, null, Str("."), null, Int{uintptr(how), text}, null)
+	c.do("leave it", callChdir, Str("/"))
+}
+
+func oldFlags(a attr) uint64 {
+	var n uint64
+	for _, f := range [][2]uint64{
+		{unix.MOUNT_ATTR_RDONLY, unix.MS_RDONLY},
+		{unix.MOUNT_ATTR_NOSUID, unix.MS_NOSUID},
+		{unix.MOUNT_ATTR_NODEV, unix.MS_NODEV},
+		{unix.MOUNT_ATTR_NOEXEC, unix.MS_NOEXEC},
+		{unix.MOUNT_ATTR_NOATIME, unix.MS_NOATIME},
+		{unix.MOUNT_ATTR_NODIRATIME, unix.MS_NODIRATIME},
+	} {
+		if a.set&f[0] != 0 {
+			n |= f[1]
+		}
+	}
+	return n
+}
+
+// maskAndProtect hides and write-protects parts of the tree. Last of the mounts, or one of ours could cover them.
+func (c *compiler) maskAndProtect() {
+	c.from("read-only paths")
+	for _, name := range c.spec.Linux.ReadonlyPaths {
+		s := c.slot("path")
+		c.openIn(s, "find "+name, c.root, name, unix.O_PATH, inRoot)
+		c.onlyIf(errnos(unix.ENOENT, unix.ENOTDIR), func() {
+			fd := c.get("cover", "take it", callOpenTree, Ref(s), empty,
+				flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE|AT_EMPTY_PATH"))
+			if c.in.Host.MountSetattr() {
+				c.setattr("make it read-only", fd, attr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}, 0, true)
+			}
+			c.attach("cover "+name+" with it", fd, Ref(s))
+			if !c.in.Host.MountSetattr() {
+				c.protectOld(name, fd)
+			}
+			c.do("done with it", callClose, fd)
+			c.do("done with its place", callClose, Ref(s))
+		})
+	}
+	if len(c.spec.Linux.MaskedPaths) == 0 {
+		return
+	}
+	c.from("masked paths")
+	// One empty file system hides every directory.
+	hidden := c.fsmount("hidden", "tmpfs", []setting{{key: "source", value: "tmpfs"}, {key: "size", value: "0"}, {key: "nr_inodes", value: "1"}, {key: "mode", value: "0755"}},
+		attr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC})
+	for _, name := range c.spec.Linux.MaskedPaths {
+		s := c.slot("path")
+		copyFlags := flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")
+		cover := func(with Ref) {
+			fd := c.get("cover", "take a cover", callOpenTree, with, empty, copyFlags)
+			c.attach("hide "+name, fd, Ref(s))
+			c.do("done with it", callClose, fd)
+			c.do("done with its place", callClose, Ref(s))
+		}
+		c.openIn(s, "find the directory "+name, c.root, name, unix.O_PATH|unix.O_DIRECTORY, inRoot)
+		directory := len(c.p.Ops) - 1
+		cover(hidden)
+		covered := len(c.p.Ops) - 1
+		c.p.Ops[directory].Tolerate = errnos(unix.ENOENT, unix.ENOTDIR)
+		c.p.Ops[directory].SkipTolerated = covered - directory
+		c.openIn(s, "or else find the file "+name, c.root, name, unix.O_PATH, inRoot)
+		c.onlyIf(errnos(unix.ENOENT, unix.ENOTDIR), func() { cover(c.null) })
+		c.p.Ops[covered].SkipOK = len(c.p.Ops) - 1 - covered
+	}
+}
+
+// protectOld write-protects a file or directory on a kernel before 5.12, where a mount is named by a path.
+func (c *compiler) protectOld(name string, fd Ref) {
+	c.do("give it a number that is its name", callDup3, fd, num(firstLayerFD), flags(unix.O_CLOEXEC, "O_CLOEXEC"))
+	c.do("make "+name+" read-only", callMount, null, Str(fmt.Sprintf("/proc/self/fd/%d", firstLayerFD)), null,
+		Int{unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "MS_REMOUNT|MS_BIND|MS_RDONLY|MS_NOSUID|MS_NODEV|MS_NOEXEC"}, null)
+	c.do("done with the number", callClose, num(firstLayerFD))
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,127 @@
+// Package userns finds the ids that an unprivileged user may give to containers, and writes the id maps of a new user
+// namespace, by newuidmap and newgidmap where there are subordinate ids, else by mapping the one id that needs
+// no permission.
+//
+// It does not create namespaces, and does not decide who runs in one.
+package userns
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"berth/internal/errdef"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Maps are the id maps of a user namespace.
+type Maps struct {
+	UID, GID []specs.LinuxIDMapping
+	// Single says that only the user's own id is mapped; setgroups(2) is then forbidden.
+	Single bool
+	// Why says, when Single, what is missing for more.
+	Why string
+}
+
+// Ours returns the maps for the containers of this process's user: its own id as 0, its subordinate ids from 1 on.
+func Ours() Maps {
+	uid, gid := os.Geteuid(), os.Getegid()
+	m := Maps{
+		UID: []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(uid), Size: 1}},
+		GID: []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(gid), Size: 1}},
+	}
+	for _, program := range []string{"newuidmap", "newgidmap"} {
+		if _, err := exec.LookPath(program); err != nil {
+			m.Single, m.Why = true, program+" is not installed (package uidmap)"
+			return m
+		}
+	}
+	name := strconv.Itoa(uid)
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	for _, f := range []struct {
+		path string
+		to   *[]specs.LinuxIDMapping
+	}{{"/etc/subuid", &m.UID}, {"/etc/subgid", &m.GID}} {
+		ranges := subordinate(f.path, name, uid)
+		if len(ranges) == 0 {
+			m.UID, m.GID = m.UID[:1], m.GID[:1]
+			m.Single, m.Why = true, fmt.Sprintf("%s has no range for %s", f.path, name)
+			return m
+		}
+		next := uint32(1)
+		for _, r := range ranges {
+			*f.to = append(*f.to, specs.LinuxIDMapping{ContainerID: next, HostID: r.HostID, Size: r.Size})
+			next += r.Size
+		}
+	}
+	return m
+}
+
+// subordinate reads the ranges of a user, by name or by number (subuid(5)).
+func subordinate(path, name string, uid int) []specs.LinuxIDMapping {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var out []specs.LinuxIDMapping
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for lines.Scan() {
+		fields := strings.Split(lines.Text(), ":")
+		if len(fields) != 3 || fields[0] != name && fields[0] != strconv.Itoa(uid) {
+			continue
+		}
+		start, err1 := strconv.ParseUint(fields[1], 10, 32)
+		size, err2 := strconv.ParseUint(fields[2], 10, 32)
+		if err1 == nil && err2 == nil && size > 0 {
+			out = append(out, specs.LinuxIDMapping{HostID: uint32(start), Size: uint32(size)})
+		}
+	}
+	return out
+}
+
+// Write writes the maps of the user namespace of process pid.
+func (m Maps) Write(pid int) error {
+	if m.Single || os.Geteuid() == 0 {
+		if m.Single {
+			// Since Linux 3.19 a group map without privilege needs this first.
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/setgroups", pid), []byte("deny"), 0); err != nil {
+				return err
+			}
+		}
+		for _, f := range []struct {
+			file string
+			maps []specs.LinuxIDMapping
+		}{{"uid_map", m.UID}, {"gid_map", m.GID}} {
+			var text strings.Builder
+			for _, r := range f.maps {
+				fmt.Fprintf(&text, "%d %d %d\n", r.ContainerID, r.HostID, r.Size)
+			}
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, f.file), []byte(text.String()), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, f := range []struct {
+		program string
+		maps    []specs.LinuxIDMapping
+	}{{"newuidmap", m.UID}, {"newgidmap", m.GID}} {
+		args := []string{strconv.Itoa(pid)}
+		for _, r := range f.maps {
+			args = append(args, fmt.Sprint(r.ContainerID), fmt.Sprint(r.HostID), fmt.Sprint(r.Size))
+		}
+		if out, err := exec.Command(f.program, args...).CombinedOutput(); err != nil {
+			return errdef.Hint(errdef.New(errdef.Denied, "cannot map the ids of the user namespace: %s: %s: %w", f.program, bytes.TrimSpace(out), err),
+				"see that /etc/subuid and /etc/subgid have a range for you, and that %s is setuid root", f.program)
+		}
+	}
+	return nil
+}

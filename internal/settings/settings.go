@@ -1,0 +1,184 @@
+// Package settings finds where an instance of berth keeps its things and what its defaults are: flags, environment, the
+// user's file, the machine's file and built-in values, in that order.
+//
+// It makes no directories and checks no permissions. An instance is a data root and a run root: two instances share
+// nothing.
+package settings
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+
+	"berth/internal/container"
+	"berth/internal/errdef"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Values are the settings in force. Each field is a key of the files and a global flag, by the name in its tag.
+type Values struct {
+	DataRoot string `toml:"data-root"` // images, containers, volumes
+	RunRoot  string `toml:"run-root"`  // what dies with the boot
+	LogBytes int64  `toml:"-"`
+	LogFiles int    `toml:"-"`
+	LogSize  string `toml:"log-max-size"` // of one log file of a container
+	LogCount int    `toml:"log-max-file"`
+	Debug    bool   `toml:"debug"`
+}
+
+// Keys are the names of all settings, sorted, with what each is for.
+var Keys = [...]struct{ Name, Env, Help string }{
+	{"data-root", "BERTH_DATA_ROOT", "Where images, containers and volumes are kept"},
+	{"debug", "BERTH_DEBUG", "Say more about what is done"},
+	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
+	{"log-max-size", "BERTH_LOG_MAX_SIZE", "How large a log file of a container may grow"},
+	{"run-root", "BERTH_RUN_ROOT", "Where what dies with the boot is kept"},
+}
+
+// Sources says for each key where its value comes from.
+type Sources map[string]string
+
+// Files are the configuration files, the machine's first.
+func Files() []string {
+	files := []string{"/etc/berth/config.toml"}
+	if path := os.Getenv("BERTH_CONFIG"); path != "" {
+		return append(files, path)
+	}
+	if dir := os.Getenv("XDG_CONFIG_HOME"); dir != "" {
+		return append(files, filepath.Join(dir, "berth/config.toml"))
+	}
+	if home := os.Getenv("HOME"); home != "" {
+		return append(files, filepath.Join(home, ".config/berth/config.toml"))
+	}
+	return files
+}
+
+// Load gathers the settings; flags are those that were given, by key.
+func Load(flags map[string]string) (Values, Sources, error) {
+	v := Values{LogSize: "10m", LogCount: container.DefaultLogFiles}
+	from := Sources{}
+	for _, k := range Keys {
+		from[k.Name] = "default"
+	}
+	v.DataRoot, v.RunRoot, from["run-root"] = defaultRoots()
+	for _, path := range Files() {
+		meta, err := toml.DecodeFile(path, &v)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && path == Files()[0] {
+			continue
+		}
+		if err != nil {
+			return v, from, errdef.New(errdef.Invalid, "cannot read the configuration %s: %w", path, err)
+		}
+		if unknown := meta.Undecoded(); len(unknown) > 0 {
+			return v, from, errdef.Hint(errdef.New(errdef.Invalid, "the configuration %s has the unknown key %q", path, unknown[0]), "berth config lists the keys")
+		}
+		for _, key := range meta.Keys() {
+			from[key.String()] = path
+		}
+	}
+	for _, k := range Keys {
+		if s := os.Getenv(k.Env); s != "" {
+			if err := v.set(k.Name, s); err != nil {
+				return v, from, err
+			}
+			from[k.Name] = k.Env
+		}
+	}
+	names := make([]string, 0, len(flags))
+	for name := range flags {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		if err := v.set(name, flags[name]); err != nil {
+			return v, from, err
+		}
+		from[name] = "--" + name
+	}
+	return v, from, v.check()
+}
+
+func (v *Values) check() error {
+	var err error
+	if v.LogBytes, err = container.ParseBytes(v.LogSize); err != nil || v.LogBytes == 0 {
+		return errdef.New(errdef.Invalid, "log-max-size %q is no size", v.LogSize)
+	}
+	if v.LogFiles = v.LogCount; v.LogFiles < 1 {
+		return errdef.New(errdef.Invalid, "log-max-file %d is less than 1", v.LogCount)
+	}
+	for _, root := range []*string{&v.DataRoot, &v.RunRoot} {
+		if *root, err = filepath.Abs(*root); err != nil {
+			return err
+		}
+	}
+	if v.DataRoot == v.RunRoot {
+		return errdef.New(errdef.Invalid, "data-root and run-root are both %s: they must differ", v.DataRoot)
+	}
+	return nil
+}
+
+func (v *Values) set(name, value string) error {
+	var err error
+	switch name {
+	case "data-root":
+		v.DataRoot = value
+	case "run-root":
+		v.RunRoot = value
+	case "log-max-size":
+		v.LogSize = value
+	case "log-max-file":
+		v.LogCount, err = strconv.Atoi(value)
+	case "debug":
+		v.Debug, err = strconv.ParseBool(value)
+	}
+	if err != nil {
+		return errdef.New(errdef.Invalid, "invalid value %q for %s", value, name)
+	}
+	return nil
+}
+
+// Get is the value of a key as text.
+func (v Values) Get(name string) string {
+	switch name {
+	case "data-root":
+		return v.DataRoot
+	case "run-root":
+		return v.RunRoot
+	case "log-max-size":
+		return v.LogSize
+	case "log-max-file":
+		return strconv.Itoa(v.LogCount)
+	case "debug":
+		return strconv.FormatBool(v.Debug)
+	}
+	return ""
+}
+
+// defaultRoots are the machine's for root, and the user's for everybody else. Without a session there is no
+// XDG_RUNTIME_DIR; then the run root is in /tmp, in a directory that is checked to be the user's when it is made.
+func defaultRoots() (data, run, runSource string) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/berth", "/run/berth", "default"
+	}
+	data = os.Getenv("XDG_DATA_HOME")
+	if data == "" {
+		data = filepath.Join(os.Getenv("HOME"), ".local/share")
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(data, "berth"), filepath.Join(dir, "berth"), "XDG_RUNTIME_DIR"
+	}
+	uid := strconv.Itoa(os.Geteuid())
+	if dir := "/run/user/" + uid; writable(dir) {
+		return filepath.Join(data, "berth"), dir + "/berth", "default: " + dir
+	}
+	return filepath.Join(data, "berth"), "/tmp/berth-" + uid, "default: no XDG_RUNTIME_DIR and no /run/user/" + uid
+}
+
+func writable(dir string) bool {
+	st, err := os.Stat(dir)
+	return err == nil && st.IsDir() && st.Mode().Perm()&0o200 != 0
+}

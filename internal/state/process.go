@@ -1,0 +1,54 @@
+package state
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// StartTime is when process pid was started, in clock ticks after boot; 0 if there is no such process.
+func StartTime(pid int) uint64 {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	// The second field is the name in parentheses, which may hold anything; the 22nd is what is looked for.
+	i := bytes.LastIndexByte(data, ')')
+	if i < 0 {
+		return 0
+	}
+	fields := bytes.Fields(data[i+1:])
+	if len(fields) < 20 {
+		return 0
+	}
+	n, _ := strconv.ParseUint(string(fields[19]), 10, 64)
+	return n
+}
+
+// Open returns a pidfd of the container's first process, or -1 if that is no more. The process is the container's for
+// certain: its number could only have been reused before the pidfd was opened, and then its start time differs.
+func (p Process) Open() int {
+	if p.PID <= 0 {
+		return -1
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return -1
+	}
+	if t := StartTime(p.PID); t == 0 || t != p.StartTime || zombie(p.PID) {
+		_ = unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+func zombie(pid int) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true
+	}
+	i := bytes.LastIndexByte(data, ')')
+	return i >= 0 && i+2 < len(data) && (data[i+2] == 'Z' || data[i+2] == 'X')
+}

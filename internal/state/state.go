@@ -1,0 +1,428 @@
+// Package state keeps what berth knows of its containers, on disk: what each was made from, what became of it, and
+// where it runs. The disk is the truth; nothing here is remembered between calls.
+//
+// It starts and stops nothing, and does not judge whether a process is alive beyond what the kernel says of a pid.
+// docs/state.md lists every file. Locks, in the order in which they are taken:
+//
+//	containers.lock       the instance's names: held while a name is taken or given back
+//	containers/ID/lock    one container: held by a command that starts, changes or removes it
+//	RUN/ID/alive          held by the container's monitor as long as it lives; nobody waits for it
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"berth/internal/container"
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/ident"
+	"berth/internal/image"
+
+	"golang.org/x/sys/unix"
+)
+
+// Format is the version of the files of this package.
+const Format = 1
+
+// Store is the containers of one instance.
+type Store struct {
+	Data string // containers/, names/
+	Run  string // what dies with the boot
+}
+
+// Container is what a container was made from: containers/ID/config.json.
+type Container struct {
+	Format  int
+	ID      string
+	Name    string
+	Created time.Time
+	Config  container.Config // merged with the image's
+	Image   Image
+	Volumes []Volume `json:",omitempty"`
+	// InitProgram is the path of the init for --init.
+	InitProgram string `json:",omitempty"`
+}
+
+// Image is the image that a container was made from.
+type Image struct {
+	Name     string
+	ID       image.Digest
+	ChainIDs []image.Digest // the lowest layer first
+}
+
+// Volume is a volume that a container uses.
+type Volume struct {
+	Name, Target string
+	Anonymous    bool `json:",omitempty"`
+}
+
+// Status is docker's word for what a container is doing.
+type Status string
+
+const (
+	Created    Status = "created"
+	Running    Status = "running"
+	Paused     Status = "paused"
+	Restarting Status = "restarting"
+	Exited     Status = "exited"
+)
+
+// Record is what became of a container: containers/ID/record.json.
+type Record struct {
+	Format       int
+	Status       Status
+	StartedAt    time.Time `json:",omitzero"`
+	FinishedAt   time.Time `json:",omitzero"`
+	ExitCode     int
+	Error        string `json:",omitempty"`
+	OOMKilled    bool   `json:",omitempty"`
+	RestartCount int    `json:",omitempty"`
+	// Stopped says that a command ended it on purpose: its restart policy then rests.
+	Stopped bool `json:",omitempty"`
+}
+
+// Process is where a container runs: RUN/ID/process.json.
+type Process struct {
+	Format    int
+	PID       int
+	StartTime uint64 // in clock ticks after boot (proc_pid_stat(5), field 22): tells the process from a later one with its number
+	Cgroup    string
+	StartedAt time.Time
+	MonitorID int // pid of the monitor
+}
+
+// Dir is the directory of a container.
+func (s Store) Dir(id string) string { return filepath.Join(s.Data, "containers", id) }
+
+// RunDir is the directory of a container that dies with the boot.
+func (s Store) RunDir(id string) string { return filepath.Join(s.Run, "containers", id) }
+
+func (s Store) nameFile(name string) string { return filepath.Join(s.Data, "names", name) }
+
+// Create writes a new container and takes its name, or fails and leaves nothing. A container without a name gets one.
+// Volatile is for those that are removed when they end.
+func (s Store) Create(c *Container, d disk.Durability) (err error) {
+	for _, dir := range []string{"containers", "names"} {
+		if err := os.MkdirAll(filepath.Join(s.Data, dir), 0o700); err != nil {
+			return err
+		}
+	}
+	names, err := s.lockNames()
+	if err != nil {
+		return err
+	}
+	defer names.Unlock()
+	c.Format = Format
+	tmp := filepath.Join(s.Data, "containers", disk.TemporaryName())
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+	}()
+	if err := s.takeName(c, d); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(s.nameFile(c.Name)))
+		}
+	}()
+	if err := writeJSON(filepath.Join(tmp, "config.json"), c, d); err != nil {
+		return err
+	}
+	for _, dir := range []string{"upper", "work"} {
+		if err := os.Mkdir(filepath.Join(tmp, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(tmp, s.Dir(c.ID)); err != nil {
+		return err
+	}
+	if d == disk.Durable {
+		return disk.SyncDir(filepath.Join(s.Data, "containers"))
+	}
+	return nil
+}
+
+// lockNames takes the lock under which names are taken and given back. Whoever holds it sees no half-made container:
+// a temporary directory, or a name without a container, is then the rest of a command that was killed.
+func (s Store) lockNames() (*disk.Lock, error) {
+	return disk.TakeLock(filepath.Join(s.Data, "containers.lock"))
+}
+
+// takeName makes the file of the container's name. The caller holds the lock on names.
+func (s Store) takeName(c *Container, d disk.Durability) error {
+	asked := c.Name != ""
+	for try := 0; ; try++ {
+		if !asked {
+			c.Name = ident.Name(try)
+		}
+		err := disk.Create(s.nameFile(c.Name), []byte(c.ID), 0o600, d)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		owner, err := os.ReadFile(s.nameFile(c.Name))
+		if err == nil && !s.exists(string(owner)) {
+			if err := os.Remove(s.nameFile(c.Name)); err != nil {
+				return err
+			}
+			continue
+		}
+		if asked {
+			return errdef.Hint(errdef.New(errdef.Conflict, "Conflict. The container name \"/%s\" is already in use by container %q", c.Name, owner),
+				"remove (berth rm %s) or rename that container to be able to reuse the name", c.Name)
+		}
+	}
+}
+
+func (s Store) exists(id string) bool {
+	return ident.Is(id) && unix.Access(filepath.Join(s.Dir(id), "config.json"), unix.F_OK) == nil
+}
+
+// Rename gives a container another name.
+func (s Store) Rename(c *Container, name string) error {
+	names, err := s.lockNames()
+	if err != nil {
+		return err
+	}
+	defer names.Unlock()
+	old := c.Name
+	renamed := *c
+	renamed.Name = name
+	if err := s.takeName(&renamed, disk.Durable); err != nil {
+		return err
+	}
+	// From here on two names lead to the container; the one in its config is the one that counts.
+	if err := writeJSON(filepath.Join(s.Dir(c.ID), "config.json"), renamed, disk.Durable); err != nil {
+		return errors.Join(err, os.Remove(s.nameFile(name)))
+	}
+	*c = renamed
+	return os.Remove(s.nameFile(old))
+}
+
+// Resolve finds a container by name, ID or the beginning of an ID.
+func (s Store) Resolve(ref string) (*Container, error) {
+	name := strings.TrimPrefix(ref, "/")
+	if container.CheckName(name) == nil {
+		if id, err := os.ReadFile(s.nameFile(name)); err == nil && s.exists(string(id)) {
+			return s.Load(string(id))
+		}
+	}
+	if ident.Is(ref) {
+		if s.exists(ref) && len(ref) == 64 {
+			return s.Load(ref)
+		}
+		ids, err := s.IDs()
+		if err != nil {
+			return nil, err
+		}
+		var found string
+		for _, id := range ids {
+			if strings.HasPrefix(id, ref) {
+				if found != "" {
+					return nil, errdef.New(errdef.Invalid, "multiple IDs found with provided prefix: %s", ref)
+				}
+				found = id
+			}
+		}
+		if found != "" {
+			return s.Load(found)
+		}
+	}
+	return nil, errdef.Hint(errdef.New(errdef.NotFound, "No such container: %s", ref), "berth ps -a lists the containers")
+}
+
+// Load reads a container.
+func (s Store) Load(id string) (*Container, error) {
+	c := new(Container)
+	if err := readJSON(filepath.Join(s.Dir(id), "config.json"), c); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, errdef.New(errdef.NotFound, "No such container: %s", id)
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// IDs are the IDs of all containers.
+func (s Store) IDs() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.Data, "containers"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, e := range entries {
+		if len(e.Name()) == 64 && ident.Is(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// List reads all containers, the newest first. One that goes away meanwhile is left out.
+func (s Store) List() ([]*Container, error) {
+	ids, err := s.IDs()
+	if err != nil {
+		return nil, err
+	}
+	var out []*Container
+	for _, id := range ids {
+		c, err := s.Load(id)
+		switch {
+		case errdef.Is(err, errdef.NotFound):
+		case err != nil:
+			return nil, err
+		default:
+			out = append(out, c)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Created.After(out[j].Created) })
+	return out, nil
+}
+
+// Lock takes the lock of a container.
+func (s Store) Lock(id string) (*disk.Lock, error) {
+	l, err := disk.TakeLock(filepath.Join(s.Dir(id), "lock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errdef.New(errdef.NotFound, "No such container: %s", id)
+	}
+	return l, err
+}
+
+// Record reads what became of a container.
+func (s Store) Record(id string) (Record, error) {
+	r := Record{Format: Format, Status: Created}
+	err := readJSON(filepath.Join(s.Dir(id), "record.json"), &r)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return r, err
+}
+
+// SetRecord writes what became of a container.
+func (s Store) SetRecord(id string, r Record, d disk.Durability) error {
+	r.Format = Format
+	return writeJSON(filepath.Join(s.Dir(id), "record.json"), r, d)
+}
+
+// Process reads where a container runs; fs.ErrNotExist says that it does not.
+func (s Store) Process(id string) (Process, error) {
+	var p Process
+	return p, readJSON(filepath.Join(s.RunDir(id), "process.json"), &p)
+}
+
+// SetProcess writes where a container runs.
+func (s Store) SetProcess(id string, p Process) error {
+	p.Format = Format
+	return writeJSON(filepath.Join(s.RunDir(id), "process.json"), p, disk.Volatile)
+}
+
+// Forget removes what says where a container ran.
+func (s Store) Forget(id string) error {
+	return os.RemoveAll(s.RunDir(id))
+}
+
+// AlivePath is the file that a container's monitor keeps locked.
+func (s Store) AlivePath(id string) string { return filepath.Join(s.RunDir(id), "alive") }
+
+// Monitored reports whether a monitor looks after the container.
+func (s Store) Monitored(id string) bool {
+	f, err := os.OpenFile(s.AlivePath(id), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK
+}
+
+// Remove gives a container's name back and removes its directory; what removeTree cannot delete stays findable.
+func (s Store) Remove(c *Container, removeTree func(dir string) error) error {
+	names, err := s.lockNames()
+	if err != nil {
+		return err
+	}
+	gone := filepath.Join(s.Data, "containers", disk.TemporaryName())
+	err = os.Rename(s.Dir(c.ID), gone)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		if owner, e := os.ReadFile(s.nameFile(c.Name)); e == nil && string(owner) == c.ID {
+			err = errors.Join(err, os.Remove(s.nameFile(c.Name)))
+		}
+	}
+	names.Unlock()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(removeTree(gone), s.Forget(c.ID))
+}
+
+// Sweep removes what killed commands have left: temporary directories, names without containers, run directories of
+// containers that are no more.
+func (s Store) Sweep(removeTree func(dir string) error) error {
+	names, err := s.lockNames()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer names.Unlock()
+	var errs error
+	for _, dir := range []string{"containers", "names"} {
+		entries, err := os.ReadDir(filepath.Join(s.Data, dir))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			full := filepath.Join(s.Data, dir, e.Name())
+			switch {
+			case strings.HasPrefix(e.Name(), disk.TemporaryPrefix):
+				errs = errors.Join(errs, removeTree(full))
+			case dir == "names":
+				if owner, err := os.ReadFile(full); err == nil && !s.exists(string(owner)) {
+					errs = errors.Join(errs, os.Remove(full))
+				}
+			}
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(s.Run, "containers"))
+	if err == nil {
+		for _, e := range entries {
+			if !s.exists(e.Name()) && !s.Monitored(e.Name()) {
+				errs = errors.Join(errs, s.Forget(e.Name()))
+			}
+		}
+	}
+	return errs
+}
+
+func writeJSON(path string, v any, d disk.Durability) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return disk.Replace(path, append(data, '\n'), 0o600, d)
+}
+
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return errdef.New(errdef.Corrupt, "cannot read %s: %w", path, err)
+	}
+	return nil
+}
