@@ -81,7 +81,7 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 }
 
 // isMain reports whether a command runs in the shell itself and not in a subshell, which here is a goroutine. The
-// interpreter's API does not tell; TestExecInSubshell fails if its field is called differently one day.
+// interpreter's API does not tell; TestExecKeepsTheProcess fails if its field is called differently one day.
 func (s *shell) isMain(hc interp.HandlerContext) bool {
 	runner := reflect.ValueOf(hc).FieldByName("runner")
 	return runner.IsValid() && runner.Pointer() == reflect.ValueOf(s.runner).Pointer()
@@ -168,7 +168,7 @@ func (s *shell) program(ctx context.Context, hc interp.HandlerContext, args []st
 		return err
 	}
 	if replace {
-		err = s.become(path, args, attr, files)
+		_ = s.become(path, args, attr, files) // what it cannot execute is tried and told below: a script without "#!"
 	}
 	attr.Files = []uintptr{files[0].Fd(), files[1].Fd(), files[2].Fd()}
 	var started *child

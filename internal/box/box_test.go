@@ -76,7 +76,7 @@ func TestBuildIsAFunctionOfTheProgram(t *testing.T) {
 		}
 		return string(b.ManifestDescriptor.Digest)
 	}
-	if digest("one") != digest("one") {
+	if first, second := digest("one"), digest("one"); first != second {
 		t.Error("the same program made two images")
 	}
 	if digest("one") == digest("two") {

@@ -20,6 +20,9 @@ const FullName = "berth-full"
 // full carries out a command that needs the whole of berth: here, if this is the full program, or by becoming it.
 func (c *call) full(cmd *command, given map[string][]string) error {
 	do := c.programs.Full[cmd.name]
+	if do == nil && c.programs.Full != nil {
+		return errdef.New(errdef.Unsupported, "berth %s is not part of this build", cmd.name)
+	}
 	if do == nil {
 		return c.become()
 	}

@@ -102,11 +102,22 @@ func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) er
 	if err := e.signal(c, unix.SIGKILL); err != nil {
 		return err
 	}
+	return afterKill(ctx, c, over)
+}
+
+// killTime is how long a killed container may take to be gone: a process in an uninterruptible wait is not waited for longer.
+const killTime = 30 * time.Second
+
+func afterKill(ctx context.Context, c *state.Container, over <-chan struct{}) error {
+	late := time.NewTimer(killTime)
+	defer late.Stop()
 	select {
 	case <-over:
 		return nil
+	case <-late.C:
+		return errdef.Hint(errdef.New(errdef.Unavailable, "container %s was killed and has not ended after %v", c.Name, killTime), "a process of it may hang in the kernel: see `ps` for state D")
 	case <-ctx.Done():
-		return ctx.Err()
+		return errdef.New(errdef.Cancelled, "cancelled while container %s was ending", c.Name)
 	}
 }
 
@@ -216,8 +227,7 @@ func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
 			return err
 		}
 	}
-	<-over
-	return nil
+	return afterKill(context.Background(), c, over)
 }
 
 // Pause stops every process of a container, or lets them go on.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 
+	"berth/internal/box"
 	"berth/internal/cli"
 	"berth/internal/disk"
 	"berth/internal/errdef"
@@ -22,6 +23,7 @@ import (
 	"berth/internal/image/store"
 	"berth/internal/image/transfer"
 	"berth/internal/image/unpack"
+	"berth/internal/program"
 	"berth/internal/runtime/userns"
 
 	"golang.org/x/term"
@@ -30,7 +32,7 @@ import (
 // Commands are the commands of this package by the names of cli's table.
 func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
-		"image pull": pull, "image load": load, "image save": save, "image import": importTar,
+		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
 	}
 }
 
@@ -236,4 +238,14 @@ func importSource(c cli.Call) (io.ReadCloser, error) {
 		return nil, errdef.New(errdef.NotFound, "cannot import: %w", err)
 	}
 	return f, nil
+}
+
+// installBox makes the image that comes with berth.
+func installBox(c cli.Call) error {
+	data, err := program.Open("berth-box")
+	if err != nil {
+		return err
+	}
+	_, err = box.Install(c.Context, c.Engine.Images, data, unpackOptions())
+	return err
 }

@@ -1,0 +1,39 @@
+# berth: `make build` leaves bin/berth, one static file that carries its other programs inside itself.
+
+GO       ?= go
+VERSION  ?= 0.1.0-dev
+ARCH     ?= $(shell $(GO) env GOARCH)
+OUT      ?= bin
+PACKED    = internal/program/embedded
+BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w -X berth/internal/cli.Version=$(VERSION)'
+
+.PHONY: build run test ci crash powercut bench test-vm clean
+
+# Two builds must not fill the same folder of packed programs at once.
+build:
+	@mkdir -p $(OUT) .cache
+	@flock .cache/build.lock $(MAKE) --no-print-directory all-programs
+
+.PHONY: all-programs
+all-programs:
+	rm -f $(PACKED)/*.gz
+	$(BUILD) -o $(OUT)/berth-box ./cmd/berth-box
+	$(BUILD) -o $(OUT)/berth-init ./cmd/berth-init
+	gzip -9nc $(OUT)/berth-init > $(PACKED)/berth-init.gz
+	gzip -9nc $(OUT)/berth-box > $(PACKED)/berth-box.gz
+	$(BUILD) -o $(OUT)/berth-full ./cmd/berth-full
+	rm $(PACKED)/berth-box.gz
+	gzip -9nc $(OUT)/berth-full > $(PACKED)/berth-full.gz
+	$(BUILD) -o $(OUT)/berth ./cmd/berth
+	rm -f $(PACKED)/*.gz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init
+
+# A container from the image inside the binary says where it runs; on a terminal, a shell follows.
+run: build
+	@$(OUT)/berth run --rm --network none box where
+	@if [ -t 0 ]; then $(OUT)/berth run --rm -it --network none box; fi
+
+test:
+	@./test/run
+
+clean:
+	rm -rf bin .cache
