@@ -47,7 +47,7 @@ func (e *Engine) Check() []Finding {
 		add(Finding{Name: "delegated control group", Found: "none", For: "-m, --cpus, --pids-limit and pause without root", Hint: "run such containers as root"})
 	}
 	add(Finding{Name: "seccomp", Found: yesNo(h.Seccomp), OK: h.Seccomp, For: "the filter of system calls", Hint: "use a kernel with CONFIG_SECCOMP_FILTER"})
-	add(Finding{Name: "AppArmor", Found: yesNo(h.AppArmor), OK: h.AppArmor, For: "the profile " + "berth-default", Hint: "boot with apparmor=1 security=apparmor"})
+	add(Finding{Name: "AppArmor", Found: yesNo(h.AppArmor), OK: h.AppArmor, For: "the profile berth-default, which confines containers further", Hint: "boot with apparmor=1 security=apparmor"})
 	add(nfTables())
 	for _, d := range []struct{ name, dir string }{{"data root", e.Settings.DataRoot}, {"run root", e.Settings.RunRoot}} {
 		add(directory(d.name, d.dir))

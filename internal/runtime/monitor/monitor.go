@@ -24,6 +24,7 @@ import (
 	"berth/internal/host"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
+	"berth/internal/runtime/lsm"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
 
@@ -161,6 +162,11 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	}
 	if err := m.streams.open(in.Spec.Process.User.UID); err != nil {
 		return Ended{}, err
+	}
+	if in.Spec.Process.ApparmorProfile == lsm.DefaultProfile {
+		if err := lsm.Ensure(); err != nil {
+			return Ended{}, err
+		}
 	}
 	in.Stdin, in.Stdout, in.Stderr = m.streams.theirs()
 	r, err := lifecycle.Start(in)

@@ -13,6 +13,7 @@ import (
 	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/runtime/lsm"
 	"berth/internal/runtime/plan"
 	"berth/internal/runtime/seccomp"
 
@@ -139,10 +140,10 @@ func Process(in Input) (*specs.Process, error) {
 		p.Capabilities.Effective, p.Capabilities.Permitted = capabilities, capabilities
 	}
 	p.Env = Env(in)
-	if in.Host.AppArmor && c.Security.AppArmor != "unconfined" && !c.Privileged {
+	if in.Host.AppArmor && in.UIDMaps == nil && c.Security.AppArmor != "unconfined" && !c.Privileged {
 		p.ApparmorProfile = c.Security.AppArmor
 		if p.ApparmorProfile == "" {
-			p.ApparmorProfile = DefaultAppArmorProfile
+			p.ApparmorProfile = lsm.DefaultProfile
 		}
 	} else if c.Security.AppArmor != "" && c.Security.AppArmor != "unconfined" && !in.Host.AppArmor {
 		return nil, errdef.New(errdef.Unsupported, "cannot apply the AppArmor profile %q: this host has no AppArmor", c.Security.AppArmor)
@@ -153,9 +154,6 @@ func Process(in Input) (*specs.Process, error) {
 	p.Rlimits = limits(c, in.Host)
 	return p, nil
 }
-
-// DefaultAppArmorProfile is the name of the profile that confines containers where the host has AppArmor.
-const DefaultAppArmorProfile = "berth-default"
 
 // initPath is where the init of --init is in the container; docker has it there, too.
 const initPath = "/sbin/docker-init"
