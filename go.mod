@@ -32,6 +32,7 @@ require (
 	github.com/moby/sys/userns v0.1.0 // indirect
 	github.com/rogpeppe/go-internal v1.16.0 // indirect
 	github.com/sirupsen/logrus v1.9.4 // indirect
+	golang.org/x/tools v0.49.0 // indirect
 )
 
 exclude github.com/moby/profiles/seccomp v0.2.4

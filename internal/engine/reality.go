@@ -264,7 +264,8 @@ func (r *reality) mounts() error {
 	}
 	own := append(slices.Clone(r.in.Spec.Linux.MaskedPaths), r.in.Spec.Linux.ReadonlyPaths...)
 	for _, at := range order {
-		expected := planned[at] || slices.Contains(own, at) || strings.HasPrefix(at, "/sys/fs/cgroup/") || at == "/dev/console"
+		expected := planned[at] || slices.Contains(own, at) || strings.HasPrefix(at, "/sys/fs/cgroup/") || at == "/dev/console" ||
+			r.in.Maps.UID != nil && strings.HasPrefix(at, "/dev/") // devices of the host, bound because none may be made
 		for _, m := range r.in.Spec.Mounts {
 			if m.Type == "bind" && strings.HasPrefix(at, filepath.Clean(m.Destination)+"/") {
 				expected = true // what was mounted below a source came with it

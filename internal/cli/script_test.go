@@ -1,0 +1,306 @@
+package cli_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// TestScript runs testdata/script: the real program, with real containers of the image inside it. Every script has an
+// instance of its own, and fails if something of it is left.
+//
+// BERTH_BINARY names a program that is built already, for a user who may not write to the checkout.
+func TestScript(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the programs and runs containers")
+	}
+	if os.Geteuid() != 0 && !userNamespaces() {
+		t.Skip("neither root nor are there unprivileged user namespaces: no container can be made")
+	}
+	program := build(t)
+	before := machine()
+	ok := t.Run("scripts", func(t *testing.T) {
+		testscript.Run(t, testscript.Params{
+			Dir:                 "testdata/script",
+			Setup:               func(env *testscript.Env) error { return setup(env, program) },
+			Condition:           condition,
+			RequireExplicitExec: true,
+			RequireUniqueNames:  true,
+			Deadline:            time.Now().Add(6 * time.Minute),
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){
+				"capture":    capture,
+				"eventually": eventually,
+				"exitcode":   exitcode,
+			},
+		})
+	})
+	if left := patiently(func() []string { return added(before, machine()) }); len(left) > 0 {
+		t.Errorf("left on the machine:\n%s", strings.Join(left, "\n"))
+	}
+	if !ok {
+		t.Log("the script's log above ends with the line that failed")
+	}
+}
+
+// build makes the program as a release is made, and returns the directory that it is in.
+func build(t *testing.T) string {
+	if path := os.Getenv("BERTH_BINARY"); path != "" {
+		return filepath.Dir(path)
+	}
+	for _, tool := range []string{"make", "gzip", "flock", "go"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("the program cannot be built without %s", tool)
+		}
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What make reads is not what the go command knows this test to depend on. Looking at it makes it so: a result is
+	// cached until one of these files changes.
+	for _, dir := range []string{"cmd", "internal"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && strings.HasSuffix(path, ".go") {
+				_, err = os.Stat(path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	cmd := exec.Command("make", "-C", root, "build", "OUT="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the program: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// setup gives a script its own instance. It is in a directory with a short name: a socket's path has at most 107 bytes.
+func setup(env *testscript.Env, program string) error {
+	dir, err := os.MkdirTemp("/tmp", "bs-")
+	if err != nil {
+		return err
+	}
+	berth := filepath.Join(program, "berth")
+	env.Setenv("PATH", program+":"+os.Getenv("PATH"))
+	env.Setenv("HOME", dir)
+	env.Setenv("INSTANCE", dir)
+	env.Setenv("BERTH_DATA_ROOT", dir+"/d")
+	env.Setenv("BERTH_RUN_ROOT", dir+"/r")
+	// Out of the instance, for what a script gives to a container that runs as somebody else.
+	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
+		return err
+	}
+	env.Defer(func() {
+		fail := func(format string, args ...any) { env.T().Log(fmt.Sprintf(format, args...)); env.T().FailNow() }
+		left, err := cleanUp(berth, dir, env.Vars)
+		switch {
+		case err != nil:
+			fail("cannot clean up: %v", err)
+		case len(left) > 0:
+			fail("the script has left:\n%s", strings.Join(left, "\n"))
+		}
+	})
+	return nil
+}
+
+// cleanUp removes an instance, and returns what of it berth had left behind when all its containers were gone.
+func cleanUp(berth, dir string, vars []string) ([]string, error) {
+	run := func(args ...string) ([]byte, error) {
+		cmd := exec.Command(berth, args...)
+		cmd.Env = vars
+		out, err := cmd.Output()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("berth %s: %w: %s", strings.Join(args, " "), err, exit.Stderr)
+		}
+		return out, err
+	}
+	var errs []error
+	ids, err := run("ps", "-aq", "--no-trunc")
+	errs = append(errs, err)
+	if list := strings.Fields(string(ids)); len(list) > 0 {
+		_, err := run(append([]string{"rm", "-f", "-v"}, list...)...)
+		errs = append(errs, err)
+	}
+	left := patiently(func() []string { return leftOf(dir) })
+	// Some files of an unprivileged user's images and volumes belong to ids that only berth can remove.
+	for _, kind := range [][2][]string{{{"images", "-q"}, {"rmi", "-f"}}, {{"volume", "ls", "-q"}, {"volume", "rm"}}} {
+		names, err := run(kind[0]...)
+		errs = append(errs, err)
+		if list := strings.Fields(string(names)); len(list) > 0 {
+			_, err := run(append(kind[1], list...)...)
+			errs = append(errs, err)
+		}
+	}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700)
+		}
+		return nil
+	})
+	return left, errors.Join(append(errs, os.RemoveAll(dir))...)
+}
+
+// leftOf is what there is of an instance without containers that ought not to be there: processes that were started for it
+// or look into it, mounts, and files in its run root.
+func leftOf(dir string) []string {
+	var left []string
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range processes {
+		for _, name := range []string{"cmdline", "environ", "mountinfo"} {
+			data, _ := os.ReadFile(p + "/" + name)
+			if strings.Contains(string(data), dir+"/") {
+				line, _ := os.ReadFile(p + "/cmdline")
+				left = append(left, fmt.Sprintf("process %s: %s", filepath.Base(p), strings.ReplaceAll(string(line), "\x00", " ")))
+				break
+			}
+		}
+	}
+	_ = filepath.WalkDir(dir+"/r/containers", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && path != dir+"/r/containers" {
+			left = append(left, "file "+path)
+		}
+		return nil
+	})
+	for _, place := range []string{"containers", "names"} {
+		entries, _ := os.ReadDir(filepath.Join(dir, "d", place))
+		for _, e := range entries {
+			left = append(left, "file "+filepath.Join(dir, "d", place, e.Name()))
+		}
+	}
+	return left
+}
+
+// machine is what berth could leave outside of an instance: mounts, network links, and control groups without a process.
+func machine() []string {
+	var all []string
+	data, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 4 {
+			all = append(all, "mount "+f[4])
+		}
+	}
+	links, _ := os.ReadDir("/sys/class/net")
+	for _, l := range links {
+		all = append(all, "link "+l.Name())
+	}
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() || !strings.HasPrefix(d.Name(), "berth-") {
+			return nil
+		}
+		if procs, err := os.ReadFile(path + "/cgroup.procs"); err == nil && len(procs) == 0 {
+			all = append(all, "control group "+path)
+		}
+		return fs.SkipDir
+	})
+	return all
+}
+
+func added(before, after []string) []string {
+	return slices.DeleteFunc(after, func(s string) bool { return slices.Contains(before, s) })
+}
+
+// patiently is what remains: what goes away within a few seconds was just about to.
+func patiently(look func() []string) []string {
+	left := look()
+	for end := time.Now().Add(3 * time.Second); len(left) > 0 && time.Now().Before(end); left = look() {
+		time.Sleep(20 * time.Millisecond)
+	}
+	return left
+}
+
+// userNamespaces reports whether a user without privileges can make a user namespace.
+func userNamespaces() bool {
+	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER}
+	return cmd.Run() == nil
+}
+
+func condition(name string) (bool, error) {
+	switch name {
+	case "root":
+		return os.Geteuid() == 0, nil
+	case "userns":
+		return userNamespaces(), nil
+	case "cgroup2":
+		_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+		return err == nil, nil
+	case "cgroup1":
+		_, err := os.Stat("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+		return err == nil, nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// exitcode N PROGRAM [ARG...]: the program ends with status N.
+func exitcode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exitcode N PROGRAM [ARG...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	if err != nil {
+		ts.Fatalf("exitcode: %q is no number", args[0])
+	}
+	code := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("exitcode: %v", err)
+	}
+	if code != want {
+		ts.Fatalf("%s ended with %d, not %d", strings.Join(args[1:], " "), code, want)
+	}
+}
+
+// eventually REGEXP PROGRAM [ARG...]: within ten seconds the program prints to standard output what matches.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually REGEXP PROGRAM [ARG...]")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(30 * time.Millisecond) {
+		_ = ts.Exec(args[1], args[2:]...) // what it prints decides
+		out := ts.ReadFile("stdout")
+		if want.MatchString(out) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%s has not printed what matches %q, but at last:\n%s", strings.Join(args[1:], " "), args[0], out)
+		}
+	}
+}
+
+// capture NAME [REGEXP]: the variable is what the last program has printed, or what the parentheses in REGEXP match of it.
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: capture NAME [REGEXP]")
+	}
+	out := strings.TrimSpace(ts.ReadFile("stdout"))
+	if len(args) == 2 {
+		re, err := regexp.Compile("(?m)" + args[1])
+		ts.Check(err)
+		m := re.FindStringSubmatch(out)
+		if len(m) != 2 {
+			ts.Fatalf("%q does not match once, in parentheses, in:\n%s", args[1], out)
+		}
+		out = m[1]
+	}
+	ts.Setenv(args[0], out)
+}
