@@ -37,3 +37,8 @@ test:
 
 clean:
 	rm -rf bin .cache
+
+# berth beside its peers, in alternation in one run; on a quiet machine, as root.
+bench: build
+	CGO_ENABLED=0 $(GO) build -o .cache/bench ./test/bench
+	.cache/bench $(OUT)/berth

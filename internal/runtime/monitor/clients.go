@@ -187,7 +187,7 @@ func (m *monitor) exec(conn *Conn, payload []byte) error {
 	defer unix.Close(target)
 	in := lifecycle.ExecInput{
 		ID: m.c.ID, Process: r.Process, Seccomp: r.Seccomp, Host: m.host, Target: target,
-		Namespaces: lifecycle.NamespacesOf(m.spec.Spec), Cgroup: m.group(), NoSetgroups: m.spec.Maps.Single,
+		Namespaces: m.namespaces, Cgroup: m.group(), NoSetgroups: m.singleID,
 	}
 	if !r.Process.Terminal {
 		in.Stdin, in.Stdout, in.Stderr = files[0], files[1], files[2]

@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -55,9 +56,11 @@ type monitor struct {
 	listener *net.UnixListener
 	halt     chan struct{} // closed: do not start the container again
 	haltOnce sync.Once
-	spec     lifecycle.Input // of the running container
-	streams  *streams
-	execs    sync.WaitGroup
+	// What exec needs of the running container: the namespaces to join, and whether they map a single id.
+	namespaces uintptr
+	singleID   bool
+	streams    *streams
+	execs      sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
 	clients map[*client]bool
@@ -174,7 +177,7 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, errors.Join(err, m.streams.close())
 	}
-	m.spec = in
+	m.entering(in)
 	now := time.Now()
 	p := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: in.Spec.Linux.CgroupsPath, StartedAt: now, MonitorID: os.Getpid()}
 	if err := m.Store.SetProcess(m.c.ID, p); err != nil {
@@ -193,6 +196,8 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	if err := m.Store.SetRecord(m.c.ID, *record, m.durable); err != nil {
 		return Ended{}, err
 	}
+	in = lifecycle.Input{}
+	debug.FreeOSMemory() // what the start needed; from here on there is little to do
 	return m.untilEnd(r.PIDFD, r.PID), nil
 }
 
@@ -215,6 +220,11 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 		exit.Error = err.Error()
 	}
 	return exit
+}
+
+// entering keeps what exec needs of a start, and lets the rest of it go.
+func (m *monitor) entering(in lifecycle.Input) {
+	m.namespaces, m.singleID = lifecycle.NamespacesOf(in.Spec), in.Maps.Single
 }
 
 // group is the container's control group, or nil.
@@ -346,9 +356,11 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	m.mu.Lock()
 	m.process = p
 	m.mu.Unlock()
-	if m.spec, err = Assemble(m.Store, m.c, m.host, m.Layers); err != nil {
+	in, err := Assemble(m.Store, m.c, m.host, m.Layers)
+	if err != nil {
 		return Ended{}, err
 	}
+	m.entering(in)
 	pidfd := p.Open()
 	if pidfd < 0 {
 		if g := m.group(); g != nil {

@@ -16,8 +16,8 @@ import (
 // Program is the path of the image's program, which ends with 0 at once.
 const Program = "/x"
 
-// Image is an archive as `docker save` writes it, of an image with that name. Images of different seeds share no layer.
-func Image(name string, seed int) []byte {
+// Parts are the configuration and the layers, the lowest first, of an image. Images of different seeds share no layer.
+func Parts(seed int) (config []byte, layers [][]byte) {
 	lower := Rootfs(seed)
 	upper := archive(
 		file{name: "d/second", data: fmt.Appendf(nil, "second %d", seed)},
@@ -25,15 +25,21 @@ func Image(name string, seed int) []byte {
 		file{name: "e", kind: tar.TypeDir},
 		file{name: "e/link", kind: tar.TypeLink, link: "d/second"},
 	)
-	config := encode(map[string]any{
+	config = encode(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Cmd": []string{Program}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(lower), digest(upper)}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{Digest(lower), Digest(upper)}},
 	})
-	configName := digest(config)[len("sha256:"):] + ".json"
+	return config, [][]byte{lower, upper}
+}
+
+// Image is an archive as `docker save` writes it, of an image with that name.
+func Image(name string, seed int) []byte {
+	config, layers := Parts(seed)
+	configName := Digest(config)[len("sha256:"):] + ".json"
 	manifest := encode([]any{map[string]any{"Config": configName, "RepoTags": []string{name}, "Layers": []string{"0.tar", "1.tar"}}})
 	return archive(
 		file{name: "manifest.json", data: manifest}, file{name: configName, data: config},
-		file{name: "0.tar", data: lower}, file{name: "1.tar", data: upper},
+		file{name: "0.tar", data: layers[0]}, file{name: "1.tar", data: layers[1]},
 	)
 }
 
@@ -92,7 +98,8 @@ func encode(v any) []byte {
 	return data
 }
 
-func digest(data []byte) string {
+// Digest is the digest of data as OCI writes it.
+func Digest(data []byte) string {
 	sum := sha256.Sum256(data)
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
