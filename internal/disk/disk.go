@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,6 +90,24 @@ func TemporaryName() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
 	return TemporaryPrefix + hex.EncodeToString(b[:])
+}
+
+// SweepTemporaries removes what Replace and Create have left in dir when they were killed. The caller keeps writers away.
+func SweepTemporaries(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), TemporaryPrefix) && e.Type().IsRegular() {
+			errs = errors.Join(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errs
 }
 
 // SyncDir makes the entries of dir durable.

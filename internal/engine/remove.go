@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"errors"
+	"os"
 
 	"berth/internal/errdef"
+	"berth/internal/runtime/cgroup"
 	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +39,9 @@ func (e *Engine) Remove(c *state.Container, force, volumes bool) error {
 		return err
 	}
 	defer l.Unlock()
+	if err := e.settleLocked(c); err != nil {
+		return err
+	}
 	if e.Containers.Monitored(c.ID) {
 		return errdef.New(errdef.Conflict, "cannot remove container \"/%s\": it was started again", c.Name)
 	}
@@ -83,5 +88,28 @@ func (e *Engine) Prune(ctx context.Context) ([]string, error) {
 // Sweep removes what killed commands have left: half-made containers, names without containers, run directories and
 // control groups of containers that are no more.
 func (e *Engine) Sweep() error {
-	return e.Containers.Sweep(e.RemoveTree)
+	return errors.Join(e.sweepGroups(), e.Containers.Sweep(e.RemoveTree), e.Volumes.Sweep(e.RemoveTree))
+}
+
+// sweepGroups removes the control groups of containers of this instance that are no more. Those of other instances are not
+// known here, and left.
+func (e *Engine) sweepGroups() error {
+	h := e.Host()
+	if !h.Privileged() {
+		return nil
+	}
+	var errs error
+	for _, id := range cgroup.IDs(h) {
+		if _, err := os.Stat(e.Containers.RunDir(id)); err != nil || e.Containers.Monitored(id) {
+			continue
+		}
+		if _, err := e.Containers.Load(id); errdef.Is(err, errdef.NotFound) {
+			g, err := cgroup.Open(h, cgroup.PathOf(id))
+			if err == nil {
+				err = g.Remove()
+			}
+			errs = errors.Join(errs, err)
+		}
+	}
+	return errs
 }

@@ -77,7 +77,7 @@ func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) er
 		return err
 	}
 	defer s.Close()
-	over := s.over()
+	over := e.over(s)
 	if err := e.signal(c, signal); err != nil {
 		return err
 	}
@@ -166,17 +166,22 @@ func (e *Engine) endOnPurpose(c *state.Container) (*Session, error) {
 	return s, nil
 }
 
-// over is closed when the container has ended and its monitor has recorded it.
-func (s *Session) over() <-chan struct{} {
+// over is closed when the container has ended and its monitor has recorded it. A monitor that is killed meanwhile has a
+// successor, which knows.
+func (e *Engine) over(s *Session) <-chan struct{} {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
 		for {
 			kind, _, err := s.conn.Receive()
-			if err != nil || kind == monitor.FrameEnded || kind == monitor.FrameFailed {
+			if err != nil {
+				break
+			}
+			if kind == monitor.FrameEnded || kind == monitor.FrameFailed {
 				return
 			}
 		}
+		_, _ = e.Wait(s.Container)
 	}()
 	return over
 }
@@ -218,7 +223,7 @@ func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
 		return err
 	}
 	defer s.Close()
-	over := s.over()
+	over := e.over(s)
 	if err := e.signal(c, signal); err != nil {
 		return err
 	}

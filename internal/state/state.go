@@ -185,8 +185,14 @@ func (s Store) takeName(c *Container, d disk.Durability) error {
 	}
 }
 
+// exists reports whether there is such a container. What a power cut has left of one that was not to outlive the boot
+// is none.
 func (s Store) exists(id string) bool {
-	return ident.Is(id) && unix.Access(filepath.Join(s.Dir(id), "config.json"), unix.F_OK) == nil
+	if !ident.Is(id) {
+		return false
+	}
+	_, err := s.Load(id)
+	return err == nil
 }
 
 // Rename gives a container another name.
@@ -214,7 +220,11 @@ func (s Store) Rename(c *Container, name string) error {
 func (s Store) Resolve(ref string) (*Container, error) {
 	name := strings.TrimPrefix(ref, "/")
 	if container.CheckName(name) == nil {
-		if id, err := os.ReadFile(s.nameFile(name)); err == nil && s.exists(string(id)) {
+		id, err := os.ReadFile(s.nameFile(name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil && s.exists(string(id)) {
 			return s.Load(string(id))
 		}
 	}
@@ -235,7 +245,7 @@ func (s Store) Resolve(ref string) (*Container, error) {
 				found = id
 			}
 		}
-		if found != "" {
+		if found != "" && s.exists(found) {
 			return s.Load(found)
 		}
 	}
@@ -282,7 +292,7 @@ func (s Store) List() ([]*Container, error) {
 	for _, id := range ids {
 		c, err := s.Load(id)
 		switch {
-		case errdef.Is(err, errdef.NotFound):
+		case errdef.Is(err, errdef.NotFound), errdef.Is(err, errdef.Corrupt):
 		case err != nil:
 			return nil, err
 		default:
@@ -308,6 +318,9 @@ func (s Store) Record(id string) (Record, error) {
 	err := readJSON(filepath.Join(s.Dir(id), "record.json"), &r)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
+	}
+	if errdef.Is(err, errdef.Corrupt) {
+		return Record{Format: Format, Status: Running}, nil
 	}
 	return r, err
 }
@@ -361,6 +374,9 @@ func (s Store) Remove(c *Container, removeTree func(dir string) error) error {
 			err = errors.Join(err, os.Remove(s.nameFile(c.Name)))
 		}
 	}
+	if err == nil && !c.Config.AutoRemove {
+		err = disk.SyncDir(filepath.Join(s.Data, "containers"))
+	}
 	names.Unlock()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -388,7 +404,7 @@ func (s Store) Sweep(removeTree func(dir string) error) error {
 		for _, e := range entries {
 			full := filepath.Join(s.Data, dir, e.Name())
 			switch {
-			case strings.HasPrefix(e.Name(), disk.TemporaryPrefix):
+			case strings.HasPrefix(e.Name(), disk.TemporaryPrefix), dir == "containers" && !s.exists(e.Name()):
 				errs = errors.Join(errs, removeTree(full))
 			case dir == "names":
 				if owner, err := os.ReadFile(full); err == nil && !s.exists(string(owner)) {

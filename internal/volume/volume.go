@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"berth/internal/container"
@@ -123,4 +124,24 @@ func (s Store) Remove(name string, removeTree func(dir string) error) error {
 		return err
 	}
 	return removeTree(gone)
+}
+
+// Sweep finishes removals that were cut off, and removes what was never finished.
+func (s Store) Sweep(removeTree func(dir string) error) error {
+	entries, err := os.ReadDir(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, e := range entries {
+		// A volume is made within moments; what is older than a minute has nobody who makes it.
+		info, err := e.Info()
+		if err == nil && strings.HasPrefix(e.Name(), disk.TemporaryPrefix) && time.Since(info.ModTime()) > time.Minute {
+			errs = errors.Join(errs, removeTree(filepath.Join(s.Dir, e.Name())))
+		}
+	}
+	return errs
 }

@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -240,7 +241,8 @@ func (s *Store) WriteIndex(index image.Index) error {
 	return disk.Replace(filepath.Join(s.dir, "index.json"), data, 0o644, disk.Durable)
 }
 
-// SweepIngest removes what interrupted tries left behind longer than age ago, and says how many bytes that were.
+// SweepIngest removes what interrupted tries left behind longer than age ago, and what no try can go on with at once, and
+// says how many bytes that were.
 func (s *Store) SweepIngest(age time.Duration) (freed int64, err error) {
 	dir := filepath.Join(s.dir, "ingest")
 	entries, err := os.ReadDir(dir)
@@ -249,7 +251,8 @@ func (s *Store) SweepIngest(age time.Duration) (freed int64, err error) {
 	}
 	for _, entry := range entries {
 		info, err := entry.Info()
-		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < age {
+		if err != nil || !info.Mode().IsRegular() ||
+			!strings.HasPrefix(entry.Name(), disk.TemporaryPrefix) && time.Since(info.ModTime()) < age {
 			continue
 		}
 		path := filepath.Join(dir, entry.Name())

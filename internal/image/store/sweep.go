@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"time"
 
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/image"
 )
@@ -40,11 +41,24 @@ func (s *Store) Sweep(ctx context.Context, roots Roots, partialAge time.Duration
 		return Swept{}, fmt.Errorf("cannot sweep the images: %w", err)
 	}
 	defer release()
+	if err := s.sweepTemporaries(); err != nil {
+		return Swept{}, fmt.Errorf("cannot sweep the images: %w", err)
+	}
 	marks, err := s.mark(roots)
 	if err != nil {
 		return Swept{}, fmt.Errorf("cannot sweep the images: %w", err)
 	}
 	return s.sweepMarked(ctx, marks, partialAge)
+}
+
+// sweepTemporaries removes half-written names and indexes. Both are written under the lock on names.
+func (s *Store) sweepTemporaries() error {
+	names, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer names.Unlock()
+	return errors.Join(disk.SweepTemporaries(s.dir), disk.SweepTemporaries(s.Content.Dir()))
 }
 
 // marks is what is needed.

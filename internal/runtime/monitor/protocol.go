@@ -144,7 +144,9 @@ func (c *Conn) Send(kind byte, payload any, fds ...int) error {
 		if err != nil {
 			return err
 		}
-		frame = frame[n:]
+		if frame = frame[n:]; len(frame) == 0 {
+			return nil
+		}
 	}
 	_, err := c.c.Write(frame)
 	return err

@@ -65,7 +65,8 @@ type compiler struct {
 	proc Ref // a procfs of our own, which nothing in the container can have prepared
 	dev  Ref // the tmpfs at /dev, if there is one
 	pts  Ref // the devpts at /dev/pts, if there is one
-	null Ref // a mount of the host's /dev/null
+	// hidden is an empty file system that hides masked directories.
+	hidden Ref
 	// sources are the open mounts of bind mounts and devices, by path of the host.
 	sources map[string]Ref
 	userNS  bool
@@ -262,6 +263,15 @@ func (c *compiler) rootFS() {
 		propagation, text = unix.MS_PRIVATE|unix.MS_REC, "MS_PRIVATE|MS_REC"
 	}
 	c.do("keep mounts made here from the host", callMount, null, Str("/"), null, Int{uintptr(propagation), text}, null)
+	place := c.get("place", "open the place of the root", callOpenat, atFDCWD, Str(c.in.MountPoint), flags(unix.O_PATH|unix.O_CLOEXEC, "O_PATH|O_CLOEXEC"))
+	if len(c.spec.Linux.MaskedPaths) > 0 {
+		// Below the root, since only a mount that is attached can be copied before Linux 6.15.
+		c.from("masked paths")
+		c.hidden = c.fsmount("hidden", "tmpfs", []setting{{key: "source", value: "tmpfs"}, {key: "size", value: "0"}, {key: "nr_inodes", value: "1"}, {key: "mode", value: "0755"}},
+			attr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC})
+		c.attach("keep it where the root will cover it", c.hidden, place)
+		c.from("root")
+	}
 	o := c.in.Overlay
 	switch {
 	case o == nil:
@@ -274,7 +284,6 @@ func (c *compiler) rootFS() {
 		c.root = c.overlayByName(o)
 		return
 	}
-	place := c.get("place", "open the place of the root", callOpenat, atFDCWD, Str(c.in.MountPoint), flags(unix.O_PATH|unix.O_CLOEXEC, "O_PATH|O_CLOEXEC"))
 	c.attach("mount the root there", c.root, place)
 }
 

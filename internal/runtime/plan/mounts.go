@@ -147,10 +147,6 @@ func (c *compiler) openSources() {
 			c.sources["device "+d.Path] = open(d.Path, "of the host", false)
 		}
 	}
-	if len(c.spec.Linux.MaskedPaths) > 0 {
-		c.from("masked paths")
-		c.null = open("/dev/null", "to hide files behind", false)
-	}
 }
 
 func mountKey(i int) string { return fmt.Sprint("mount ", i) }
@@ -324,26 +320,25 @@ func (c *compiler) maskAndProtect() {
 		return
 	}
 	c.from("masked paths")
-	// One empty file system hides every directory.
-	hidden := c.fsmount("hidden", "tmpfs", []setting{{key: "source", value: "tmpfs"}, {key: "size", value: "0"}, {key: "nr_inodes", value: "1"}, {key: "mode", value: "0755"}},
-		attr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC})
 	for _, name := range c.spec.Linux.MaskedPaths {
 		s := c.slot("path")
-		copyFlags := flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")
-		cover := func(with Ref) {
-			fd := c.get("cover", "take a cover", callOpenTree, with, empty, copyFlags)
+		cover := func(fd Ref) {
 			c.attach("hide "+name, fd, Ref(s))
 			c.do("done with it", callClose, fd)
 			c.do("done with its place", callClose, Ref(s))
 		}
 		c.openIn(s, "find the directory "+name, c.root, name, unix.O_PATH|unix.O_DIRECTORY, inRoot)
 		directory := len(c.p.Ops) - 1
-		cover(hidden)
+		cover(c.get("cover", "take a cover", callOpenTree, c.hidden, empty,
+			flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")))
 		covered := len(c.p.Ops) - 1
 		c.p.Ops[directory].Tolerate = errnos(unix.ENOENT, unix.ENOTDIR)
 		c.p.Ops[directory].SkipTolerated = covered - directory
 		c.openIn(s, "or else find the file "+name, c.root, name, unix.O_PATH, inRoot)
-		c.onlyIf(errnos(unix.ENOENT, unix.ENOTDIR), func() { cover(c.null) })
+		c.onlyIf(errnos(unix.ENOENT, unix.ENOTDIR), func() {
+			// Still the host's: the root has not been entered (CVE-2025-31133).
+			cover(c.get("cover", "take a cover", callOpenTree, atFDCWD, Str("/dev/null"), flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC")))
+		})
 		c.p.Ops[covered].SkipOK = len(c.p.Ops) - 1 - covered
 	}
 }
