@@ -116,6 +116,9 @@ func killOne(target string, signal syscall.Signal) error {
 	if err := syscall.Kill(pid, signal); err != nil {
 		return fmt.Errorf("cannot signal %d: %w", pid, err)
 	}
+	if pid == os.Getpid() {
+		time.Sleep(100 * time.Millisecond) // another goroutine takes the signal, and may be about to end this process
+	}
 	return nil
 }
 

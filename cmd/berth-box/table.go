@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -217,11 +218,26 @@ func changeMode(args []string) error {
 func library(make func() core.Command) func(args []string) error {
 	return func(args []string) error {
 		c := make()
-		c.SetIO(os.Stdin, stdout, os.Stderr)
+		complaints := &counter{to: os.Stderr}
+		c.SetIO(os.Stdin, stdout, complaints)
 		err := c.Run(args...)
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
 		}
+		if err == nil && complaints.n > 0 {
+			return status(1) // some of them say what is wrong, and end as if nothing were
+		}
 		return err
 	}
+}
+
+// counter counts what is written.
+type counter struct {
+	to io.Writer
+	n  int
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.n += len(p)
+	return c.to.Write(p)
 }

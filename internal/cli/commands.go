@@ -37,7 +37,7 @@ func commands() []command {
 		},
 		{
 			name: "container exec", alias: "exec", args: "CONTAINER COMMAND [ARG...]", short: "Execute a command in a running container",
-			example: "berth exec -it web sh", least: 2, most: -1, stop: true, status: 125, run: (*call).cmdExec,
+			example: "berth exec -it web sh", least: 2, most: -1, stop: true, status: 1, run: (*call).cmdExec,
 			flags: []flag{
 				{"detach", "d", "", "Detached mode: run command in the background", boolean(func(o *options) *bool { return &o.detach })},
 				flagDetachKeys,

@@ -38,7 +38,6 @@ func TestScript(t *testing.T) {
 			Condition:           condition,
 			RequireExplicitExec: true,
 			RequireUniqueNames:  true,
-			ContinueOnError: true,
 			Deadline:            time.Now().Add(6 * time.Minute),
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"capture":    capture,

@@ -59,7 +59,6 @@ type Config struct {
 	StopTimeout *int          `json:",omitempty"` // seconds
 	Restart     RestartPolicy `json:",omitzero"`
 	Log         LogConfig     `json:",omitzero"`
-	DetachKeys  string        `json:",omitempty"`
 }
 
 // Security is what --security-opt says.
@@ -85,19 +84,21 @@ const (
 // Mount is one mount of a container, from -v, --mount, --tmpfs or the image's VOLUME.
 type Mount struct {
 	Type        MountType
-	Source      string            `json:",omitempty"` // path of the host, or name of a volume; a volume without one is anonymous
-	Target      string            // absolute, clean
-	ReadOnly    bool              `json:",omitempty"`
-	Propagation string            `json:",omitempty"`
-	NoRecursive bool              `json:",omitempty"` // bind, not rbind
-	NoCopy      bool              `json:",omitempty"` // do not fill a new volume from the image
-	MakeSource  bool              `json:",omitempty"` // -v makes a missing source, --mount does not
-	Anonymous   bool              `json:",omitempty"` // goes with its container
-	TmpfsBytes  int64             `json:",omitempty"`
-	TmpfsMode   *uint32           `json:",omitempty"`
-	Options     []string          `json:",omitempty"` // further options of a tmpfs
-	Labels      map[string]string `json:",omitempty"` // of a new volume
-	Origin      string            `json:",omitempty"` // the flag it comes from
+	Source      string `json:",omitempty"` // path of the host, or name of a volume; a volume without one is anonymous
+	Target      string // absolute, clean
+	ReadOnly    bool   `json:",omitempty"`
+	Propagation string `json:",omitempty"`
+	NoRecursive bool   `json:",omitempty"` // bind, not rbind
+	// WritableBelow leaves what is mounted below a read-only source as it is.
+	WritableBelow bool              `json:",omitempty"`
+	NoCopy        bool              `json:",omitempty"` // do not fill a new volume from the image
+	MakeSource    bool              `json:",omitempty"` // -v makes a missing source, --mount does not
+	Anonymous     bool              `json:",omitempty"` // goes with its container
+	TmpfsBytes    int64             `json:",omitempty"`
+	TmpfsMode     *uint32           `json:",omitempty"`
+	Options       []string          `json:",omitempty"` // further options of a tmpfs
+	Labels        map[string]string `json:",omitempty"` // of a new volume
+	Origin        string            `json:",omitempty"` // the flag it comes from
 }
 
 // Device is a device of the host in the container.

@@ -2,7 +2,7 @@ package container
 
 import (
 	"encoding/csv"
-	"math"
+	"math/big"
 	"path"
 	"strconv"
 	"strings"
@@ -66,15 +66,20 @@ func ParseVolume(s, dir string) (Mount, error) {
 			m.ReadOnly = true
 		case "rw", "z", "Z": // z and Z relabel for SELinux, where there is one
 		case "nocopy":
+			if m.Type != MountVolume {
+				return invalid("nocopy goes with a volume")
+			}
 			m.NoCopy = true
 		case "private", "rprivate", "shared", "rshared", "slave", "rslave":
 			if m.Type != MountBind {
 				return invalid("only a bind mount has a propagation")
 			}
 			m.Propagation = option
-		case "rbind":
-		case "bind":
-			m.NoRecursive = true
+		case "rbind", "bind":
+			if m.Type != MountBind {
+				return invalid(option + " goes with a path of the host")
+			}
+			m.NoRecursive = option == "bind"
 		default:
 			return invalid("unknown option " + strconv.Quote(option))
 		}
@@ -141,7 +146,9 @@ func ParseMount(s, dir string) (Mount, error) {
 			m.NoRecursive, err = boolean()
 		case "bind-recursive":
 			switch value {
-			case "enabled", "writable", "readonly":
+			case "enabled", "readonly":
+			case "writable":
+				m.WritableBelow = true
 			case "disabled":
 				m.NoRecursive = true
 			default:
@@ -285,14 +292,15 @@ func ParseRestart(s string) (RestartPolicy, error) {
 
 // ParseCPUs reads docker's --cpus, a decimal number of CPUs, into nano-CPUs.
 func ParseCPUs(s string) (int64, error) {
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || f < 0 || math.IsNaN(f) || f > 1e6 {
+	cpus, ok := new(big.Rat).SetString(s)
+	if !ok || strings.Trim(s, "0123456789.") != "" || cpus.Cmp(big.NewRat(1e6, 1)) > 0 {
 		return 0, errdef.New(errdef.Invalid, "invalid number of CPUs %q", s)
 	}
-	if n := f * 1e9; n == math.Trunc(n) {
-		return int64(n), nil
+	nano := cpus.Mul(cpus, big.NewRat(1e9, 1))
+	if !nano.IsInt() {
+		return 0, errdef.New(errdef.Invalid, "invalid number of CPUs %q: it is too precise", s)
 	}
-	return 0, errdef.New(errdef.Invalid, "invalid number of CPUs %q: it is too precise", s)
+	return nano.Num().Int64(), nil
 }
 
 // ParseBytes reads a size with docker's suffixes (b, k, m, g, powers of 1024).

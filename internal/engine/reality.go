@@ -200,9 +200,15 @@ func (r *reality) limits() {
 	for _, l := range r.in.Spec.Process.Rlimits {
 		for line := range strings.Lines(string(data)) {
 			if rest, ok := strings.CutPrefix(line, names[l.Type]+" "); ok {
-				if f := strings.Fields(rest); len(f) >= 2 {
-					r.add("limit "+l.Type, number(l.Soft)+" "+number(l.Hard), f[0]+" "+f[1], "limit "+l.Type)
+				f := strings.Fields(rest)
+				if len(f) < 2 {
+					continue
 				}
+				planned, kernel := number(l.Soft)+" "+number(l.Hard), f[0]+" "+f[1]
+				if number(l.Hard) == f[1] {
+					planned = kernel // the soft limit is the process's own to move, and Go programs do
+				}
+				r.add("limit "+l.Type, planned, kernel, "limit "+l.Type)
 			}
 		}
 	}

@@ -78,7 +78,7 @@ func (e *Engine) settleLocked(c *state.Container) error {
 	if _, err := os.Stat(e.Containers.RunDir(c.ID)); errors.Is(err, fs.ErrNotExist) {
 		// The run root went with the boot, and the container with it.
 		if c.Config.AutoRemove {
-			return e.Containers.Remove(c, e.RemoveTree)
+			return e.remove(c, true)
 		}
 		r, err := e.Containers.Record(c.ID)
 		if err != nil {

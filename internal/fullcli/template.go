@@ -1,6 +1,7 @@
 package fullcli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -39,11 +40,30 @@ func Template(w io.Writer, format string, rows []any) error {
 	for _, row := range rows {
 		var b strings.Builder
 		if err := t.Execute(&b, row); err != nil {
-			return errdef.New(errdef.Invalid, "template parsing error: %w", err)
+			// Templates may also use the names of the JSON, like {{.Id}}.
+			b.Reset()
+			if t.Option("missingkey=error").Execute(&b, asJSON(row)) != nil {
+				return errdef.New(errdef.Invalid, "template parsing error: %w", err)
+			}
 		}
 		if _, err := fmt.Fprintln(w, b.String()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// asJSON is a row as one who reads its JSON sees it.
+func asJSON(row any) any {
+	data, err := json.Marshal(row)
+	if err != nil {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return nil
+	}
+	return v
 }

@@ -98,6 +98,7 @@ func toSkip(path string, maxFiles int, q Query) (int, error) {
 func follow(f *os.File, path string, q Query, give func([]byte) error) error {
 	defer func() { _ = f.Close() }()
 	var rest []byte
+	last := false
 	for {
 		var err error
 		if rest, err = lines(f, rest, give); err != nil || q.Follow == nil {
@@ -114,10 +115,11 @@ func follow(f *os.File, path string, q Query, give func([]byte) error) error {
 		} else if err == nil {
 			_ = next.Close()
 		}
-		if !q.Follow() {
-			_, err := lines(f, rest, give)
-			return err
+		if last {
+			return nil
 		}
+		// What was written, or rotated, before there was no more to come is still read.
+		last = !q.Follow()
 	}
 }
 

@@ -92,7 +92,7 @@ func (w *Writer) Write(s Stream, p []byte, now time.Time) error {
 		if end > 0 {
 			line = p[:end]
 		}
-		if room := maxLine - len(w.partial[s]); len(line) > room {
+		if room := maxLine - len(w.partial[s]); len(line) >= room {
 			line, end = p[:room], room
 		}
 		p = p[len(line):]

@@ -172,7 +172,7 @@ func (s Store) takeName(c *Container, d disk.Durability) error {
 			return err
 		}
 		owner, err := os.ReadFile(s.nameFile(c.Name))
-		if err == nil && !s.exists(string(owner)) {
+		if err == nil && !s.owns(string(owner), c.Name) {
 			if err := os.Remove(s.nameFile(c.Name)); err != nil {
 				return err
 			}
@@ -183,6 +183,15 @@ func (s Store) takeName(c *Container, d disk.Durability) error {
 				"remove (berth rm %s) or rename that container to be able to reuse the name", c.Name)
 		}
 	}
+}
+
+// owns reports whether there is such a container and the name is its own: a rename that was cut off leaves two.
+func (s Store) owns(id, name string) bool {
+	if !ident.Is(id) {
+		return false
+	}
+	c, err := s.Load(id)
+	return err == nil && c.Name == name
 }
 
 // exists reports whether there is such a container. What a power cut has left of one that was not to outlive the boot
@@ -224,7 +233,7 @@ func (s Store) Resolve(ref string) (*Container, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		if err == nil && s.exists(string(id)) {
+		if err == nil && s.owns(string(id), name) {
 			return s.Load(string(id))
 		}
 	}
@@ -407,7 +416,7 @@ func (s Store) Sweep(removeTree func(dir string) error) error {
 			case strings.HasPrefix(e.Name(), disk.TemporaryPrefix), dir == "containers" && !s.exists(e.Name()):
 				errs = errors.Join(errs, removeTree(full))
 			case dir == "names":
-				if owner, err := os.ReadFile(full); err == nil && !s.exists(string(owner)) {
+				if owner, err := os.ReadFile(full); err == nil && !s.owns(string(owner), e.Name()) {
 					errs = errors.Join(errs, os.Remove(full))
 				}
 			}

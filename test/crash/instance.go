@@ -21,7 +21,7 @@ type instance struct {
 	dir, program string
 	ids          map[string]bool // of all containers that were seen since the last cleaning
 	baseline     map[string]bool // the files that are there when nothing is
-	rooms        int
+	rooms        int             // how many files for IDs were asked for
 }
 
 // newInstance makes an instance below dir, with a copy of the program: by that its processes are known.
@@ -47,6 +47,12 @@ func (in *instance) run() string  { return filepath.Join(in.dir, "run") }
 func (in *instance) renew() error {
 	for _, pid := range in.processes() {
 		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	for end := time.Now().Add(5 * time.Second); len(in.processes()) > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	for _, dir := range in.groups() {
+		_ = unix.Rmdir(dir) // what a violation has left
 	}
 	if err := errors.Join(os.RemoveAll(in.data()), os.RemoveAll(in.run())); err != nil {
 		return err
@@ -130,6 +136,17 @@ func (in *instance) processes() []int {
 	return pids
 }
 
+// groups are the directories of the control groups of all containers that were seen.
+func (in *instance) groups() (dirs []string) {
+	for id := range in.ids {
+		for _, pattern := range []string{"/sys/fs/cgroup/berth-", "/sys/fs/cgroup/*/berth-"} {
+			found, _ := filepath.Glob(pattern + id)
+			dirs = append(dirs, found...)
+		}
+	}
+	return dirs
+}
+
 // files lists the instance's files, without what is inside of layers.
 func (in *instance) files() map[string]bool {
 	found := map[string]bool{}
@@ -195,13 +212,8 @@ func (in *instance) leaked() (left []string) {
 			left = append(left, "a mount is left: "+strings.TrimSpace(line))
 		}
 	}
-	for id := range in.ids {
-		for _, pattern := range []string{"/sys/fs/cgroup/berth-", "/sys/fs/cgroup/*/berth-"} {
-			groups, _ := filepath.Glob(pattern + id)
-			for _, g := range groups {
-				left = append(left, "a control group is left: "+g)
-			}
-		}
+	if groups := in.groups(); len(groups) > 0 {
+		left = append(left, fmt.Sprintf("%d directories of control groups are left, like %s", len(groups), groups[0]))
 	}
 	for path := range in.files() {
 		if in.baseline[path] {

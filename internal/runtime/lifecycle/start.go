@@ -127,7 +127,7 @@ func Start(in Input) (_ *Running, err error) {
 		}
 		defer mapsRead.Close()
 		defer mapsWrite.Close()
-		inputs[plan.InMaps] = int(mapsRead.Fd())
+		inputs[plan.InMaps], inputs[plan.InMapsEnd] = int(mapsRead.Fd()), int(mapsWrite.Fd())
 	}
 	c, err := child.Start(p, child.Options{Inputs: inputs})
 	if err == nil && p.Waits {

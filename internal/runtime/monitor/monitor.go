@@ -28,6 +28,7 @@ import (
 	"berth/internal/runtime/lsm"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
+	"berth/internal/volume"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,9 +87,12 @@ func run(o Options, adopt bool) (err error) {
 			_ = o.First.Close()
 		}
 	}()
-	// The engine's memory and descriptors are nobody's business in a container that shares its parent's pid namespace.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl", err)
+	// The engine's memory and descriptors are nobody's business in a container that shares its parent's pid namespace. A user's
+	// containers cannot look out of their user namespace; and the id maps of a child that is not dumpable are root's to write.
+	if m.host.Privileged() {
+		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+			return os.NewSyscallError("prctl", err)
+		}
 	}
 	if m.c, err = o.Store.Load(o.ID); err != nil {
 		return err
@@ -191,7 +195,8 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	m.mu.Lock()
 	m.process, m.pidfd, m.running = p, r.PIDFD, true
 	m.mu.Unlock()
-	m.tellAll(FrameStarted, Started{r.PID})
+	m.tellAll(FrameStarted, Started{r.PID}) // before any output
+	m.streams.flow()
 	*record = state.Record{Status: state.Running, StartedAt: now, RestartCount: record.RestartCount}
 	if err := m.Store.SetRecord(m.c.ID, *record, m.durable); err != nil {
 		return Ended{}, err
@@ -295,7 +300,16 @@ func (m *monitor) finish(r state.Record, exit Ended) error {
 // settle makes the container's end the truth on disk.
 func (m *monitor) settle(r state.Record) error {
 	if m.c.Config.AutoRemove {
-		return m.Store.Remove(m.c, m.RemoveTree)
+		err := m.Store.Remove(m.c, m.RemoveTree)
+		volumes := volume.Store{Dir: filepath.Join(m.Store.Data, "volumes")}
+		for _, v := range m.c.Volumes {
+			if v.Anonymous {
+				if e := volumes.Remove(v.Name, m.RemoveTree); !errdef.Is(e, errdef.NotFound) {
+					err = errors.Join(err, e)
+				}
+			}
+		}
+		return err
 	}
 	if err := m.Store.SetRecord(m.c.ID, r, m.durable); err != nil {
 		return err
@@ -391,6 +405,7 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 		return Ended{}, err
 	}
 	m.tellAll(FrameStarted, Started{p.PID})
+	m.streams.flow()
 	return m.untilEnd(pidfd, 0), nil
 }
 

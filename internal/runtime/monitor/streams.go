@@ -166,7 +166,7 @@ func (s *streams) closeTheirs() {
 	}
 }
 
-// begin starts to carry output; console is the terminal, if there is one.
+// begin takes the terminal, if there is one.
 func (s *streams) begin(console *os.File) {
 	if console != nil {
 		// A new File, which takes the descriptor to the poller because it does not block.
@@ -181,6 +181,10 @@ func (s *streams) begin(console *os.File) {
 		s.in = console
 		s.out = []*os.File{console}
 	}
+}
+
+// flow starts to carry output.
+func (s *streams) flow() {
 	for i, f := range s.out {
 		stream := logs.Stdout
 		if i == 1 {

@@ -214,6 +214,7 @@ func (c *compiler) namespaces() {
 	if born&unix.CLONE_NEWUSER != 0 {
 		c.from("user namespace")
 		maps := c.input(InMaps)
+		c.do("leave the parent the only one who can say so", callClose, c.input(InMapsEnd))
 		c.p.Waits = true
 		c.add(Op{Special: WaitByte, Call: callRead, What: "wait for the id maps of the user namespace", Args: []Arg{maps, c.out(1), num(1)}})
 		c.becomeRoot()

@@ -145,10 +145,9 @@ func (c *compiler) console(p *specs.Process) {
 	if pts == 0 {
 		pts = c.slotOpen("pts", "find /dev/pts", c.root, "/dev/pts", unix.O_PATH)
 	}
-	c.terminal(pts, p)
+	peer := c.terminal(pts, p)
 	if c.dev != 0 {
 		c.do("make a file for /dev/console", callMknodat, c.dev, Str("console"), Int{unix.S_IFREG | 0o600, "S_IFREG|0600"}, num(0))
-		peer := Ref(c.inputSlot("terminal"))
 		fd := c.get("console", "take the terminal", callOpenTree, peer, empty,
 			flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH"))
 		c.attachAt("bind it at /dev/console", fd, c.dev, "console")
@@ -163,8 +162,8 @@ func (c *compiler) slotOpen(name, what string, dir Ref, file string, how int) Re
 }
 
 // terminal opens a new terminal, sends its master side to the parent, and makes the other standard input, output and
-// error and the controlling terminal of a new session.
-func (c *compiler) terminal(pts Ref, p *specs.Process) {
+// error and the controlling terminal of a new session; it returns that other side.
+func (c *compiler) terminal(pts Ref, p *specs.Process) Ref {
 	master := c.get("master", "open a new terminal", callOpenat, pts, Str("ptmx"), flags(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, "O_RDWR|O_NOCTTY|O_CLOEXEC"))
 	c.do("unlock it", callIoctl, master, flags(unix.TIOCSPTLCK, "TIOCSPTLCK"), Bytes{make([]byte, 4), "0"})
 	peer := c.get("terminal", "open its other side", callIoctl, master, flags(unix.TIOCGPTPEER, "TIOCGPTPEER"), flags(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, "O_RDWR|O_NOCTTY|O_CLOEXEC"))
@@ -184,6 +183,7 @@ func (c *compiler) terminal(pts Ref, p *specs.Process) {
 	for fd := range 3 {
 		c.do(fmt.Sprintf("make it descriptor %d", fd), callDup3, peer, num(fd), num(0))
 	}
+	return peer
 }
 
 // stdio moves the given descriptors to 0, 1 and 2.

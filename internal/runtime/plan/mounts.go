@@ -272,11 +272,11 @@ func (c *compiler) setattrOrRemount(what string, fd Ref, a attr, propagation uin
 	}
 }
 
-// remount stands in the mount and names it ".": mount(2) takes no descriptor.
+// remount names the mount by its descriptor: mount(2) takes a path.
 func (c *compiler) remount(what string, fd Ref, how uint64, text string) {
-	c.do("stand in it", callFchdir, fd)
-	c.do(what, callMount, null, Str("."), null, Int{uintptr(how), text}, null)
-	c.do("leave it", callChdir, Str("/"))
+	c.do("give it a number that is its name", callDup3, fd, num(firstLayerFD), flags(unix.O_CLOEXEC, "O_CLOEXEC"))
+	c.do(what, callMount, null, Str(fmt.Sprintf("/proc/self/fd/%d", firstLayerFD)), null, Int{uintptr(how), text}, null)
+	c.do("done with the number", callClose, num(firstLayerFD))
 }
 
 func oldFlags(a attr) uint64 {
@@ -345,10 +345,8 @@ func (c *compiler) maskAndProtect() {
 
 // protectOld write-protects a file or directory on a kernel before 5.12, where a mount is named by a path.
 func (c *compiler) protectOld(name string, fd Ref) {
-	c.do("give it a number that is its name", callDup3, fd, num(firstLayerFD), flags(unix.O_CLOEXEC, "O_CLOEXEC"))
-	c.do("make "+name+" read-only", callMount, null, Str(fmt.Sprintf("/proc/self/fd/%d", firstLayerFD)), null,
-		Int{unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "MS_REMOUNT|MS_BIND|MS_RDONLY|MS_NOSUID|MS_NODEV|MS_NOEXEC"}, null)
-	c.do("done with the number", callClose, num(firstLayerFD))
+	c.remount("make "+name+" read-only", fd, unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+		"MS_REMOUNT|MS_BIND|MS_RDONLY|MS_NOSUID|MS_NODEV|MS_NOEXEC")
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

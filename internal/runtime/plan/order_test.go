@@ -40,7 +40,7 @@ func TestOrderOfOperations(t *testing.T) {
 		noNewPrivs    bool
 	}{
 		{"Sources of binds are taken before mounts stop being the host's", []string{"open_tree(", `"/src"`}, []string{"mount(NULL", "MS_SLAVE"}, false},
-		{"The device behind masked files is taken before the image's /dev is there", []string{"open_tree(", `"/dev/null"`}, []string{"mount(NULL", "MS_SLAVE"}, false},
+		{"What hides masked files is the host's null device, which the image cannot have made", []string{"open_tree(AT_FDCWD", `"/dev/null"`}, []string{"pivot_root("}, false},
 		{"Nothing is mounted before mounts are cut off from the host", []string{"mount(NULL", "MS_SLAVE"}, []string{"move_mount("}, false},
 		{"The control group is entered before the cgroup namespace is made, whose root it becomes", []string{"enter the control group"}, []string{"unshare(CLONE_NEWCGROUP"}, false},
 		{"Every mount is there before anything is masked, or it would cover the mask", []string{"mount it at "}, []string{"# hide "}, false},

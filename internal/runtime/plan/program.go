@@ -119,4 +119,5 @@ const (
 	InReady   = "ready"   // pipe: one byte when everything but the execve is done
 	InStart   = "start"   // pipe: a byte lets the child go on to execve
 	InMaps    = "maps"    // pipe: a byte says that the user namespace has its id maps
+	InMapsEnd = "mapsend" // the pipe's other end, of which the child must not keep a copy
 )

@@ -142,7 +142,10 @@ func mountOf(m container.Mount) specs.Mount {
 	}
 	if m.ReadOnly {
 		// Read-only with all that is mounted below, or the flag would not keep its word.
-		out.Options = append(out.Options, "ro", "rro")
+		out.Options = append(out.Options, "ro")
+		if !m.WritableBelow && !m.NoRecursive {
+			out.Options = append(out.Options, "rro")
+		}
 	}
 	propagation := m.Propagation
 	if propagation == "" {

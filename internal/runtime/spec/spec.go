@@ -246,6 +246,8 @@ func Capabilities(c container.Config, h host.Facts) ([]string, error) {
 // Seccomp is the filter of a container: none, the caller's, or docker's default for its capabilities.
 func Seccomp(c container.Config, capabilities []string, h host.Facts) (*specs.LinuxSeccomp, error) {
 	switch {
+	case !h.Seccomp && c.Security.Seccomp != "" && c.Security.Seccomp != "unconfined":
+		return nil, errdef.New(errdef.Unsupported, "cannot filter system calls: this kernel has no seccomp")
 	case c.Security.Seccomp == "unconfined" || c.Privileged && c.Security.Seccomp == "" || !h.Seccomp:
 		return nil, nil
 	case c.Security.Seccomp != "":

@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+
+	"berth/internal/container"
+)
+
+// samples are values of run's flags that differ from the default; several show several forms of a flag.
+var samples = map[string][]string{
+	"cap-add": {"SYS_ADMIN"}, "cap-drop": {"ALL"}, "cgroupns": {"host"}, "cidfile": {"x"}, "cpu-shares": {"512"}, "cpus": {"1.5"},
+	"cpuset-cpus": {"0"}, "device": {"/dev/null:/dev/x:r"}, "domainname": {"d"}, "entrypoint": {"/x"}, "env": {"A=1"},
+	"group-add": {"5"}, "hostname": {"h"}, "init": {"true"}, "interactive": {"true"}, "ipc": {"host"}, "label": {"a=b"},
+	"log-driver": {"none"}, "log-opt": {"max-size=1m", "max-file=2"}, "memory": {"1g"}, "memory-swap": {"2g"},
+	"mount": {
+		"type=bind,src=/a,dst=/b,readonly,bind-propagation=shared,bind-recursive=disabled", "type=bind,src=/a,dst=/c,readonly,bind-recursive=writable", "src=vol,dst=/b,volume-nocopy,volume-label=a=b",
+		"type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700",
+	},
+	"name": {"nn"}, "network": {"host"}, "oom-score-adj": {"5"}, "pid": {"host"}, "pids-limit": {"5"}, "platform": {"linux/arm64"},
+	"privileged": {"true"}, "pull": {"always"}, "quiet": {"true"}, "read-only": {"true"}, "restart": {"on-failure:3"}, "rm": {"true"},
+	"security-opt": {"no-new-privileges", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
+	"stop-signal": {"SIGQUIT"}, "stop-timeout": {"5"}, "sysctl": {"a=b"}, "tmpfs": {"/b:exec"}, "tty": {"true"}, "ulimit": {"nofile=1:2"},
+	"user": {"1"}, "uts": {"host"}, "volume": {"/a:/b", "/anonymous"}, "workdir": {"/w"},
+	"attach": {"STDIN"}, "detach": {"true"}, "detach-keys": {"ctrl-a"}, "explain": {"true"}, "sig-proxy": {"true"},
+}
+
+// withoutFlag are the fields of container.Config that are filled otherwise.
+var withoutFlag = map[string]string{
+	"Image":   "the first argument",
+	"Command": "the arguments after it",
+}
+
+// reached adds the names of the fields of v that are not zero to names, those of structures and lists by their parts.
+func reached(v reflect.Value, name string, names map[string]bool) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			reached(v.Field(i), join(name, v.Type().Field(i).Name), names)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			reached(v.Index(i), name, names)
+		}
+	default:
+		if !v.IsZero() {
+			names[name] = true
+		}
+	}
+}
+
+// fields are the names that reached could find for a type.
+func fields(t reflect.Type, name string) []string {
+	switch t.Kind() {
+	case reflect.Struct:
+		var all []string
+		for i := range t.NumField() {
+			all = append(all, fields(t.Field(i).Type, join(name, t.Field(i).Name))...)
+		}
+		return all
+	case reflect.Slice:
+		return fields(t.Elem(), name)
+	}
+	return []string{name}
+}
+
+func join(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "." + b
+}
+
+// An option that no flag reaches is one that nobody can ask for.
+func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
+	envFile := filepath.Join(t.TempDir(), "env")
+	if err := os.WriteFile(envFile, []byte("# comment\nFROM_FILE=1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	seen := map[string]bool{}
+	for _, f := range runFlags() {
+		if seen[f.name] {
+			t.Errorf("--%s is in the table twice", f.name)
+		}
+		seen[f.name] = true
+		values := samples[f.name]
+		if f.name == "env-file" {
+			values = []string{envFile}
+		}
+		if len(values) == 0 {
+			t.Errorf("--%s has no sample here", f.name)
+		}
+		for _, v := range values {
+			c := new(call)
+			if err := f.set(c, v); err != nil {
+				t.Errorf("--%s %s: %v", f.name, v, err)
+			}
+			if reflect.DeepEqual(c.options, options{}) {
+				t.Errorf("--%s %s is accepted and changes nothing", f.name, v)
+			}
+			reached(reflect.ValueOf(c.options.config), "", names)
+		}
+	}
+	for name := range samples {
+		if !seen[name] {
+			t.Errorf("there is a sample for --%s and no such flag", name)
+		}
+	}
+	for _, name := range fields(reflect.TypeFor[container.Config](), "") {
+		why, excepted := withoutFlag[name]
+		switch {
+		case !names[name] && !excepted:
+			t.Errorf("no flag of run reaches container.Config.%s", name)
+		case names[name] && excepted:
+			t.Errorf("container.Config.%s has a flag now; it is excepted as %s", name, why)
+		}
+	}
+}
+
+func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
+	for name, values := range map[string][]string{
+		"cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x"}, "env": {"", "=x"},
+		"env-file": {"/nonexistent"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"syslog"},
+		"log-opt": {"max-size=x", "max-file=0", "color=red"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x"}, "oom-score-adj": {"1001", "x"},
+		"pid": {"x"}, "pids-limit": {"x"}, "pull": {"x"}, "restart": {"x"}, "security-opt": {"x"}, "shm-size": {"x"}, "stop-signal": {"SIGX"},
+		"stop-timeout": {"x"}, "sysctl": {"x"}, "tmpfs": {"x"}, "ulimit": {"x"}, "uts": {"x"}, "volume": {"x"}, "attach": {"x"}, "detach-keys": {"ctrl-1"},
+	} {
+		flags := runFlags()
+		i := slices.IndexFunc(flags, func(f flag) bool { return f.name == name })
+		if i < 0 {
+			t.Errorf("there is no --%s", name)
+			continue
+		}
+		for _, v := range values {
+			if err := flags[i].set(new(call), v); err == nil {
+				t.Errorf("--%s %q is accepted", name, v)
+			}
+		}
+	}
+}
+
+func TestEnvironmentFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "env")
+	t.Setenv("FROM_HERE", "here")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("\ufeffA=1\n\n  # comment\n\tB=\"quoted\" # kept\nFROM_HERE\nE=\n")
+	got, err := readEnvFile(file)
+	if want := []string{"A=1", "B=\"quoted\" # kept", "FROM_HERE=here", "E="}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q (%v), want %q", got, err, want)
+	}
+	for _, text := range []string{"A B=1\n", "=1\n"} {
+		write(text)
+		if got, err := readEnvFile(file); err == nil {
+			t.Errorf("%q is read as %q", text, got)
+		}
+	}
+}
+
+func TestDetachKeys(t *testing.T) {
+	for in, want := range map[string]string{"": "\x10\x11", "a": "a", "ctrl-a,b": "\x01b", "ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_": "\x00\x1b\x1c\x1d\x1e\x1f", "CTRL-P,Q": "\x10Q"} {
+		if got, err := parseDetachKeys(in); err != nil || string(got) != want {
+			t.Errorf("%q is %q, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"ab", "ctrl-", "ctrl-1", ",", "a,"} {
+		if got, err := parseDetachKeys(in); err == nil {
+			t.Errorf("%q is %q", in, got)
+		}
+	}
+}

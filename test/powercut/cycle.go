@@ -1,0 +1,339 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"berth/test/crash/tiny"
+
+	"golang.org/x/sys/unix"
+)
+
+// fate is what is known of a name.
+type fate int
+
+const (
+	unknown fate = iota // a command that was to change it did not report
+	present
+	absent
+)
+
+const (
+	workers = 3
+	seeds   = 6 // different images of each worker
+)
+
+// test is the state of a run. A name belongs to one worker, who alone changes what is known of it.
+type test struct {
+	dir        string
+	disk       *disk
+	random     *rand.Rand
+	reference  map[string]string   // layer -> what its tree holds
+	chains     map[string][]string // image -> its layers
+	images     [workers]map[string]fate
+	containers [workers]map[string]fate
+	down       atomic.Bool
+	cuts       int
+	violations int
+	mu         sync.Mutex
+
+	done, interrupted atomic.Int64
+}
+
+func (t *test) data() string { return filepath.Join(t.disk.dir, "data") }
+
+func (t *test) berth(data string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(t.dir, "berth"), append([]string{"--data-root", data, "--run-root", filepath.Join(t.dir, "run")}, args...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.dir}
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("berth %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
+	}
+	return out.String(), nil
+}
+
+func imageName(kind string, worker, seed int) string {
+	return fmt.Sprintf("%s%d:v%d", kind, worker, seed)
+}
+
+func (t *test) archive(kind string, worker, seed int) string {
+	return filepath.Join(t.dir, fmt.Sprintf("%s%d-%d.tar", kind, worker, seed))
+}
+
+// newTest makes the archives and learns from an instance that is left alone what their layers hold.
+func newTest(dir string, d *disk, seed int64) (*test, error) {
+	t := &test{dir: dir, disk: d, random: rand.New(rand.NewSource(seed)), chains: map[string][]string{}}
+	intact := filepath.Join(dir, "intact")
+	if _, err := t.berth(intact, "run", "--rm", "--network", "none", "box", "true"); err != nil {
+		return nil, err
+	}
+	known, err := layers(intact)
+	if err != nil {
+		return nil, err
+	}
+	for w := range workers {
+		t.images[w], t.containers[w] = map[string]fate{}, map[string]fate{}
+		for s := range seeds {
+			for _, kind := range []string{"tiny", "flat"} {
+				// Workers share the layers of a seed, so that they also meet each other.
+				name, path := imageName(kind, w, s), t.archive(kind, w, s)
+				data, args := tiny.Image(name, s), []string{"load", "-i", path}
+				if kind == "flat" {
+					data, args = tiny.Rootfs(1000+s), []string{"import", path, name}
+				}
+				if err := os.WriteFile(path, data, 0o644); err != nil {
+					return nil, err
+				}
+				if _, err := t.berth(intact, args...); err != nil {
+					return nil, err
+				}
+				if w > 0 {
+					t.chains[name] = t.chains[imageName(kind, 0, s)]
+					continue
+				}
+				now, err := layers(intact)
+				if err != nil {
+					return nil, err
+				}
+				for chain := range now {
+					if _, old := known[chain]; !old {
+						t.chains[name] = append(t.chains[name], chain)
+					}
+				}
+				known = now
+			}
+		}
+	}
+	t.reference = known
+	return t, os.RemoveAll(intact)
+}
+
+func (t *test) violation(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.violations++
+	fmt.Printf("cut %d: %s\n", t.cuts, fmt.Sprintf(format, args...))
+}
+
+// cycle lets the workers work, cuts the power, boots, and checks.
+func (t *test) cycle() error {
+	t.cuts++
+	t.down.Store(false)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var wg sync.WaitGroup
+	for w := range workers {
+		random := rand.New(rand.NewSource(t.random.Int63()))
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				t.work(w, random)
+			}
+		})
+	}
+	time.Sleep(time.Duration(5+t.random.Intn(120)) * time.Millisecond)
+	t.down.Store(true)
+	err := t.disk.cut()
+	cancel()
+	// The first process of the namespace kills all others of it, and nobody else's: run has made sure.
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		wg.Wait()
+	}()
+	for over := false; !over; {
+		_ = unix.Kill(-1, unix.SIGKILL)
+		select {
+		case <-killed:
+			over = true
+		case <-time.After(time.Millisecond):
+		}
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+	reap()
+	t.forgetGroups()
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(t.dir, "run")); err != nil {
+		return err
+	}
+	if err := t.disk.remount(); err != nil {
+		return err
+	}
+	before := t.violations
+	t.verify()
+	reap()
+	if t.violations > before {
+		return t.renew() // so that what follows is not the same violation again
+	}
+	return nil
+}
+
+// renew begins from nothing.
+func (t *test) renew() error {
+	for w := range workers {
+		t.images[w], t.containers[w] = map[string]fate{}, map[string]fate{}
+	}
+	return os.RemoveAll(t.data())
+}
+
+// reap waits for all killed processes, which as the first process of the namespace it has inherited.
+func reap() {
+	for {
+		_, err := unix.Wait4(-1, nil, 0, nil)
+		if err != nil && err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// forgetGroups removes control groups: a real power cut leaves none.
+func (t *test) forgetGroups() {
+	entries, _ := os.ReadDir(filepath.Join(t.dir, "run/containers"))
+	for _, e := range entries {
+		for _, pattern := range []string{"/sys/fs/cgroup/berth-", "/sys/fs/cgroup/*/berth-"} {
+			groups, _ := filepath.Glob(pattern + e.Name())
+			for _, g := range groups {
+				_ = unix.Rmdir(g)
+			}
+		}
+	}
+}
+
+// work does one command of a worker.
+func (t *test) work(w int, random *rand.Rand) {
+	kind := []string{"tiny", "flat"}[random.Intn(2)]
+	s := random.Intn(seeds)
+	name := imageName(kind, w, s)
+	images, containers := t.images[w], t.containers[w]
+	change := func(known map[string]fate, name string, then fate, args ...string) {
+		before := known[name]
+		known[name] = unknown
+		_, err := t.berth(t.data(), args...)
+		switch {
+		case t.down.Load(): // what a command says of a dead disk says nothing
+			t.interrupted.Add(1)
+		case err == nil:
+			known[name] = then
+			t.done.Add(1)
+		case before != unknown:
+			t.violation("before the cut: %v", err)
+		}
+	}
+	switch n := random.Intn(12); {
+	case n < 3 && kind == "tiny":
+		change(images, name, present, "load", "-i", t.archive(kind, w, s))
+	case n < 3:
+		change(images, name, present, "import", t.archive(kind, w, s), name)
+	case n < 5:
+		if images[name] == present {
+			change(images, name, absent, "rmi", "-f", name)
+		}
+	case n < 7:
+		c := fmt.Sprintf("c%d-%d", w, s)
+		if containers[c] != present {
+			change(containers, c, present, "run", "-d", "--name", c, "--network", "none", "box", "sleep", "1000")
+		}
+	case n < 9:
+		c := fmt.Sprintf("c%d-%d", w, s)
+		change(containers, c, absent, "rm", "-f", c)
+	case n < 11:
+		change(map[string]fate{"": present}, "", present, "run", "--rm", "--network", "none", "box", "true")
+	case w == 0:
+		change(map[string]fate{"": present}, "", present, "image", "prune", "-f")
+	}
+}
+
+// verify checks what is there after the boot, and learns what became of what nobody had reported.
+func (t *test) verify() {
+	broken, err := brokenBlobs(t.data())
+	if err != nil {
+		t.violation("%v", err)
+	}
+	for _, b := range broken {
+		t.violation("blob %s does not match its digest", b)
+	}
+	found, err := layers(t.data())
+	if err != nil {
+		t.violation("%v", err)
+	}
+	for chain, text := range found {
+		if want, known := t.reference[chain]; !known {
+			t.violation("layer %s is none of ours", chain)
+		} else if text != want {
+			t.violation("layer %s is not whole: it holds\n%sand should hold\n%s", chain, text, want)
+		}
+	}
+	if _, err := t.berth(t.data(), "run", "--rm", "--network", "none", "box", "true"); err != nil {
+		t.violation("%v", err)
+	}
+	images, err := t.berth(t.data(), "images", "--format", "{{.Repository}}:{{.Tag}}")
+	if err != nil {
+		t.violation("%v", err)
+	}
+	containers, err2 := t.berth(t.data(), "ps", "-a", "--format", "{{.Names}}")
+	if err2 != nil {
+		t.violation("%v", err2)
+	}
+	if err != nil || err2 != nil {
+		return
+	}
+	var there []string
+	for w := range workers {
+		for s := range seeds {
+			for _, kind := range []string{"tiny", "flat"} {
+				name := imageName(kind, w, s)
+				if t.settle(t.images[w], name, images) {
+					there = append(there, name)
+					for _, chain := range t.chains[name] {
+						if _, ok := found[chain]; !ok {
+							t.violation("image %s has no layer %s", name, chain)
+						}
+					}
+				}
+			}
+			t.settle(t.containers[w], fmt.Sprintf("c%d-%d", w, s), containers)
+		}
+	}
+	if len(there) == 0 {
+		return
+	}
+	if _, err := t.berth(t.data(), append([]string{"image", "inspect"}, there...)...); err != nil {
+		t.violation("%v", err)
+	}
+	if t.cuts%4 != 0 {
+		return
+	}
+	name := there[t.random.Intn(len(there))]
+	if _, err := t.berth(t.data(), "run", "--rm", "--network", "none", name, tiny.Program); err != nil {
+		t.violation("%v", err)
+	}
+}
+
+// settle compares what is known of a name with a list of names, and returns whether it is in there.
+func (t *test) settle(known map[string]fate, name, list string) bool {
+	there := strings.Contains("\n"+list, "\n"+name+"\n")
+	switch {
+	case known[name] == present && !there:
+		t.violation("%s was reported and is gone", name)
+	case known[name] == absent && there:
+		t.violation("%s was removed and is back", name)
+	}
+	known[name] = absent
+	if there {
+		known[name] = present
+	}
+	return there
+}
