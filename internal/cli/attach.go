@@ -17,10 +17,9 @@ import (
 
 // terminal is what connects a container's terminal with ours.
 type terminal struct {
-	in       *os.File
-	restore  func()
-	detached chan struct{}
-	keys     []byte
+	in      *os.File
+	restore func()
+	keys    []byte
 }
 
 // errDetached says that the user has typed the keys for leaving.

@@ -35,7 +35,7 @@ type options struct {
 	privileged   bool
 	interactive  bool
 	attachOutput bool
-	bundle, root string
+	bundle       string
 	pidFile      string
 }
 

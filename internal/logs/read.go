@@ -106,7 +106,7 @@ func follow(f *os.File, path string, q Query, give func([]byte) error) error {
 		}
 		if next, err := os.Open(path); err == nil && !sameFile(f, next) {
 			// Nothing is appended to the old one any more; what came before it was renamed is read first.
-			if rest, err = lines(f, rest, give); err != nil {
+			if _, err = lines(f, rest, give); err != nil {
 				return errors.Join(err, next.Close())
 			}
 			_ = f.Close()

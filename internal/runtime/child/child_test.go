@@ -16,7 +16,6 @@ import (
 var (
 	callExecve = plan.Call{Nr: unix.SYS_EXECVE, Name: "execve"}
 	callMkdir  = plan.Call{Nr: unix.SYS_MKDIRAT, Name: "mkdirat"}
-	callDup    = plan.Call{Nr: unix.SYS_DUP3, Name: "dup3"}
 )
 
 func num(n int) plan.Int { return plan.Int{V: uintptr(n)} }

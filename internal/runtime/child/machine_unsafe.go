@@ -1,3 +1,5 @@
+//lint:file-ignore U1000 assembly calls run, and from there all of this is used
+
 package child
 
 import (

@@ -16,7 +16,6 @@ var (
 	callMkdirat      = Call{unix.SYS_MKDIRAT, "mkdirat"}
 	callMknodat      = Call{unix.SYS_MKNODAT, "mknodat"}
 	callSymlinkat    = Call{unix.SYS_SYMLINKAT, "symlinkat"}
-	callFchmodat     = Call{unix.SYS_FCHMODAT, "fchmodat"}
 	callFchownat     = Call{unix.SYS_FCHOWNAT, "fchownat"}
 	callFchown       = Call{unix.SYS_FCHOWN, "fchown"}
 	callFsopen       = Call{unix.SYS_FSOPEN, "fsopen"}
@@ -31,7 +30,6 @@ var (
 	callFchdir       = Call{unix.SYS_FCHDIR, "fchdir"}
 	callChdir        = Call{unix.SYS_CHDIR, "chdir"}
 	callGetcwd       = Call{unix.SYS_GETCWD, "getcwd"}
-	callFstat        = Call{unix.SYS_FSTAT, "fstat"}
 	callUmask        = Call{unix.SYS_UMASK, "umask"}
 	callClose        = Call{unix.SYS_CLOSE, "close"}
 	callWrite        = Call{unix.SYS_WRITE, "write"}
@@ -103,9 +101,6 @@ func (b *builder) add(op Op) *Op {
 	b.p.Ops = append(b.p.Ops, op)
 	return &b.p.Ops[len(b.p.Ops)-1]
 }
-
-// last is the operation added last.
-func (b *builder) last() *Op { return &b.p.Ops[len(b.p.Ops)-1] }
 
 // unless lets the last operation, when it succeeds, leave out what then adds; a tolerated failure goes on with it.
 func (b *builder) unless(tolerated syscall.Errno, then func()) {

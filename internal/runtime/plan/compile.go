@@ -136,8 +136,7 @@ func check(s *specs.Spec) error {
 		return fmt.Errorf("scheduler, ioPriority and execCPUAffinity are not supported")
 	case s.Linux.IntelRdt != nil, len(s.Linux.TimeOffsets) > 0, len(s.Linux.NetDevices) > 0, s.Linux.MemoryPolicy != nil:
 		return fmt.Errorf("intelRdt, timeOffsets, netDevices and memoryPolicy are not supported")
-	case s.Hooks != nil && len(s.Hooks.Prestart)+len(s.Hooks.CreateRuntime)+len(s.Hooks.CreateContainer)+ //nolint:staticcheck // deprecated, and still used
-		len(s.Hooks.StartContainer)+len(s.Hooks.Poststart)+len(s.Hooks.Poststop) > 0:
+	case hasHooks(s.Hooks):
 		return fmt.Errorf("hooks are not supported")
 	}
 	mountNS := false
@@ -156,6 +155,15 @@ func check(s *specs.Spec) error {
 		}
 	}
 	return nil
+}
+
+func hasHooks(h *specs.Hooks) bool {
+	if h == nil {
+		return false
+	}
+	//lint:ignore SA1019 deprecated, and still written
+	prestart := h.Prestart
+	return len(prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
 }
 
 func namespaceFlag(t specs.LinuxNamespaceType) uint64 {

@@ -85,56 +85,56 @@ var (
 					"socket",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0x26, ValueTwo: 0x0, Op: "SCMP_CMP_LT"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0x26, ValueTwo: 0x0, Op: "SCMP_CMP_LT"}},
 			},
 			{
 				Names: []string{
 					"socket",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0x27, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0x27, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
 			},
 			{
 				Names: []string{
 					"socket",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0x28, ValueTwo: 0x0, Op: "SCMP_CMP_GT"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0x28, ValueTwo: 0x0, Op: "SCMP_CMP_GT"}},
 			},
 			{
 				Names: []string{
 					"personality",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0x0, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0x0, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
 			},
 			{
 				Names: []string{
 					"personality",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0x8, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0x8, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
 			},
 			{
 				Names: []string{
 					"personality",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0x20000, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0x20000, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
 			},
 			{
 				Names: []string{
 					"personality",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0x20008, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0x20008, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
 			},
 			{
 				Names: []string{
 					"personality",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0xffffffff, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0xffffffff, ValueTwo: 0x0, Op: "SCMP_CMP_EQ"}},
 			},
 			{
 				Names: []string{
@@ -190,7 +190,7 @@ var (
 					"clone",
 				},
 				Action: "SCMP_ACT_ALLOW",
-				Args:   []specs.LinuxSeccompArg{specs.LinuxSeccompArg{Index: 0x0, Value: 0x7e020000, ValueTwo: 0x0, Op: "SCMP_CMP_MASKED_EQ"}},
+				Args:   []specs.LinuxSeccompArg{{Index: 0x0, Value: 0x7e020000, ValueTwo: 0x0, Op: "SCMP_CMP_MASKED_EQ"}},
 				Excludes: &when{
 					Caps: []string{"CAP_SYS_ADMIN"},
 				},
