@@ -273,14 +273,6 @@ func (c *compiler) rootFS() {
 	}
 	c.do("keep mounts made here from the host", callMount, null, Str("/"), null, Int{uintptr(propagation), text}, null)
 	place := c.get("place", "open the place of the root", callOpenat, atFDCWD, Str(c.in.MountPoint), flags(unix.O_PATH|unix.O_CLOEXEC, "O_PATH|O_CLOEXEC"))
-	if len(c.spec.Linux.MaskedPaths) > 0 {
-		// Below the root, since only a mount that is attached can be copied before Linux 6.15.
-		c.from("masked paths")
-		c.hidden = c.fsmount("hidden", "tmpfs", []setting{{key: "source", value: "tmpfs"}, {key: "size", value: "0"}, {key: "nr_inodes", value: "1"}, {key: "mode", value: "0755"}},
-			attr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC})
-		c.attach("keep it where the root will cover it", c.hidden, place)
-		c.from("root")
-	}
 	o := c.in.Overlay
 	switch {
 	case o == nil:
@@ -290,10 +282,26 @@ func (c *compiler) rootFS() {
 	case c.in.Host.OverlayByFD():
 		c.root = c.overlayByFD(o)
 	default:
+		c.placeHidden(place)
 		c.root = c.overlayByName(o)
 		return
 	}
+	c.placeHidden(place) // a bundle's root has been taken from there by now
 	c.attach("mount the root there", c.root, place)
+}
+
+// placeHidden makes the empty file system that hides masked directories, and attaches it where the root will cover it:
+// before Linux 6.15 only a mount that is attached can be copied.
+func (c *compiler) placeHidden(place Ref) {
+	if len(c.spec.Linux.MaskedPaths) == 0 {
+		return
+	}
+	origin := c.origin
+	c.from("masked paths")
+	c.hidden = c.fsmount("hidden", "tmpfs", []setting{{key: "source", value: "tmpfs"}, {key: "size", value: "0"}, {key: "nr_inodes", value: "1"}, {key: "mode", value: "0755"}},
+		attr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC})
+	c.attach("keep it where the root will cover it", c.hidden, place)
+	c.origin = origin
 }
 
 // overlayByFD gives every layer as a descriptor: any number of layers, any length of path.
