@@ -81,7 +81,7 @@ func commands() []command {
 			flags: []flag{
 				flagDetachKeys,
 				{"no-stdin", "", "", "Do not attach STDIN", boolean(func(o *options) *bool { return &o.noStdin })},
-				{"sig-proxy", "", "", "Proxy all received signals to the process", boolean(func(o *options) *bool { return &o.sigProxy })},
+				{"sig-proxy", "", "", "Proxy all received signals to the process", set(func(o *options, v string) error { o.noSigProxy = v == "false"; return nil })},
 			},
 		},
 		{
@@ -174,7 +174,7 @@ func commands() []command {
 	}
 }
 
-// aliasesOf are other names under which docker knows a command.
+// canonical is the table's name of a command that docker knows under several.
 func canonical(name string) string {
 	switch name {
 	case "container list", "container ps":

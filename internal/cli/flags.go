@@ -17,7 +17,7 @@ import (
 type options struct {
 	config container.Config
 
-	detach, all, force, quiet, noTrunc, latest, follow, timestamps, volumes, explain, sigProxy, noStdin bool
+	detach, all, force, quiet, noTrunc, latest, follow, timestamps, volumes, explain, noSigProxy, noStdin bool
 
 	attach       []string
 	cidfile      string
@@ -219,7 +219,7 @@ func runFlags() []flag {
 		{"detach", "d", "", "Run container in background and print container ID", boolean(func(o *options) *bool { return &o.detach })},
 		{"detach-keys", "", "string", "Override the key sequence for detaching a container", set(setDetachKeys)},
 		{"explain", "", "", "Print the plan, system call by system call, instead of running it", boolean(func(o *options) *bool { return &o.explain })},
-		{"sig-proxy", "", "", "Proxy received signals to the process", boolean(func(o *options) *bool { return &o.sigProxy })},
+		{"sig-proxy", "", "", "Proxy received signals to the process", set(func(o *options, v string) error { o.noSigProxy = v == "false"; return nil })},
 	}
 	all := append(containerFlags(), own...)
 	slices.SortFunc(all, func(a, b flag) int { return strings.Compare(a.name, b.name) })

@@ -79,7 +79,23 @@ func (c *call) cmdRun() error {
 		_, err := fmt.Fprintln(c.out, id)
 		return err
 	}
-	return c.stream(e, s, stdin, !cfg.TTY)
+	return c.streamOnly(o.attach, func() error { return c.stream(e, s, stdin, !cfg.TTY && !o.noSigProxy) })
+}
+
+// streamOnly leaves out the output that --attach does not name; without --attach all of it is wanted.
+func (c *call) streamOnly(attach []string, stream func() error) error {
+	if len(attach) == 0 {
+		return stream()
+	}
+	out, errs := c.out, c.err
+	defer func() { c.out, c.err = out, errs }()
+	if !slices.Contains(attach, "stdout") {
+		c.out = io.Discard
+	}
+	if !slices.Contains(attach, "stderr") {
+		c.err = io.Discard
+	}
+	return stream()
 }
 
 // writeCidfile writes the ID to a file that must not exist yet.
@@ -175,7 +191,7 @@ func (c *call) cmdAttach() error {
 	if err != nil {
 		return err
 	}
-	return c.stream(e, s, stdin, !of.Config.TTY)
+	return c.stream(e, s, stdin, !of.Config.TTY && !c.options.noSigProxy)
 }
 
 func (c *call) cmdExec() error {

@@ -176,7 +176,7 @@ func empty(dir string) bool {
 	return err == nil && len(entries) == 0
 }
 
-// Explain decides how a container would be made and makes nothing: no record, no name, no volume.
+// explainConfig decides how a container would be made and makes nothing: no record, no name, no volume.
 func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull string) (*state.Container, []string, error) {
 	im, err := e.Ensure(ctx, cfg.Image, cfg.Platform, pull)
 	if err != nil {
@@ -204,7 +204,7 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 	return c, layers, err
 }
 
-// Lock takes the lock of a container, so that no other command changes it.
+// lock takes the lock of a container, so that no other command changes it.
 func (e *Engine) lock(id string) (*disk.Lock, error) { return e.Containers.Lock(id) }
 
 // Rename gives a container another name.

@@ -135,7 +135,7 @@ type Listed struct {
 	Record state.Record
 }
 
-// Running is the state of a container that runs.
+// process is where a container runs, or that it does not.
 func (e *Engine) process(c *state.Container) (state.Process, error) {
 	status, _, err := e.Status(c)
 	if err != nil {
