@@ -41,7 +41,7 @@ clean:
 # berth beside its peers, in alternation in one run; on a quiet machine, as root.
 bench: build
 	CGO_ENABLED=0 $(GO) build -o .cache/bench ./test/bench
-	.cache/bench $(OUT)/berth
+	.cache/bench -berth $(OUT)/berth $(BENCH)
 
 # Kill commands and monitors after each of their system calls; BERTH_SHORT=1 takes about thirty of each.
 crash: build

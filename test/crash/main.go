@@ -6,6 +6,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,7 +15,8 @@ import (
 	"sync"
 	"time"
 
-	"berth/test/crash/tiny"
+	"berth/test/registry"
+	"berth/test/tiny"
 )
 
 func main() {
@@ -52,13 +54,19 @@ func run(program, only string, jobs int, short bool) error {
 	if err := os.WriteFile(archive, tiny.Image(image, 1), 0o644); err != nil {
 		return err
 	}
-	reference, closeRegistry, err := serve(dir)
-	if err != nil {
+	reference := ""
+	switch r, err := registry.Start(dir); {
+	case errors.Is(err, registry.ErrNotInstalled):
+		fmt.Println("pull: skipped:", err)
+	case err != nil:
 		return err
-	}
-	defer closeRegistry()
-	if reference == "" {
-		fmt.Println("pull: skipped, because docker-registry is not installed")
+	default:
+		defer r.Stop()
+		config, layers := tiny.Parts(1)
+		if err := r.Push("tiny", "v1", config, []registry.Layer{{Data: layers[0]}, {Data: layers[1]}}); err != nil {
+			return err
+		}
+		reference = r.Address + "/tiny:v1"
 	}
 	work := make(chan scenario)
 	var wg sync.WaitGroup

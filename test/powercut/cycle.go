@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"berth/test/crash/tiny"
+	"berth/test/tiny"
 
 	"golang.org/x/sys/unix"
 )

@@ -1,5 +1,5 @@
-// Package tiny makes images of a few kilobytes for tests that need many of them: two layers, a program that does nothing,
-// and something of each kind of file. It stores nothing and knows no berth.
+// Package tiny makes images of a few kilobytes for tests that need many of them: two layers, programs of a few bytes, and
+// something of each kind of file. It stores nothing and knows no berth.
 package tiny
 
 import (
@@ -13,8 +13,11 @@ import (
 	"runtime"
 )
 
-// Program is the path of the image's program, which ends with 0 at once.
-const Program = "/x"
+// Program is the path of the image's program, which ends with 0 at once; Pause that of one which never ends by itself.
+const (
+	Program = "/x"
+	Pause   = "/pause"
+)
 
 // Parts are the configuration and the layers, the lowest first, of an image. Images of different seeds share no layer.
 func Parts(seed int) (config []byte, layers [][]byte) {
@@ -46,7 +49,8 @@ func Image(name string, seed int) []byte {
 // Rootfs is a tree with the program in it.
 func Rootfs(seed int) []byte {
 	return archive(
-		file{name: "x", mode: 0o755, data: program()},
+		file{name: "x", mode: 0o755, data: ExitProgram()},
+		file{name: "pause", mode: 0o755, data: PauseProgram()},
 		file{name: "d", kind: tar.TypeDir},
 		file{name: "d/first", data: fmt.Appendf(nil, "first %d", seed)},
 		file{name: "d/long", mode: 0o600, data: bytes.Repeat(fmt.Appendf(nil, "%d ", seed), 4000)},
@@ -104,14 +108,26 @@ func Digest(data []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// program is an ELF file (elf(5)) of one segment whose code is exit(0).
-func program() []byte {
-	machine, code := uint16(62), []byte{0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05} // mov eax, 60; xor edi, edi; syscall
+// ExitProgram is a program that calls exit(0) and nothing else.
+func ExitProgram() []byte {
 	if runtime.GOARCH == "arm64" {
-		machine, code = 183, binary.LittleEndian.AppendUint32(nil, 0xd2800ba8) // mov x8, #93
-		code = binary.LittleEndian.AppendUint32(code, 0xd2800000)              // mov x0, #0
-		code = binary.LittleEndian.AppendUint32(code, 0xd4000001)              // svc #0
+		return elf(183, 0xa8, 0x0b, 0x80, 0xd2, 0x00, 0x00, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4) // mov x8, #93; mov x0, #0; svc #0
 	}
+	return elf(62, 0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05) // mov eax, 60; xor edi, edi; syscall
+}
+
+// PauseProgram is a program that waits for a signal, again and again.
+func PauseProgram() []byte {
+	if runtime.GOARCH == "arm64" {
+		// mov x8, #73 (ppoll); mov x0, x1, x2, x3, #0; svc #0; b -24
+		return elf(183, 0x28, 0x09, 0x80, 0xd2, 0x00, 0x00, 0x80, 0xd2, 0x01, 0x00, 0x80, 0xd2, 0x02, 0x00, 0x80, 0xd2, 0x03, 0x00, 0x80, 0xd2,
+			0x01, 0x00, 0x00, 0xd4, 0xfa, 0xff, 0xff, 0x17)
+	}
+	return elf(62, 0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7) // mov eax, 34 (pause); syscall; jmp -9
+}
+
+// elf is an ELF file (elf(5)) of one segment with that code.
+func elf(machine uint16, code ...byte) []byte {
 	const base, headers = 0x400000, 64 + 56
 	size := uint64(headers + len(code))
 	b := []byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}
