@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"berth/internal/container"
 	"berth/internal/host"
@@ -38,7 +39,7 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 	return p.Print(w)
 }
 
-// explainCgroup prints what the parent does about the control group, and returns how many files the child writes itself into.
+// explainCgroup prints what the parent does about the control group, and returns how many hierarchies the child enters by itself.
 func explainCgroup(w io.Writer, in lifecycle.Input, h host.Facts) (int, error) {
 	if in.NoCgroup {
 		_, err := fmt.Fprintln(w, "# no control group: none is delegated to this user")
@@ -56,33 +57,40 @@ func explainCgroup(w io.Writer, in lifecycle.Input, h host.Facts) (int, error) {
 			return 0, err
 		}
 	}
-	r := in.Spec.Linux.Resources
+	settings, err := g.Settings(in.Spec.Linux.Resources)
+	if err != nil {
+		return 0, err
+	}
 	line := func(format string, args ...any) {
 		_, e := fmt.Fprintf(w, "      "+format+"\n", args...)
 		if err == nil {
 			err = e
 		}
 	}
-	if m := r.Memory; m != nil {
-		line("memory limit %d bytes, with swap %d  <- --memory", *m.Limit, *m.Swap)
+	for _, s := range settings {
+		line("write(%s, %q)  <- %s", s.File, s.Value, limitFlag(s.File))
 	}
-	if c := r.CPU; c != nil && c.Quota != nil {
-		line("cpu quota %d us in %d us  <- --cpus", *c.Quota, *c.Period)
-	}
-	if c := r.CPU; c != nil && c.Shares != nil {
-		line("cpu shares %d  <- --cpu-shares", *c.Shares)
-	}
-	if p := r.Pids; p != nil {
-		line("pids limit %d  <- --pids-limit", *p.Limit)
-	}
-	for _, d := range r.Devices {
+	for _, d := range in.Spec.Linux.Resources.Devices {
 		word := "deny"
 		if d.Allow {
 			word = "allow"
 		}
 		line("devices: %s %s %s:%s %s", word, orDefault(d.Type, "a"), number(d.Major), number(d.Minor), d.Access)
 	}
-	return len(g.Paths()), err
+	return g.Tasks(), err
+}
+
+// limitFlag is the flag from which the value of a control group's file comes.
+func limitFlag(file string) string {
+	switch {
+	case file == "cpu.shares" || file == "cpu.weight":
+		return "--cpu-shares"
+	case strings.HasPrefix(file, "cpu."):
+		return "--cpus"
+	case strings.HasPrefix(file, "memory."):
+		return "--memory"
+	}
+	return "--pids-limit"
 }
 
 func number(n *int64) string {

@@ -46,6 +46,8 @@ type Facts struct {
 	// CgroupMounts are the hierarchies of version 1: where each is mounted, and its options ("cpu,cpuacct" or
 	// "name=systemd").
 	CgroupMounts []CgroupMount
+	// CgroupBeside is where a hierarchy of version 2 is mounted beside version 1, as systemd's "hybrid" has it, or empty.
+	CgroupBeside string
 
 	// MaxFiles is the hard limit of open files of one process.
 	MaxFiles uint64
@@ -53,6 +55,8 @@ type Facts struct {
 	AppArmor bool
 	SELinux  bool
 	Seccomp  bool
+	// Clone3 reports clone3(2), Linux 5.3, which sandboxes hide.
+	Clone3 bool
 }
 
 // CgroupMount is one mounted hierarchy of cgroup version 1.
@@ -80,7 +84,7 @@ func Probe() Facts {
 	}
 	f.Caps, f.Bounding = capabilities()
 	f.LastCap = lastCap()
-	f.Cgroup, f.CgroupMounts = cgroups()
+	f.Cgroup, f.CgroupMounts, f.CgroupBeside = cgroups()
 	var files unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil {
 		f.MaxFiles = files.Max
@@ -88,6 +92,8 @@ func Probe() Facts {
 	f.AppArmor = first("/sys/module/apparmor/parameters/enabled") == 'Y' && exists("/sys/kernel/security/apparmor")
 	f.SELinux = exists("/sys/fs/selinux/enforce")
 	f.Seccomp = exists("/proc/sys/kernel/seccomp")
+	_, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0)
+	f.Clone3 = errno == unix.EINVAL // arguments of no size are invalid
 	return f
 }
 
@@ -135,41 +141,49 @@ func lastCap() int {
 
 // cgroups looks at what is mounted below /sys/fs/cgroup: cgroup2 there means unified; else the mounts of
 // version 1 are read from mountinfo.
-func cgroups() (CgroupMode, []CgroupMount) {
+func cgroups() (mode CgroupMode, mounts []CgroupMount, beside string) {
 	var st unix.Statfs_t
 	if unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		return CgroupUnified, nil
+		return CgroupUnified, nil, ""
 	}
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return CgroupNone, nil
+		return CgroupNone, nil, ""
 	}
-	var mounts []CgroupMount
 	for line := range strings.Lines(string(data)) {
-		before, after, ok := strings.Cut(line, " - cgroup ")
+		before, after, ok := strings.Cut(line, " - cgroup")
 		if !ok {
 			continue
 		}
 		fields, super := strings.Fields(before), strings.Fields(after)
-		if len(fields) < 5 || len(super) < 2 || fields[3] != "/" && !strings.HasPrefix(fields[4], "/sys/fs/cgroup/") {
+		if len(fields) < 5 || fields[3] != "/" && !strings.HasPrefix(fields[4], "/sys/fs/cgroup/") {
 			continue
 		}
-		var names []string
-		for o := range strings.SplitSeq(super[1], ",") {
-			switch o {
-			case "rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "favordynmods", "nofavordynmods":
-			default:
-				if !strings.HasPrefix(o, "release_agent=") {
-					names = append(names, o)
-				}
-			}
+		if strings.HasPrefix(after, "2 ") {
+			beside = fields[4]
+		} else if len(super) >= 2 {
+			mounts = append(mounts, CgroupMount{fields[4], hierarchy(super[1])})
 		}
-		mounts = append(mounts, CgroupMount{fields[4], strings.Join(names, ",")})
 	}
 	if len(mounts) == 0 {
-		return CgroupNone, nil
+		return CgroupNone, nil, ""
 	}
-	return CgroupV1, mounts
+	return CgroupV1, mounts, beside
+}
+
+// hierarchy picks the controllers, or the name, out of a hierarchy's mount options.
+func hierarchy(options string) string {
+	var names []string
+	for o := range strings.SplitSeq(options, ",") {
+		switch o {
+		case "rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "favordynmods", "nofavordynmods":
+		default:
+			if !strings.HasPrefix(o, "release_agent=") {
+				names = append(names, o)
+			}
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 func exists(path string) bool { return unix.Access(path, unix.F_OK) == nil }

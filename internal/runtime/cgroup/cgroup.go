@@ -1,32 +1,28 @@
 // Package cgroup makes the control group of a container, sets its limits and gives it back, on version 1 and on
 // version 2, through the cgroup file system.
 //
-// It does not put processes into a group: a child enters it by itself (plan.Input.CgroupProcs), or is born in it
-// (child.Options.Cgroup). What the files of each controller mean is the library's (opencontainers/cgroups); when a
-// group exists and where is decided here.
+// It does not put processes into a group: a child enters it by itself or is born in it (Entrance). What a limit means in
+// the files of each version is decided first, as a list of settings; when a group exists and where is decided here. It
+// does not talk to systemd.
 package cgroup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"berth/internal/errdef"
 	"berth/internal/host"
 
-	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/cgroups/devices/config"
-	fs1 "github.com/opencontainers/cgroups/fs"
-	"github.com/opencontainers/cgroups/fs2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	_ "github.com/opencontainers/cgroups/devices" // limits on devices
 )
 
 // Prefix begins the name of every group of berth's. The groups have no common parent, so none is left when the last one
@@ -40,41 +36,37 @@ const mount = "/sys/fs/cgroup"
 
 // Group is a control group, in all of its hierarchies.
 type Group struct {
-	host    host.Facts
-	manager cgroups.Manager
-	paths   []string // directories
+	host host.Facts
+	path string
+	// v1 are its directories in the hierarchies of version 1.
+	v1 []directory
+	// v2 is its directory in the hierarchy of version 2, alone or beside version 1; empty where there is none.
+	v2 string
+}
+
+// directory is a group in one hierarchy of version 1.
+type directory struct {
+	path        string
+	root        string   // of the hierarchy
+	controllers []string // one or more, or "name=systemd"
 }
 
 // Open names the group at path, which need not exist.
 func Open(h host.Facts, path string) (*Group, error) {
-	return open(h, path, &cgroups.Resources{})
-}
-
-func open(h host.Facts, path string, r *cgroups.Resources) (*Group, error) {
 	if path == "" || !strings.HasPrefix(path, "/") || path != filepath.Clean(path) || path == "/" {
 		return nil, errdef.New(errdef.Invalid, "the control group %q is not a clean absolute path below the root", path)
 	}
-	c := &cgroups.Cgroup{Path: path, Resources: r, Rootless: !h.Privileged()}
-	g := &Group{host: h}
+	g := &Group{host: h, path: path}
 	switch h.Cgroup {
 	case host.CgroupUnified:
-		m, err := fs2.NewManager(c, filepath.Join(mount, path))
-		if err != nil {
-			return nil, err
-		}
-		g.manager, g.paths = m, []string{filepath.Join(mount, path)}
+		g.v2 = mount + path
 	case host.CgroupV1:
-		m, err := fs1.NewManager(c, nil)
-		if err != nil {
-			return nil, err
+		for _, m := range h.CgroupMounts {
+			g.v1 = append(g.v1, directory{m.Path + path, m.Path, strings.Split(m.Options, ",")})
 		}
-		g.manager = m
-		for _, p := range m.GetPaths() {
-			if !slices.Contains(g.paths, p) {
-				g.paths = append(g.paths, p)
-			}
+		if h.CgroupBeside != "" {
+			g.v2 = h.CgroupBeside + path
 		}
-		slices.Sort(g.paths)
 	default:
 		return nil, errdef.New(errdef.Unsupported, "this host has no control groups")
 	}
@@ -83,11 +75,11 @@ func open(h host.Facts, path string, r *cgroups.Resources) (*Group, error) {
 
 // Create makes the group at path and sets its limits. On an error nothing is left of it.
 func Create(h host.Facts, path string, r *specs.LinuxResources) (_ *Group, err error) {
-	resources, err := convert(r)
+	g, err := Open(h, path)
 	if err != nil {
 		return nil, err
 	}
-	g, err := open(h, path, resources)
+	settings, err := g.Settings(r)
 	if err != nil {
 		return nil, err
 	}
@@ -96,94 +88,192 @@ func Create(h host.Facts, path string, r *specs.LinuxResources) (_ *Group, err e
 			err = errors.Join(err, g.Remove())
 		}
 	}()
-	if err := g.manager.Apply(-1); err != nil {
+	for _, p := range g.Paths() {
+		if err := mkdir(p); err != nil {
+			return nil, fmt.Errorf("cannot make the control group %s: %w", path, err)
+		}
+	}
+	if err := g.prepare(settings); err != nil {
 		return nil, fmt.Errorf("cannot make the control group %s: %w", path, err)
 	}
-	if err := g.manager.Set(resources); err != nil {
-		return nil, fmt.Errorf("cannot set the limits of the control group %s: %w", path, err)
+	if err := g.apply(settings); err != nil {
+		return nil, err
 	}
-	return g, nil
+	return g, g.limitDevices(r)
 }
 
-// Set changes the limits of the group.
-func (g *Group) Set(r *specs.LinuxResources) error {
-	resources, err := convert(r)
-	if err != nil {
-		return err
+// mkdir makes a group, and the groups above it that are not there.
+func mkdir(path string) error {
+	err := unix.Mkdir(path, 0o755)
+	if err == unix.ENOENT {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		err = unix.Mkdir(path, 0o755)
 	}
-	return g.manager.Set(resources)
+	if err != nil && err != unix.EEXIST {
+		return &os.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	return nil
 }
 
-// Procs opens the files through which a process enters the group, one a hierarchy.
-func (g *Group) Procs() (_ []*os.File, err error) {
-	var files []*os.File
+// Entrance is how a process gets into a group.
+type Entrance struct {
+	// Files take a "0" from the process itself: one a hierarchy of version 1, and one of version 2 where clone3 is hidden.
+	Files []*os.File
+	// Dir is for clone3's CLONE_INTO_CGROUP, if there is a hierarchy of version 2.
+	Dir *os.File
+}
+
+// Enter opens what a process needs to get into the group. The files of version 1 are named tasks: a thread that moves
+// itself through them takes no lock of the whole system, for which cgroup.procs waits up to 12 ms (Linux 5.6,
+// cgroup_procs_write_start).
+func (g *Group) Enter() (_ Entrance, err error) {
+	var e Entrance
 	defer func() {
 		if err != nil {
-			for _, f := range files {
-				_ = f.Close()
-			}
+			e.Close()
 		}
 	}()
-	for _, p := range g.paths {
-		f, err := os.OpenFile(filepath.Join(p, "cgroup.procs"), os.O_WRONLY, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // a version 2 tree beside version 1 that the library leaves alone
-		}
+	for _, d := range g.v1 {
+		f, err := openFile(d.path+"/tasks", unix.O_WRONLY)
 		if err != nil {
-			return nil, err
+			return Entrance{}, err
 		}
-		files = append(files, f)
+		e.Files = append(e.Files, f)
 	}
-	return files, nil
+	switch {
+	case g.v2 == "":
+	case g.host.Clone3:
+		if e.Dir, err = openFile(g.v2, unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+			return Entrance{}, err
+		}
+	default:
+		f, err := openFile(g.v2+"/cgroup.procs", unix.O_WRONLY)
+		if err != nil {
+			return Entrance{}, err
+		}
+		e.Files = append(e.Files, f)
+	}
+	return e, nil
+}
+
+// Tasks is how many files Enter opens.
+func (g *Group) Tasks() int {
+	if g.v2 != "" && !g.host.Clone3 {
+		return len(g.v1) + 1
+	}
+	return len(g.v1)
+}
+
+// Close closes the files.
+func (e Entrance) Close() {
+	for _, f := range e.Files {
+		_ = f.Close()
+	}
+	if e.Dir != nil {
+		_ = e.Dir.Close()
+	}
+}
+
+// openFile opens a file that is not for Go's poller: of a kernel file system, it never blocks for long.
+func openFile(path string, flags int) (*os.File, error) {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // Paths are the directories of the group.
-func (g *Group) Paths() []string { return g.paths }
+func (g *Group) Paths() []string {
+	var paths []string
+	for _, d := range g.v1 {
+		paths = append(paths, d.path)
+	}
+	if g.v2 != "" {
+		paths = append(paths, g.v2)
+	}
+	return paths
+}
 
 // Exists reports whether the group is there.
 func (g *Group) Exists() bool {
-	return slices.ContainsFunc(g.paths, func(p string) bool { return unix.Access(p, unix.F_OK) == nil })
+	return slices.ContainsFunc(g.Paths(), func(p string) bool { return unix.Access(p, unix.F_OK) == nil })
+}
+
+// members is a directory whose cgroup.procs are the group's processes.
+func (g *Group) members() string {
+	if d, ok := g.v1With("freezer"); ok {
+		return d.path
+	}
+	return g.Paths()[0]
+}
+
+// v1With is the directory in the hierarchy of a controller of version 1.
+func (g *Group) v1With(controller string) (directory, bool) {
+	i := slices.IndexFunc(g.v1, func(d directory) bool { return slices.Contains(d.controllers, controller) })
+	if i < 0 {
+		return directory{}, false
+	}
+	return g.v1[i], true
 }
 
 // PIDs are all processes in the group and below it.
-func (g *Group) PIDs() ([]int, error) { return g.manager.GetAllPids() }
-
-// Freeze stops every process of the group, or lets all go on.
-func (g *Group) Freeze(frozen bool) error {
-	state := cgroups.Thawed
-	if frozen {
-		state = cgroups.Frozen
-	}
-	return g.manager.Freeze(state)
+func (g *Group) PIDs() ([]int, error) {
+	var pids []int
+	err := filepath.WalkDir(g.members(), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path + "/cgroup.procs")
+		for _, field := range bytes.Fields(data) {
+			if pid, err := strconv.Atoi(string(field)); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+		return err
+	})
+	return pids, err
 }
 
-// Frozen reports whether the group is frozen.
-func (g *Group) Frozen() bool {
-	state, err := g.manager.GetFreezerState()
-	return err == nil && state == cgroups.Frozen
-}
-
-// Stats reads what the group has used.
-func (g *Group) Stats() (*cgroups.Stats, error) { return g.manager.GetStats() }
-
-// OOMKills counts the processes that the kernel killed because the group's memory ran out.
+// OOMKills counts the processes that the kernel killed because the group's memory ran out (version 1: Linux 4.13).
 func (g *Group) OOMKills() uint64 {
-	n, err := g.manager.OOMKillCount()
+	file := g.v2 + "/memory.events"
+	if g.host.Cgroup == host.CgroupV1 {
+		d, ok := g.v1With("memory")
+		if !ok {
+			return 0
+		}
+		file = d.path + "/memory.oom_control"
+	}
+	return keyed(file, "oom_kill")
+}
+
+// keyed reads a value from a file of lines "KEY VALUE"; 0 if it is not there.
+func keyed(file, key string) uint64 {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return 0
 	}
-	return n
+	for line := range strings.Lines(string(data)) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), " "); name == key {
+			n, _ := strconv.ParseUint(value, 10, 64)
+			return n
+		}
+	}
+	return 0
 }
 
 // Kill sends SIGKILL to all processes of the group. Version 2 has a file for that since Linux 5.14.
 func (g *Group) Kill() error {
-	if g.host.Cgroup == host.CgroupUnified {
-		err := os.WriteFile(filepath.Join(g.paths[0], "cgroup.kill"), []byte("1"), 0)
+	if g.v2 != "" {
+		err := write(g.v2+"/cgroup.kill", "1")
 		if err == nil || errors.Is(err, fs.ErrNotExist) && !g.Exists() {
 			return nil
 		}
 	}
-	pids, err := g.manager.GetAllPids()
+	pids, err := g.PIDs()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -200,16 +290,13 @@ func kill(pid int, g *Group) {
 		return
 	}
 	defer unix.Close(fd)
-	if now, err := g.manager.GetAllPids(); err == nil && slices.Contains(now, pid) {
+	if now, err := g.PIDs(); err == nil && slices.Contains(now, pid) {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}
 }
 
 // Remove kills what is left in the group and removes it with all groups below. A group that is not there is no error.
 func (g *Group) Remove() error {
-	if !g.Exists() {
-		return nil
-	}
 	pause := time.Millisecond
 	for {
 		err := g.rmdir()
@@ -230,7 +317,7 @@ func (g *Group) Remove() error {
 
 func (g *Group) rmdir() error {
 	var errs error
-	for _, p := range g.paths {
+	for _, p := range g.Paths() {
 		errs = errors.Join(errs, rmdirAll(p))
 	}
 	return errs
@@ -263,112 +350,28 @@ func rmdirAll(dir string) error {
 	return &os.PathError{Op: "rmdir", Path: dir, Err: err}
 }
 
-// convert turns the spec's resources into the library's.
-func convert(r *specs.LinuxResources) (*cgroups.Resources, error) {
-	out := &cgroups.Resources{}
-	if r == nil {
-		out.SkipDevices = true
-		return out, nil
+// write writes value to a file of the kernel in one write(2).
+func write(path, value string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	out.SkipDevices = len(r.Devices) == 0
-	for _, d := range r.Devices {
-		rule := &config.Rule{Type: config.WildcardDevice, Major: config.Wildcard, Minor: config.Wildcard, Permissions: config.Permissions(d.Access), Allow: d.Allow}
-		switch d.Type {
-		case "", "a":
-		case "b", "c":
-			rule.Type = config.Type(d.Type[0])
-		default:
-			return nil, errdef.New(errdef.Invalid, "a device rule has the unknown type %q", d.Type)
-		}
-		if d.Major != nil {
-			rule.Major = *d.Major
-		}
-		if d.Minor != nil {
-			rule.Minor = *d.Minor
-		}
-		out.Devices = append(out.Devices, rule)
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
 	}
-	if m := r.Memory; m != nil {
-		set(&out.Memory, m.Limit)
-		set(&out.MemoryReservation, m.Reservation)
-		set(&out.MemorySwap, m.Swap)
-		out.MemorySwappiness = m.Swappiness
-		if m.DisableOOMKiller != nil {
-			out.OomKillDisable = *m.DisableOOMKiller
-		}
-	}
-	if c := r.CPU; c != nil {
-		set(&out.CpuShares, c.Shares)
-		set(&out.CpuQuota, c.Quota)
-		set(&out.CpuPeriod, c.Period)
-		set(&out.CpuRtRuntime, c.RealtimeRuntime)
-		set(&out.CpuRtPeriod, c.RealtimePeriod)
-		out.CpuBurst, out.CPUIdle = c.Burst, c.Idle
-		out.CpusetCpus, out.CpusetMems = c.Cpus, c.Mems
-		if out.CpuShares != 0 {
-			out.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(out.CpuShares)
-		}
-	}
-	if p := r.Pids; p != nil {
-		out.PidsLimit = p.Limit
-	}
-	if b := r.BlockIO; b != nil {
-		set(&out.BlkioWeight, b.Weight)
-		set(&out.BlkioLeafWeight, b.LeafWeight)
-		for _, d := range b.WeightDevice {
-			var weight, leaf uint16
-			set(&weight, d.Weight)
-			set(&leaf, d.LeafWeight)
-			out.BlkioWeightDevice = append(out.BlkioWeightDevice, cgroups.NewWeightDevice(d.Major, d.Minor, weight, leaf))
-		}
-		for _, t := range []struct {
-			from []specs.LinuxThrottleDevice
-			to   *[]*cgroups.ThrottleDevice
-		}{
-			{b.ThrottleReadBpsDevice, &out.BlkioThrottleReadBpsDevice},
-			{b.ThrottleWriteBpsDevice, &out.BlkioThrottleWriteBpsDevice},
-			{b.ThrottleReadIOPSDevice, &out.BlkioThrottleReadIOPSDevice},
-			{b.ThrottleWriteIOPSDevice, &out.BlkioThrottleWriteIOPSDevice},
-		} {
-			for _, d := range t.from {
-				*t.to = append(*t.to, cgroups.NewThrottleDevice(d.Major, d.Minor, d.Rate))
-			}
-		}
-	}
-	for _, h := range r.HugepageLimits {
-		out.HugetlbLimit = append(out.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: h.Pagesize, Limit: h.Limit})
-	}
-	if n := r.Network; n != nil {
-		set(&out.NetClsClassid, n.ClassID)
-		for _, p := range n.Priorities {
-			out.NetPrioIfpriomap = append(out.NetPrioIfpriomap, &cgroups.IfPrioMap{Interface: p.Name, Priority: int64(p.Priority)})
-		}
-	}
-	for name, l := range r.Rdma {
-		if out.Rdma == nil {
-			out.Rdma = map[string]cgroups.LinuxRdma{}
-		}
-		out.Rdma[name] = cgroups.LinuxRdma{HcaHandles: l.HcaHandles, HcaObjects: l.HcaObjects}
-	}
-	out.Unified = r.Unified
-	return out, nil
-}
-
-func set[T any](to *T, from *T) {
-	if from != nil {
-		*to = *from
-	}
+	return nil
 }
 
 // IDs are the IDs of the containers that have a group, whoever made it.
 func IDs(h host.Facts) []string {
-	dirs := []string{mount}
-	for _, m := range h.CgroupMounts {
-		dirs = append(dirs, m.Path)
-	}
 	var ids []string
-	for _, dir := range dirs {
-		entries, err := os.ReadDir(dir)
+	g, err := Open(h, PathOf("any"))
+	if err != nil {
+		return nil
+	}
+	for _, p := range g.Paths() {
+		entries, err := os.ReadDir(filepath.Dir(p))
 		if err != nil {
 			continue
 		}

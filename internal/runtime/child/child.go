@@ -55,8 +55,8 @@ func (f *Failure) Unwrap() error { return f.Errno }
 type Options struct {
 	// Inputs gives a descriptor for each input of the program but plan.InReport.
 	Inputs map[string]int
-	// Cgroup, if positive, is a directory of cgroup version 2 in which the child is born (CLONE_INTO_CGROUP, Linux 5.7).
-	Cgroup int
+	// Cgroup, if not nil, is a directory of cgroup version 2 in which the child is born (CLONE_INTO_CGROUP, Linux 5.7).
+	Cgroup *os.File
 }
 
 // Start clones a child that carries out p. When p does not wait, the execve has succeeded on return; otherwise
@@ -76,7 +76,11 @@ func Start(p *plan.Program, o Options) (*Child, error) {
 		_ = unix.Close(pipe[1])
 		return nil, errors.Join(err, report.Close())
 	}
-	pid, pidfd, errno := clone(p, l, o.Cgroup)
+	cgroup := -1
+	if o.Cgroup != nil {
+		cgroup = int(o.Cgroup.Fd())
+	}
+	pid, pidfd, errno := clone(p, l, cgroup)
 	_ = unix.Close(pipe[1])
 	if errno != 0 {
 		_ = report.Close()

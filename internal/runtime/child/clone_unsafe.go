@@ -31,7 +31,7 @@ func clone(p *plan.Program, l *layout, cgroup int) (pid, pidfd int, _ syscall.Er
 		stack:      uint64(l.stackBase()),
 		stackSize:  uint64(l.top() - l.stackBase()),
 	}
-	if cgroup > 0 {
+	if cgroup >= 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(cgroup)
 	}
@@ -43,7 +43,7 @@ func clone(p *plan.Program, l *layout, cgroup int) (pid, pidfd int, _ syscall.Er
 	}
 	sigprocmask(unix.SIG_SETMASK, &all, &old)
 	got, errno := spawn(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, l.m)
-	if syscall.Errno(errno) == unix.ENOSYS && cgroup <= 0 {
+	if syscall.Errno(errno) == unix.ENOSYS && cgroup < 0 {
 		// A sandbox around us hides clone3, as docker's default filter does.
 		got, errno = cloneOld(uintptr(flags), l, fd)
 	}

@@ -59,15 +59,16 @@ func Exec(in ExecInput) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	inputs, closeInputs, err := descriptors(in.Cgroup, in.Stdin, in.Stdout, in.Stderr)
+	entrance, err := enter(in.Cgroup)
 	if err != nil {
 		return nil, err
 	}
-	defer closeInputs()
+	defer entrance.Close()
+	inputs := descriptors(entrance, in.Stdin, in.Stdout, in.Stderr)
 	inputs[plan.InTarget] = in.Target
 	p, err := plan.CompileExec(plan.ExecInput{
 		Process: in.Process, Host: in.Host, Namespaces: in.Namespaces, Filter: filter, FilterFlags: filterFlags,
-		CgroupProcs: countProcs(inputs), Inherit: in.Stdin == nil, Keyring: "_ses." + in.ID, NoSetgroups: in.NoSetgroups,
+		CgroupTasks: len(entrance.Files), Inherit: in.Stdin == nil, Keyring: "_ses." + in.ID, NoSetgroups: in.NoSetgroups,
 	})
 	if err != nil {
 		return nil, err
@@ -83,7 +84,7 @@ func Exec(in ExecInput) (*Running, error) {
 		defer theirs.Close()
 		inputs[plan.InConsole] = int(theirs.Fd())
 	}
-	c, err := child.Start(p, child.Options{Inputs: inputs})
+	c, err := child.Start(p, child.Options{Inputs: inputs, Cgroup: entrance.Dir})
 	if err == nil && p.Waits {
 		err = c.Wait()
 	}

@@ -46,8 +46,9 @@ type Running struct {
 	Console *os.File
 }
 
-// Program compiles what Start would carry out, for the reader. group may be nil.
-func Program(in Input, procs int) (*plan.Program, error) {
+// Program compiles what Start would carry out, for the reader. tasks counts the hierarchies of control groups that the child
+// enters by itself.
+func Program(in Input, tasks int) (*plan.Program, error) {
 	filter, filterFlags, err := Filter(in.Spec.Linux.Seccomp, in.Host)
 	if err != nil {
 		return nil, err
@@ -66,7 +67,7 @@ func Program(in Input, procs int) (*plan.Program, error) {
 	}
 	p, err := plan.Compile(plan.Input{
 		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, FileSources: files,
-		Filter: filter, FilterFlags: filterFlags, CgroupProcs: procs, Inherit: in.Stdin == nil, Loopback: ownNetwork,
+		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Loopback: ownNetwork,
 		Keyring: "_ses." + in.ID, NoSetgroups: in.Maps.Single, Origins: in.Origins,
 	})
 	if err != nil {
@@ -100,13 +101,13 @@ func Start(in Input) (_ *Running, err error) {
 			}
 		}()
 	}
-	inputs, closeInputs, err := descriptors(group, in.Stdin, in.Stdout, in.Stderr)
+	entrance, err := enter(group)
 	if err != nil {
 		return nil, err
 	}
-	defer closeInputs()
-	procs := countProcs(inputs)
-	p, err := Program(in, procs)
+	defer entrance.Close()
+	inputs := descriptors(entrance, in.Stdin, in.Stdout, in.Stderr)
+	p, err := Program(in, len(entrance.Files))
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ func Start(in Input) (_ *Running, err error) {
 		defer mapsWrite.Close()
 		inputs[plan.InMaps], inputs[plan.InMapsEnd] = int(mapsRead.Fd()), int(mapsWrite.Fd())
 	}
-	c, err := child.Start(p, child.Options{Inputs: inputs})
+	c, err := child.Start(p, child.Options{Inputs: inputs, Cgroup: entrance.Dir})
 	if err == nil && p.Waits {
 		if err = in.Maps.Write(c.PID); err == nil {
 			_, err = mapsWrite.Write([]byte{1})
@@ -150,17 +151,18 @@ func Start(in Input) (_ *Running, err error) {
 	return r, nil
 }
 
-// descriptors are the inputs that every program has.
-func descriptors(group *cgroup.Group, stdio ...*os.File) (map[string]int, func(), error) {
-	inputs := map[string]int{}
-	var procs []*os.File
-	if group != nil {
-		var err error
-		if procs, err = group.Procs(); err != nil {
-			return nil, nil, err
-		}
+// enter opens the way into a group; nil is the caller's own, in which a child is anyway.
+func enter(g *cgroup.Group) (cgroup.Entrance, error) {
+	if g == nil {
+		return cgroup.Entrance{}, nil
 	}
-	for i, f := range procs {
+	return g.Enter()
+}
+
+// descriptors are the inputs that every program has.
+func descriptors(e cgroup.Entrance, stdio ...*os.File) map[string]int {
+	inputs := map[string]int{}
+	for i, f := range e.Files {
 		inputs[plan.InCgroup(i)] = int(f.Fd())
 	}
 	for i, name := range []string{plan.InStdin, plan.InStdout, plan.InStderr} {
@@ -168,20 +170,7 @@ func descriptors(group *cgroup.Group, stdio ...*os.File) (map[string]int, func()
 			inputs[name] = int(stdio[i].Fd())
 		}
 	}
-	return inputs, func() {
-		for _, f := range procs {
-			_ = f.Close()
-		}
-	}, nil
-}
-
-func countProcs(inputs map[string]int) int {
-	n := 0
-	for ; ; n++ {
-		if _, ok := inputs[plan.InCgroup(n)]; !ok {
-			return n
-		}
-	}
+	return inputs
 }
 
 func socketPair() (ours, theirs *os.File, err error) {

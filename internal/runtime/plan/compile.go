@@ -26,8 +26,8 @@ type Input struct {
 	Filter Filter
 	// FilterFlags are seccomp(2)'s flags.
 	FilterFlags uintptr
-	// CgroupProcs counts the cgroup.procs files, given as inputs, that the child writes itself into.
-	CgroupProcs int
+	// CgroupTasks counts the hierarchies of control groups whose file tasks is an input, for the child to enter by itself.
+	CgroupTasks int
 	// Inherit leaves standard input, output and error as the parent has them.
 	Inherit bool
 	// Create makes the child report that it is ready and wait for a start.
@@ -52,7 +52,7 @@ type Overlay struct {
 	UserXattr bool
 }
 
-// InCgroup is the name of the input for the i-th cgroup.procs file.
+// InCgroup is the name of the input for the i-th hierarchy's file tasks.
 func InCgroup(i int) string { return fmt.Sprintf("cgroup%d", i) }
 
 // compiler is a builder with what it compiles.
@@ -84,7 +84,7 @@ func Compile(in Input) (*Program, error) {
 		return nil, err
 	}
 	c.input(InReport)
-	for i := range in.CgroupProcs {
+	for i := range in.CgroupTasks {
 		c.input(InCgroup(i))
 	}
 	c.stdioInputs(in.Spec.Process, in.Inherit)
@@ -228,7 +228,7 @@ func (c *compiler) namespaces() {
 		c.becomeRoot()
 	}
 	c.from("cgroup")
-	for i := range c.in.CgroupProcs {
+	for i := range c.in.CgroupTasks {
 		c.do("enter the control group", callWrite, Ref(c.inputSlot(InCgroup(i))), Bytes{[]byte("0"), `"0"`}, num(1))
 	}
 	for _, n := range joined {

@@ -17,7 +17,7 @@ type ExecInput struct {
 	Namespaces  uintptr
 	Filter      Filter
 	FilterFlags uintptr
-	CgroupProcs int
+	CgroupTasks int
 	Inherit     bool
 	Keyring     string
 	NoSetgroups bool
@@ -40,13 +40,13 @@ func CompileExec(in ExecInput) (*Program, error) {
 	}
 	c.input(InReport)
 	target := c.input(InTarget)
-	for i := range in.CgroupProcs {
+	for i := range in.CgroupTasks {
 		c.input(InCgroup(i))
 	}
 	c.stdioInputs(in.Process, in.Inherit)
 	c.add(Op{Special: Reset, Call: callSigaction, What: "put every signal back to its default"})
 	c.from("cgroup")
-	for i := range in.CgroupProcs {
+	for i := range in.CgroupTasks {
 		c.do("enter the control group", callWrite, Ref(c.inputSlot(InCgroup(i))), Bytes{[]byte("0"), `"0"`}, num(1))
 	}
 	c.from("namespaces")

@@ -51,7 +51,7 @@ func newScene(h host.Facts) *scene {
 			Hosts: "/data/containers/c/hosts", HostnameFile: "/data/containers/c/hostname",
 		},
 		plan: plan.Input{
-			Host: h, Overlay: &overlay, MountPoint: "/run/berth/root", Filter: filter, CgroupProcs: 1, Loopback: true, Keyring: "_ses.c",
+			Host: h, Overlay: &overlay, MountPoint: "/run/berth/root", Filter: filter, CgroupTasks: 1, Loopback: true, Keyring: "_ses.c",
 			FileSources: map[string]bool{"/data/containers/c/hosts": true, "/data/containers/c/hostname": true},
 		},
 	}
@@ -107,7 +107,7 @@ var programs = []struct {
 		s.plan.NoSetgroups = true
 		o := overlay
 		o.UserXattr = true
-		s.plan.Overlay, s.plan.CgroupProcs = &o, 0
+		s.plan.Overlay, s.plan.CgroupTasks = &o, 0
 		return s.compile(t)
 	}},
 	{"read-only", "The root is read-only, and so are the files bound over it", func(t testing.TB) *plan.Program {
@@ -162,7 +162,7 @@ func compileExec(t testing.TB, tty bool) *plan.Program {
 		process.ConsoleSize = &specs.Box{Height: 24, Width: 80}
 	}
 	p, err := plan.CompileExec(plan.ExecInput{
-		Process: process, Host: s.spec.Host, Filter: filter, CgroupProcs: 1, Keyring: "_ses.c",
+		Process: process, Host: s.spec.Host, Filter: filter, CgroupTasks: 1, Keyring: "_ses.c",
 		Namespaces: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
 	})
 	if err != nil {

@@ -158,7 +158,7 @@ func FuzzCompile(f *testing.F) {
 		if minor%2 == 1 {
 			h.Cgroup = host.CgroupUnified
 		}
-		in := plan.Input{Spec: &s, Host: h, MountPoint: "/m", Filter: filter, Keyring: "k", Loopback: true, CgroupProcs: 2, Create: layers, Inherit: !layers}
+		in := plan.Input{Spec: &s, Host: h, MountPoint: "/m", Filter: filter, Keyring: "k", Loopback: true, CgroupTasks: 2, Create: layers, Inherit: !layers}
 		if layers {
 			in.Overlay = &overlay
 		}

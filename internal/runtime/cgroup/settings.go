@@ -1,0 +1,220 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"berth/internal/errdef"
+	"berth/internal/host"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Setting is one value in one file of a group.
+type Setting struct {
+	Controller string // whose file it is; "" of version 2 for a file named by the spec itself (unified)
+	File       string // its name, without a directory
+	Value      string
+	// Optional settings may be impossible on this kernel: nobody has asked for them.
+	Optional bool
+	// Else takes its place where there is no such file.
+	Else *Setting
+}
+
+// Settings are the limits of a spec, in the order in which they are written. Rules for devices are not among them: version 2
+// has no files for them (limitDevices).
+func (g *Group) Settings(r *specs.LinuxResources) ([]Setting, error) {
+	if r == nil {
+		return nil, nil
+	}
+	l := &list{}
+	if g.host.Cgroup == host.CgroupUnified {
+		l.version2(r)
+	} else {
+		l.version1(r)
+		if len(r.Unified) > 0 {
+			l.err = errdef.New(errdef.Unsupported, "limits under \"unified\" need version 2 of control groups, and this host has version 1")
+		}
+	}
+	return l.settings, l.err
+}
+
+// list collects settings.
+type list struct {
+	settings []Setting
+	err      error
+}
+
+func (l *list) set(controller, file, value string) {
+	l.settings = append(l.settings, Setting{Controller: controller, File: file, Value: value})
+}
+
+func number[T int64 | uint64 | uint32 | uint16](n T) string { return fmt.Sprint(n) }
+
+// given sets a value that the spec may leave out; a zero means the same.
+func given[T int64 | uint64 | uint32 | uint16](l *list, controller, file string, n *T) {
+	if n != nil && *n != 0 {
+		l.set(controller, file, number(*n))
+	}
+}
+
+func device(major, minor int64) string { return fmt.Sprintf("%d:%d", major, minor) }
+
+// apply writes settings. One that the kernel calls invalid is tried again after all others, since some hold only together
+// with another one (a memory limit above the limit of memory and swap, a quota above the old period).
+func (g *Group) apply(settings []Setting) error {
+	var again []Setting
+	for _, s := range settings {
+		err := g.put(s)
+		if errors.Is(err, unix.EINVAL) {
+			again = append(again, s)
+			continue
+		}
+		if err != nil && !s.Optional {
+			return err
+		}
+	}
+	for _, s := range again {
+		if err := g.put(s); err != nil && !s.Optional {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Group) put(s Setting) error {
+	dir := g.v2
+	if g.host.Cgroup == host.CgroupV1 {
+		d, ok := g.v1With(s.Controller)
+		if !ok {
+			return g.lacks(s)
+		}
+		dir = d.path
+	}
+	err := write(dir+"/"+s.File, s.Value)
+	switch {
+	case errors.Is(err, unix.ENOENT) && s.Else != nil:
+		return g.put(*s.Else)
+	case errors.Is(err, unix.ENOENT):
+		return g.lacks(s)
+	case errors.Is(err, unix.EBUSY):
+		return errdef.New(errdef.Conflict, "cannot set %s of the control group %s to %s: more than that is in use: %w", s.File, g.path, s.Value, err)
+	case err != nil:
+		return errdef.As(errdef.Invalid, fmt.Errorf("cannot set %s of the control group %s to %q: %w", s.File, g.path, s.Value, err))
+	}
+	return nil
+}
+
+// lacks says that a limit cannot be set here.
+func (g *Group) lacks(s Setting) error {
+	controller := s.Controller
+	if controller == "" {
+		controller, _, _ = strings.Cut(s.File, ".")
+	}
+	err := errdef.New(errdef.Unsupported, "cannot set %s of the control group %s: the controller %q has no such file here", s.File, g.path, controller)
+	return errdef.Hint(err, "`berth system check` says which limits this host can set")
+}
+
+// prepare makes the group ready for settings and processes: in version 1 a cpuset is of no use until it has processors
+// and memory (cpusets(7)), and in version 2 controllers are handed down from the root.
+func (g *Group) prepare(settings []Setting) error {
+	if d, ok := g.v1With("cpuset"); ok {
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			if slices.ContainsFunc(settings, func(s Setting) bool { return s.File == file }) {
+				continue
+			}
+			if err := inherit(d, file); err != nil {
+				return err
+			}
+		}
+	}
+	if g.host.Cgroup == host.CgroupUnified {
+		return g.enable(settings)
+	}
+	return nil
+}
+
+// inherit copies a file of a cpuset from the group above, filling that one first where it is empty.
+func inherit(d directory, file string) error {
+	if d.path == d.root {
+		return nil
+	}
+	above := directory{path: d.path[:strings.LastIndexByte(d.path, '/')], root: d.root}
+	value, err := os.ReadFile(above.path + "/" + file)
+	if err != nil {
+		return err
+	}
+	if len(value) <= 1 {
+		if err := inherit(above, file); err != nil {
+			return err
+		}
+		if value, err = os.ReadFile(above.path + "/" + file); err != nil {
+			return err
+		}
+	}
+	return write(d.path+"/"+file, strings.TrimSpace(string(value)))
+}
+
+// enable switches on, in all groups above, the controllers of settings and those by which a container is watched. What
+// cannot be switched on is found out by whoever needs it: its files are not there.
+func (g *Group) enable(settings []Setting) error {
+	wanted := []string{"cpu", "io", "memory", "pids"}
+	for _, s := range settings {
+		controller := s.Controller
+		if controller == "" {
+			controller, _, _ = strings.Cut(s.File, ".")
+		}
+		if !slices.Contains(wanted, controller) && controller != "cgroup" {
+			wanted = append(wanted, controller)
+		}
+	}
+	above := mount
+	for _, name := range strings.Split(strings.TrimPrefix(g.path, "/"), "/") {
+		has, err := os.ReadFile(above + "/cgroup.controllers")
+		if err != nil {
+			return err
+		}
+		gives, err := os.ReadFile(above + "/cgroup.subtree_control")
+		if err != nil {
+			return err
+		}
+		available, given := strings.Fields(string(has)), strings.Fields(string(gives))
+		for _, c := range wanted {
+			if slices.Contains(available, c) && !slices.Contains(given, c) {
+				if err := write(above+"/cgroup.subtree_control", "+"+c); err != nil && errors.Is(err, unix.EROFS) {
+					return err
+				}
+			}
+		}
+		above += "/" + name
+	}
+	return nil
+}
+
+// throttles are the limits of a block device's traffic.
+func throttles(b *specs.LinuxBlockIO) []throttle {
+	return []throttle{
+		{"blkio.throttle.read_bps_device", "rbps", b.ThrottleReadBpsDevice},
+		{"blkio.throttle.write_bps_device", "wbps", b.ThrottleWriteBpsDevice},
+		{"blkio.throttle.read_iops_device", "riops", b.ThrottleReadIOPSDevice},
+		{"blkio.throttle.write_iops_device", "wiops", b.ThrottleWriteIOPSDevice},
+	}
+}
+
+type throttle struct {
+	file, key string // of version 1; of io.max in version 2
+	devices   []specs.LinuxThrottleDevice
+}
+
+// limitOf writes a limit, of which -1 is none.
+func limitOf(n int64, none string) string {
+	if n < 0 {
+		return none
+	}
+	return strconv.FormatInt(n, 10)
+}
