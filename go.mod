@@ -3,7 +3,6 @@ module berth
 go 1.26.0
 
 require (
-	github.com/BurntSushi/toml v1.6.0
 	github.com/benhoyt/goawk v1.31.0
 	github.com/distribution/reference v0.6.0
 	github.com/docker/go-units v0.5.0
@@ -15,6 +14,7 @@ require (
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1
 	github.com/opencontainers/runtime-spec v1.3.0
+	github.com/pelletier/go-toml/v2 v2.4.3
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/spf13/pflag v1.1.0
 	github.com/u-root/u-root v0.16.0

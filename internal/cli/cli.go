@@ -97,11 +97,17 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 
 // Main runs the command line args, without the program's name, and returns the exit status.
 func Main(args []string, programs Programs) int {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	c := &call{out: os.Stdout, err: os.Stderr, in: os.Stdin, ctx: ctx, programs: programs, argv: args}
+	c := &call{out: os.Stdout, err: os.Stderr, in: os.Stdin, programs: programs, argv: args}
 	err := c.main(args)
 	return c.report(err)
+}
+
+// context ends with the first SIGINT or SIGTERM after it was asked for. What needs no context dies by them as any program.
+func (c *call) context() context.Context {
+	if c.ctx == nil {
+		c.ctx, _ = signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM) // until the program ends
+	}
+	return c.ctx
 }
 
 // report prints an error, the next step and returns the exit status.

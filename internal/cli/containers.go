@@ -70,7 +70,7 @@ func (c *call) cmdStop() error {
 	if err != nil {
 		return err
 	}
-	return c.eachContainer(func(e *engine.Engine, of *state.Container) error { return e.Stop(c.ctx, of, o) })
+	return c.eachContainer(func(e *engine.Engine, of *state.Container) error { return e.Stop(c.context(), of, o) })
 }
 
 func (c *call) cmdRestart() error {
@@ -79,7 +79,7 @@ func (c *call) cmdRestart() error {
 		return err
 	}
 	return c.eachContainer(func(e *engine.Engine, of *state.Container) error {
-		if err := e.Stop(c.ctx, of, o); err != nil {
+		if err := e.Stop(c.context(), of, o); err != nil {
 			return err
 		}
 		s, err := e.Start(of, monitor.AttachRequest{})
@@ -185,7 +185,7 @@ func (c *call) cmdPrune() error {
 	if err != nil {
 		return err
 	}
-	removed, err := e.Prune(c.ctx)
+	removed, err := e.Prune(c.context())
 	if len(removed) > 0 {
 		fmt.Fprintln(c.out, "Deleted Containers:")
 		for _, id := range removed {
@@ -221,12 +221,12 @@ func (c *call) cmdLogs() error {
 	}
 	if c.options.follow {
 		q.Follow = func() bool {
-			if c.ctx.Err() != nil || !q.Until.IsZero() && time.Now().After(q.Until) || !e.Containers.Monitored(of.ID) {
+			if c.context().Err() != nil || !q.Until.IsZero() && time.Now().After(q.Until) || !e.Containers.Monitored(of.ID) {
 				return false
 			}
 			select {
 			case <-time.After(50 * time.Millisecond):
-			case <-c.ctx.Done():
+			case <-c.context().Done():
 			}
 			return true
 		}

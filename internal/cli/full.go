@@ -30,7 +30,7 @@ func (c *call) full(cmd *command, given map[string][]string) error {
 	if err != nil {
 		return err
 	}
-	return do(Call{Context: c.ctx, Args: c.args, Options: given, Engine: e, In: c.in, Out: c.out, Err: c.err})
+	return do(Call{Context: c.context(), Args: c.args, Options: given, Engine: e, In: c.in, Out: c.out, Err: c.err})
 }
 
 // become replaces this process by the full program with the same command line.

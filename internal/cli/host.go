@@ -10,8 +10,6 @@ import (
 	"berth/internal/host"
 )
 
-func hostRelease() string { return host.Probe().Release }
-
 // describeHost fills in what info says about the machine.
 func describeHost(v *infoView, h host.Facts) {
 	v.KernelVersion, v.NCPU = h.Release, runtime.NumCPU()

@@ -139,7 +139,7 @@ func (c *call) cmdRmi() error {
 		return err
 	}
 	return c.each(func(ref string) error {
-		removed, err := e.RemoveImage(c.ctx, ref, c.options.force)
+		removed, err := e.RemoveImage(c.context(), ref, c.options.force)
 		if err != nil {
 			if errdef.Is(err, errdef.NotFound) && c.options.force {
 				c.report(err)
@@ -178,7 +178,7 @@ func (c *call) cmdImagePrune() error {
 	if err != nil {
 		return err
 	}
-	swept, err := e.Images.Sweep(c.ctx, store.RootsOf(uses), 24*time.Hour)
+	swept, err := e.Images.Sweep(c.context(), store.RootsOf(uses), 24*time.Hour)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (c *call) cmdRun() error {
 		return err
 	}
 	if o.explain {
-		return e.Explain(c.ctx, cfg, c.pullPolicy(), c.out)
+		return e.Explain(c.context(), cfg, c.pullPolicy(), c.out)
 	}
 	stdin := cfg.Interactive && !o.detach
 	output := !o.detach
@@ -67,7 +67,7 @@ func (c *call) cmdRun() error {
 		return errdef.Hint(errdef.New(errdef.Invalid, "the input device is not a TTY"), "leave out -t, or use -d")
 	}
 	var id string
-	s, err := e.Run(c.ctx, cfg, c.pullPolicy(), monitor.AttachRequest{Stdin: stdin, Output: output, StdinOnce: stdin}, func(made *state.Container) error {
+	s, err := e.Run(c.context(), cfg, c.pullPolicy(), monitor.AttachRequest{Stdin: stdin, Output: output, StdinOnce: stdin}, func(made *state.Container) error {
 		id = made.ID
 		return c.writeCidfile(made.ID)
 	})
@@ -120,7 +120,7 @@ func (c *call) cmdCreate() error {
 	if err != nil {
 		return err
 	}
-	made, err := e.Create(c.ctx, cfg, c.pullPolicy())
+	made, err := e.Create(c.context(), cfg, c.pullPolicy())
 	if err != nil {
 		return err
 	}

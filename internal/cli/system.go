@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"berth/internal/errdef"
+	"berth/internal/host"
 	"berth/internal/settings"
 	"berth/internal/state"
 )
@@ -19,7 +20,7 @@ func (c *call) cmdVersion() error {
 		_, err := fmt.Fprintf(c.out, "berth version %s\n", Version)
 		return err
 	}
-	v := versionView{Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, hostRelease()}
+	v := versionView{Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, host.Release()}
 	if done, err := c.format([]any{v}); done {
 		return err
 	}

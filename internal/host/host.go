@@ -77,11 +77,8 @@ func (f Facts) Privileged() bool { return f.UID == 0 && f.Caps&(1<<unix.CAP_SYS_
 // Probe looks at this machine. Whatever cannot be read counts as absent.
 func Probe() Facts {
 	f := Facts{Arch: runtime.GOARCH, UID: os.Geteuid(), GID: os.Getegid()}
-	var name unix.Utsname
-	if unix.Uname(&name) == nil {
-		f.Release = unix.ByteSliceToString(name.Release[:])
-		f.Kernel = parseRelease(f.Release)
-	}
+	f.Release = Release()
+	f.Kernel = parseRelease(f.Release)
 	f.Caps, f.Bounding = capabilities()
 	f.LastCap = lastCap()
 	f.Cgroup, f.CgroupMounts, f.CgroupBeside = cgroups()
@@ -95,6 +92,15 @@ func Probe() Facts {
 	_, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0)
 	f.Clone3 = errno == unix.EINVAL // arguments of no size are invalid
 	return f
+}
+
+// Release is the kernel's release as uname(2) says it.
+func Release() string {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(name.Release[:])
 }
 
 func parseRelease(release string) Version {

@@ -16,7 +16,7 @@ import (
 	"berth/internal/container"
 	"berth/internal/errdef"
 
-	"github.com/BurntSushi/toml"
+	"github.com/pelletier/go-toml/v2"
 )
 
 // Values are the settings in force. Each field is a key of the files and a global flag, by the name in its tag.
@@ -66,18 +66,22 @@ func Load(flags map[string]string) (Values, Sources, error) {
 	}
 	v.DataRoot, v.RunRoot, from["run-root"] = defaultRoots()
 	for _, path := range Files() {
-		meta, err := toml.DecodeFile(path, &v)
+		data, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && path == Files()[0] {
 			continue
+		}
+		given := map[string]any{}
+		if err == nil {
+			err = errors.Join(toml.Unmarshal(data, &given), toml.Unmarshal(data, &v))
 		}
 		if err != nil {
 			return v, from, errdef.New(errdef.Invalid, "cannot read the configuration %s: %w", path, err)
 		}
-		if unknown := meta.Undecoded(); len(unknown) > 0 {
-			return v, from, errdef.Hint(errdef.New(errdef.Invalid, "the configuration %s has the unknown key %q", path, unknown[0]), "berth config lists the keys")
-		}
-		for _, key := range meta.Keys() {
-			from[key.String()] = path
+		for key := range given {
+			if _, ok := from[key]; !ok {
+				return v, from, errdef.Hint(errdef.New(errdef.Invalid, "the configuration %s has the unknown key %q", path, key), "berth config lists the keys")
+			}
+			from[key] = path
 		}
 	}
 	for _, k := range Keys {
