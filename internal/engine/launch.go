@@ -7,9 +7,11 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/host"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
 
@@ -21,39 +23,69 @@ const MonitorName = "berth-monitor"
 
 // launch starts a monitor for a container and returns the connection to it. The caller holds the container's lock.
 func (e *Engine) launch(c *state.Container, adopt bool, request monitor.AttachRequest) (*monitor.Conn, error) {
-	if err := os.MkdirAll(e.Containers.RunDir(c.ID), 0o700); err != nil {
-		return nil, err
+	verb := "run"
+	if adopt {
+		verb = "adopt"
 	}
-	alive, err := disk.TryLock(e.Containers.AlivePath(c.ID))
-	if errors.Is(err, disk.ErrLocked) {
+	m := e.summon(c.ID, verb)
+	if errdef.Is(m.err, errdef.Conflict) {
 		return nil, errdef.New(errdef.Conflict, "container %s is already running", c.Name)
 	}
+	if m.err == nil {
+		m.err = m.begin(request)
+	}
+	return m.conn, m.err
+}
+
+// summons is a monitor that waits for the word to begin, or why there is none.
+type summons struct {
+	conn *monitor.Conn
+	err  error
+}
+
+// summon starts a monitor for the container with that ID, which need not exist yet. It holds the lock "alive" from now on.
+func (e *Engine) summon(id, verb string) summons {
+	if err := os.MkdirAll(e.Containers.RunDir(id), 0o700); err != nil {
+		return summons{err: err}
+	}
+	alive, err := disk.TryLock(e.Containers.AlivePath(id))
+	if errors.Is(err, disk.ErrLocked) {
+		return summons{err: errdef.New(errdef.Conflict, "the container has a monitor")}
+	}
 	if err != nil {
-		return nil, err
+		return summons{err: err}
 	}
 	defer alive.Unlock() // the monitor has it too
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
+		return summons{err: os.NewSyscallError("socketpair", err)}
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "monitor"), os.NewFile(uintptr(fds[1]), "monitor")
 	defer theirs.Close()
 	conn, err := monitor.FromFile(ours)
 	if err != nil {
-		return nil, err
+		return summons{err: err}
 	}
-	verb := "run"
-	if adopt {
-		verb = "adopt"
+	if err := e.startMonitor(id, verb, theirs, alive.File()); err != nil {
+		return summons{err: errors.Join(err, conn.Close())}
 	}
-	if err := e.startMonitor(c.ID, verb, theirs, alive.File()); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
+	return summons{conn: conn}
+}
+
+// begin tells the monitor to do what it was summoned for. On an error the connection is closed.
+func (m summons) begin(request monitor.AttachRequest) error {
 	request.Version = monitor.Version
-	if err := conn.Send(monitor.FrameAttach, request); err != nil {
-		return nil, errors.Join(err, conn.Close())
+	if err := m.conn.Send(monitor.FrameAttach, request); err != nil {
+		return errors.Join(err, m.conn.Close())
 	}
-	return conn, nil
+	return nil
+}
+
+// dismiss sends a monitor away that has not begun, and waits until it has gone.
+func (m summons) dismiss() {
+	if m.conn != nil {
+		m.conn.Dismiss()
+	}
 }
 
 // startMonitor starts the process: in a session of its own, with nothing of its caller's but two descriptors.
@@ -73,16 +105,17 @@ func (e *Engine) startMonitor(id, verb string, socket, alive *os.File) error {
 		return err
 	}
 	defer journal.Close()
-	p, err := os.StartProcess("/proc/self/fd/"+strconv.Itoa(int(program.Fd())),
+	// Not os.StartProcess: the first one of a process starts another one to try pidfds out, and nobody here waits for a monitor.
+	_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(program.Fd())),
 		[]string{MonitorName, verb, e.Settings.DataRoot, e.Settings.RunRoot, id},
-		&os.ProcAttr{
-			Dir: "/", Env: monitorEnv(), Files: []*os.File{null, null, journal, socket, alive},
-			Sys: &unix.SysProcAttr{Setsid: true},
+		&syscall.ProcAttr{
+			Dir: "/", Env: monitorEnv(), Files: []uintptr{null.Fd(), null.Fd(), journal.Fd(), socket.Fd(), alive.Fd()},
+			Sys: &syscall.SysProcAttr{Setsid: true},
 		})
 	if err != nil {
 		return fmt.Errorf("cannot start the container's monitor: %w", err)
 	}
-	return p.Release()
+	return nil
 }
 
 // monitorEnv is what a monitor needs of its caller's environment.
@@ -155,6 +188,14 @@ func MonitorMain(args []string) error {
 	}
 	unix.CloseOnExec(4)
 	alive := disk.Inherited(os.NewFile(4, "alive"))
+	h := host.Probe()
+	first, err := monitor.Await(conn)
+	if errors.Is(err, io.EOF) {
+		return s.Forget(args[3]) // dismissed, or left alone by a command that was killed: there is nothing to do
+	}
+	if err != nil {
+		return err
+	}
 	c, err := s.Load(args[3])
 	if err != nil {
 		return err
@@ -163,7 +204,7 @@ func MonitorMain(args []string) error {
 	if err != nil {
 		return errors.Join(conn.Send(monitor.FrameFailed, monitor.Failed{Kind: errdef.KindOf(err), Message: err.Error(), Hint: errdef.HintOf(err)}), err)
 	}
-	o := monitor.Options{Store: s, ID: args[3], Layers: layers, First: conn, Alive: alive, RemoveTree: removeTree}
+	o := monitor.Options{Store: s, Container: c, Host: h, Layers: layers, First: first, Alive: alive, RemoveTree: removeTree}
 	if args[0] == "adopt" {
 		return monitor.Adopt(o)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/ident"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
 )
@@ -18,17 +19,51 @@ type Session struct {
 }
 
 // Run creates a container and starts it. When it cannot be started, one that would have been removed at its end is gone.
+//
+// The monitor's program is started first, and gets ready while the container is made: that is a third of the time of both.
 func (e *Engine) Run(ctx context.Context, cfg container.Config, pull string, attach monitor.AttachRequest, created func(*state.Container) error) (*Session, error) {
-	c, err := e.Create(ctx, cfg, pull)
-	if err != nil {
+	id := ident.New()
+	summoned := make(chan summons, 1)
+	go func() { summoned <- e.summon(id, "run") }()
+	c, err := e.create(ctx, id, cfg, pull)
+	made := err == nil
+	if made && created != nil {
+		err = created(c)
+	}
+	m := <-summoned
+	if err == nil {
+		err = m.err
+	}
+	if err == nil {
+		var s *Session
+		if s, err = e.beginNew(c, m, attach); err == nil {
+			return s, nil
+		}
 		return nil, err
 	}
-	if created != nil {
-		if err := created(c); err != nil {
-			return nil, errors.Join(err, e.remove(c, true))
-		}
+	m.dismiss()
+	if made {
+		err = errors.Join(err, e.remove(c, true))
 	}
-	return e.Start(c, attach)
+	return nil, err
+}
+
+// beginNew starts a container that has just been made; its lock keeps those out who would remove it meanwhile.
+func (e *Engine) beginNew(c *state.Container, m summons, attach monitor.AttachRequest) (*Session, error) {
+	l, err := e.lock(c.ID)
+	if err != nil {
+		m.dismiss()
+		return nil, err
+	}
+	defer l.Unlock()
+	if err := m.begin(attach); err != nil {
+		return nil, err
+	}
+	s := &Session{c, m.conn}
+	if err := s.untilStarted(); err != nil {
+		return nil, errors.Join(err, m.conn.Close())
+	}
+	return s, nil
 }
 
 // Start starts a container that does not run and returns when its process does.

@@ -48,16 +48,26 @@ func (m *monitor) listen() error {
 	return nil
 }
 
-// greet reads the first frame of a connection and does what it asks.
-func (m *monitor) greet(conn *Conn) error {
+// Request is the first frame of a connection.
+type Request struct {
+	conn    *Conn
+	kind    byte
+	payload []byte
+}
+
+// Await waits for the first frame of a connection; io.EOF says that the other side has gone without one.
+func Await(conn *Conn) (Request, error) {
 	kind, payload, err := conn.Receive()
-	if err != nil {
-		return err
-	}
-	switch kind {
+	return Request{conn, kind, payload}, err
+}
+
+// answer does what the first frame of a connection asks for.
+func (m *monitor) answer(r Request) error {
+	conn := r.conn
+	switch r.kind {
 	case FrameAttach:
 		c := &client{conn: conn}
-		if err := unmarshal(payload, &c.AttachRequest); err != nil {
+		if err := unmarshal(r.payload, &c.AttachRequest); err != nil {
 			return err
 		}
 		m.mu.Lock()
@@ -74,17 +84,21 @@ func (m *monitor) greet(conn *Conn) error {
 		go m.listenTo(c)
 		return nil
 	case FrameExec:
-		return m.exec(conn, payload)
+		return m.exec(conn, r.payload)
 	case FrameHalt:
 		m.haltOnce.Do(func() { close(m.halt) })
 		return conn.Close()
 	}
-	return errdef.New(errdef.Invalid, "unknown request %q", kind)
+	return errdef.New(errdef.Invalid, "unknown request %q", r.kind)
 }
 
-// serve is greet for a connection that came by the socket.
+// serve answers a connection that came by the socket.
 func (m *monitor) serve(conn *Conn) {
-	if err := m.greet(conn); err != nil {
+	r, err := Await(conn)
+	if err == nil {
+		err = m.answer(r)
+	}
+	if err != nil {
 		_ = conn.Send(FrameFailed, failed(err))
 		_ = conn.Close()
 	}

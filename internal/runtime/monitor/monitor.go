@@ -35,12 +35,13 @@ import (
 
 // Options is how a monitor is told what to do.
 type Options struct {
-	Store state.Store
-	ID    string
+	Store     state.Store
+	Container *state.Container
+	Host      host.Facts
 	// Layers are the container's layers, the topmost first.
 	Layers []string
-	// First is the connection to the command that started the monitor, or nil.
-	First *Conn
+	// First is what the command that started the monitor wants.
+	First Request
 	// Alive is the lock that says that the monitor lives.
 	Alive *disk.Lock
 	// RemoveTree deletes a container's directory, whoever owns what is in it.
@@ -50,8 +51,8 @@ type Options struct {
 // monitor is the state of the process.
 type monitor struct {
 	Options
-	c        *state.Container
-	host     host.Facts
+	c        *state.Container // Options.Container
+	host     host.Facts       // Options.Host
 	durable  disk.Durability
 	runDir   string
 	listener *net.UnixListener
@@ -78,14 +79,15 @@ func Run(o Options) error { return run(o, false) }
 func Adopt(o Options) error { return run(o, true) }
 
 func run(o Options, adopt bool) (err error) {
-	m := &monitor{Options: o, host: host.Probe(), clients: map[*client]bool{}, halt: make(chan struct{}), pidfd: -1, runDir: o.Store.RunDir(o.ID)}
+	m := &monitor{
+		Options: o, c: o.Container, host: o.Host, clients: map[*client]bool{}, halt: make(chan struct{}), pidfd: -1,
+		runDir: o.Store.RunDir(o.Container.ID), durable: disk.Durability(!o.Container.Config.AutoRemove),
+	}
 	defer func() {
-		if err != nil && o.First != nil {
-			_ = o.First.Send(FrameFailed, failed(err))
+		if err != nil {
+			_ = o.First.conn.Send(FrameFailed, failed(err))
 		}
-		if o.First != nil {
-			_ = o.First.Close()
-		}
+		_ = o.First.conn.Close()
 	}()
 	// The engine's memory and descriptors are nobody's business in a container that shares its parent's pid namespace. A user's
 	// containers cannot look out of their user namespace; and the id maps of a child that is not dumpable are root's to write.
@@ -94,20 +96,14 @@ func run(o Options, adopt bool) (err error) {
 			return os.NewSyscallError("prctl", err)
 		}
 	}
-	if m.c, err = o.Store.Load(o.ID); err != nil {
-		return err
-	}
-	m.durable = disk.Durability(!m.c.Config.AutoRemove)
 	if m.streams, err = newStreams(m); err != nil {
 		return err
 	}
 	if err := m.listen(); err != nil {
 		return err
 	}
-	if o.First != nil {
-		if err := m.greet(o.First); err != nil {
-			return err
-		}
+	if err := m.answer(o.First); err != nil {
+		return err
 	}
 	return m.live(adopt)
 }
@@ -198,13 +194,20 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	m.tellAll(FrameStarted, Started{r.PID}) // before any output
 	m.streams.flow()
 	*record = state.Record{Status: state.Running, StartedAt: now, RestartCount: record.RestartCount}
-	if err := m.Store.SetRecord(m.c.ID, *record, m.durable); err != nil {
-		return Ended{}, err
-	}
+	recorded := make(chan error, 1)
+	go func() { recorded <- m.Store.SetRecord(m.c.ID, *record, m.durable) }()
 	in = lifecycle.Input{}
-	debug.FreeOSMemory() // what the start needed; from here on there is little to do
-	return m.untilEnd(r.PIDFD, r.PID), nil
+	rest := time.AfterFunc(settled, debug.FreeOSMemory) // what the start needed; from here on there is little to do
+	defer rest.Stop()
+	exit := m.untilEnd(r.PIDFD, r.PID)
+	if err := <-recorded; err != nil && exit.Error == "" {
+		exit.Error = err.Error()
+	}
+	return exit, nil
 }
+
+// settled is when a container counts as one that will run for a while.
+const settled = 500 * time.Millisecond
 
 // untilEnd waits for the end of the first process and clears away what the container held.
 func (m *monitor) untilEnd(pidfd, child int) Ended {

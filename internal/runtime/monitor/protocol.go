@@ -117,6 +117,17 @@ func (c *Conn) Close() error {
 	return c.c.Close()
 }
 
+// Dismiss says that nothing will be asked, and waits until the other side has closed the connection.
+func (c *Conn) Dismiss() {
+	_ = c.c.CloseWrite()
+	for {
+		if _, _, err := c.Receive(); err != nil {
+			_ = c.Close()
+			return
+		}
+	}
+}
+
 // Send sends a frame; payload is bytes or anything that JSON can say.
 func (c *Conn) Send(kind byte, payload any, fds ...int) error {
 	var body []byte

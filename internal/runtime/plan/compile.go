@@ -77,12 +77,16 @@ func (c *compiler) from(key string) {
 	c.origin = c.in.Origins[key]
 }
 
+// usualOps is what a container with docker's defaults comes to, and some more.
+const usualOps = 480
+
 // Compile turns a spec into the program that makes its container. An error is about the spec.
 func Compile(in Input) (*Program, error) {
 	c := &compiler{in: in, spec: in.Spec, sources: map[string]Ref{}}
 	if err := check(in.Spec); err != nil {
 		return nil, err
 	}
+	c.p.Ops = make([]Op, 0, usualOps)
 	c.input(InReport)
 	for i := range in.CgroupTasks {
 		c.input(InCgroup(i))
