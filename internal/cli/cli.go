@@ -67,6 +67,7 @@ type call struct {
 	programs     Programs
 	openedEngine *engine.Engine
 	argv         []string
+	umask        os.FileMode // the caller's, for files that are his own
 }
 
 // Programs are the parts of berth that are programs of their own.
@@ -98,6 +99,8 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 // Main runs the command line args, without the program's name, and returns the exit status.
 func Main(args []string, programs Programs) int {
 	c := &call{out: os.Stdout, err: os.Stderr, in: os.Stdin, programs: programs, argv: args}
+	// The trees of containers and layers have the modes that images say, whatever the caller's mask hides of his own files.
+	c.umask = os.FileMode(unix.Umask(0o022))
 	err := c.main(args)
 	return c.report(err)
 }

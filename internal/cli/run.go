@@ -104,7 +104,7 @@ func (c *call) writeCidfile(id string) error {
 	if path == "" {
 		return nil
 	}
-	err := disk.Create(path, []byte(id), 0o644, disk.Volatile)
+	err := disk.Create(path, []byte(id), 0o644&^c.umask, disk.Volatile)
 	if errors.Is(err, os.ErrExist) {
 		return errdef.Hint(errdef.New(errdef.Conflict, "container ID file found, make sure the other container isn't running or delete %s", path), "delete %s, or name another file", path)
 	}

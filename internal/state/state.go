@@ -390,7 +390,9 @@ func (s Store) Remove(c *Container, removeTree func(dir string) error) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(removeTree(gone), s.Forget(c.ID))
+	forgotten := make(chan error, 1)
+	go func() { forgotten <- s.Forget(c.ID) }() // both are many small steps of the kernel
+	return errors.Join(removeTree(gone), <-forgotten)
 }
 
 // Sweep removes what killed commands have left: temporary directories, names without containers, run directories of

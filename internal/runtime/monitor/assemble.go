@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"berth/internal/container"
-	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/image/merged"
@@ -173,7 +172,8 @@ func writeEtc(s state.Store, c *state.Container, hostname string) error {
 		return err
 	}
 	for _, f := range []struct{ name, text string }{{"hosts", hosts.String()}, {"hostname", hostname + "\n"}, {"resolv.conf", string(resolv)}} {
-		if err := disk.Replace(filepath.Join(dir, f.name), []byte(f.text), 0o644, disk.Volatile); err != nil {
+		// Nobody reads them but the container, which does not run, and every start writes them anew.
+		if err := os.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0o644); err != nil {
 			return fmt.Errorf("cannot write the container's /etc/%s: %w", f.name, err)
 		}
 	}
