@@ -38,6 +38,9 @@ func CompileExec(in ExecInput) (*Program, error) {
 		in:   Input{Host: in.Host, NoSetgroups: in.NoSetgroups, Origins: in.Origins},
 		spec: &specs.Spec{Process: in.Process, Linux: &specs.Linux{}},
 	}
+	// Its memory is not its parent's. It may change its user; and what runs in the container can stop it as soon as it is in there:
+	// then nobody but who asked for it waits.
+	c.p.Waits = true
 	c.input(InReport)
 	target := c.input(InTarget)
 	for i := range in.CgroupTasks {
@@ -54,7 +57,6 @@ func CompileExec(in ExecInput) (*Program, error) {
 	c.do("join the container's namespaces", callSetns, target, flags(int(in.Namespaces), namespaceFlags(uint64(in.Namespaces))))
 	if in.Namespaces&unix.CLONE_NEWUSER != 0 {
 		c.userNS = true
-		c.p.Waits = true // its memory must not be its parent's: it changes its user
 		c.do("become the group 0 of the user namespace", callSetresgid, num(0), num(0), num(0))
 		c.do("become the user 0 of the user namespace", callSetresuid, num(0), num(0), num(0))
 	}
