@@ -176,12 +176,17 @@ func sealedCopy(path string) (*os.File, error) {
 }
 
 // MonitorMain is the main function of a monitor: args are verb, data root, run root and the container's ID; descriptor 3 is
-// the connection to the command, 4 the lock that says that the monitor lives.
+// the connection to the command, 4 the lock that says that the monitor lives. One that renews itself has a fifth argument.
 func MonitorMain(args []string) error {
-	if len(args) != 4 {
+	s := state.Store{}
+	switch {
+	case len(args) == 5 && args[0] == "renew":
+		return renewed(args)
+	case len(args) == 4:
+		s.Data, s.Run = args[1], args[2]
+	default:
 		return errdef.New(errdef.Invalid, "a monitor is started by other commands")
 	}
-	s := state.Store{Data: args[1], Run: args[2]}
 	conn, err := monitor.FromFile(os.NewFile(3, "command"))
 	if err != nil {
 		return err
@@ -209,4 +214,22 @@ func MonitorMain(args []string) error {
 		return monitor.Adopt(o)
 	}
 	return monitor.Run(o)
+}
+
+// renewed is MonitorMain of a monitor that has executed its program again.
+func renewed(args []string) error {
+	inherited, err := monitor.ParseInherited(args[4])
+	if err != nil {
+		return err
+	}
+	alive, s := inherited.Lock(), state.Store{Data: args[1], Run: args[2]}
+	c, err := s.Load(args[3])
+	if err != nil {
+		return err
+	}
+	layers, err := layersOf(args[1], c.Image.ChainIDs)
+	if err != nil {
+		return err
+	}
+	return monitor.Renew(monitor.Options{Store: s, Container: c, Host: host.Probe(), Layers: layers, Inherited: inherited, Alive: alive, RemoveTree: removeTree})
 }

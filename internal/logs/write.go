@@ -111,6 +111,9 @@ func (w *Writer) Write(s Stream, p []byte, now time.Time) error {
 	return w.flush()
 }
 
+// Begun reports whether a line waits for its end.
+func (w *Writer) Begun() bool { return len(w.partial[Stdout])+len(w.partial[Stderr]) > 0 }
+
 // Flush writes the begun lines.
 func (w *Writer) Flush(now time.Time) error {
 	w.out = w.out[:0]

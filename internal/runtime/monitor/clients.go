@@ -35,17 +35,26 @@ func (m *monitor) listen() error {
 	if err != nil {
 		return err
 	}
+	m.accept()
+	return nil
+}
+
+// accept serves those who connect, until the listener is closed or has a deadline.
+func (m *monitor) accept() {
 	m.listener.SetUnlinkOnClose(false)
-	go func() {
+	m.accepting.Go(func() {
 		for {
 			c, err := m.listener.AcceptUnix()
 			if err != nil {
 				return
 			}
-			go m.serve(&Conn{c: c})
+			m.busy.Add(1)
+			go func() {
+				defer m.idle()
+				m.serve(&Conn{c: c})
+			}()
 		}
-	}()
-	return nil
+	})
 }
 
 // Request is the first frame of a connection.
@@ -76,12 +85,16 @@ func (m *monitor) answer(r Request) error {
 			return errdef.New(errdef.Conflict, "the container has ended")
 		}
 		m.clients[c] = true
+		m.busy.Add(1)
 		started := m.running
 		m.mu.Unlock()
 		if started {
 			_ = conn.Send(FrameStarted, Started{m.process.PID})
 		}
-		go m.listenTo(c)
+		go func() {
+			defer m.idle()
+			m.listenTo(c)
+		}()
 		return nil
 	case FrameExec:
 		return m.exec(conn, r.payload)

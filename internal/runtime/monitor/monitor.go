@@ -15,8 +15,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/internal/container"
@@ -42,6 +42,8 @@ type Options struct {
 	Layers []string
 	// First is what the command that started the monitor wants.
 	First Request
+	// Inherited is what a monitor that renews itself has kept; nil for any other.
+	Inherited *Inherited
 	// Alive is the lock that says that the monitor lives.
 	Alive *disk.Lock
 	// RemoveTree deletes a container's directory, whoever owns what is in it.
@@ -63,6 +65,11 @@ type monitor struct {
 	singleID   bool
 	streams    *streams
 	execs      sync.WaitGroup
+	accepting  sync.WaitGroup
+	recording  sync.WaitGroup
+	renewal    renewal
+	notBefore  time.Time    // the next renewal
+	busy       atomic.Int32 // connections that are being served
 
 	mu      sync.Mutex // guards what follows
 	clients map[*client]bool
@@ -75,6 +82,9 @@ type monitor struct {
 // Run starts the container and stays until it has ended for good.
 func Run(o Options) error { return run(o, false) }
 
+// Renew goes on where this same process was before it executed its program again.
+func Renew(o Options) error { return run(o, false) }
+
 // Adopt stays with a container that runs already, or puts right what is left of one that has ended unseen.
 func Adopt(o Options) error { return run(o, true) }
 
@@ -83,12 +93,14 @@ func run(o Options, adopt bool) (err error) {
 		Options: o, c: o.Container, host: o.Host, clients: map[*client]bool{}, halt: make(chan struct{}), pidfd: -1,
 		runDir: o.Store.RunDir(o.Container.ID), durable: disk.Durability(!o.Container.Config.AutoRemove),
 	}
-	defer func() {
-		if err != nil {
-			_ = o.First.conn.Send(FrameFailed, failed(err))
-		}
-		_ = o.First.conn.Close()
-	}()
+	if o.Inherited == nil {
+		defer func() {
+			if err != nil {
+				_ = o.First.conn.Send(FrameFailed, failed(err))
+			}
+			_ = o.First.conn.Close()
+		}()
+	}
 	// The engine's memory and descriptors are nobody's business in a container that shares its parent's pid namespace. A user's
 	// containers cannot look out of their user namespace; and the id maps of a child that is not dumpable are root's to write.
 	if m.host.Privileged() {
@@ -98,6 +110,12 @@ func run(o Options, adopt bool) (err error) {
 	}
 	if m.streams, err = newStreams(m); err != nil {
 		return err
+	}
+	if o.Inherited != nil {
+		if err := m.inherit(o.Inherited); err != nil {
+			return err
+		}
+		return m.live(adopt)
 	}
 	if err := m.listen(); err != nil {
 		return err
@@ -119,6 +137,10 @@ func (m *monitor) live(adopt bool) error {
 		began := time.Now()
 		var exit Ended
 		switch {
+		case m.Inherited != nil:
+			m.Inherited = nil
+			exit, err = m.resume(&record)
+			began = m.process.StartedAt
 		case adopt:
 			adopt = false
 			exit, err = m.adopt(&record)
@@ -143,6 +165,7 @@ func (m *monitor) live(adopt bool) error {
 		}
 		record.Status = state.Restarting
 		record.RestartCount++
+		m.renewal.forbid() // the pause before the next start is known here alone
 		if err := m.Store.SetRecord(m.c.ID, record, m.durable); err != nil {
 			return err
 		}
@@ -194,24 +217,29 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	m.tellAll(FrameStarted, Started{r.PID}) // before any output
 	m.streams.flow()
 	*record = state.Record{Status: state.Running, StartedAt: now, RestartCount: record.RestartCount}
-	recorded := make(chan error, 1)
-	go func() { recorded <- m.Store.SetRecord(m.c.ID, *record, m.durable) }()
-	in = lifecycle.Input{}
-	rest := time.AfterFunc(settled, debug.FreeOSMemory) // what the start needed; from here on there is little to do
-	defer rest.Stop()
+	var recorded error
+	written := *record
+	m.recording.Go(func() { recorded = m.Store.SetRecord(m.c.ID, written, m.durable) })
+	m.renewal.begin()
+	m.renewSoon()
 	exit := m.untilEnd(r.PIDFD, r.PID)
-	if err := <-recorded; err != nil && exit.Error == "" {
-		exit.Error = err.Error()
+	m.recording.Wait()
+	if recorded != nil && exit.Error == "" {
+		exit.Error = recorded.Error()
 	}
 	return exit, nil
 }
 
-// settled is when a container counts as one that will run for a while.
-const settled = 500 * time.Millisecond
-
 // untilEnd waits for the end of the first process and clears away what the container held.
 func (m *monitor) untilEnd(pidfd, child int) Ended {
-	exit := waitFor(pidfd, child)
+	err := awaitEnd(pidfd)
+	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
+	exit := Ended{ExitCode: unknownExit}
+	if err != nil {
+		exit.Error = err.Error()
+	} else {
+		exit = collect(pidfd, child)
+	}
 	m.mu.Lock()
 	m.running, m.pidfd = false, -1
 	m.mu.Unlock()

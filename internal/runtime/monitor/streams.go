@@ -24,6 +24,7 @@ type streams struct {
 	tty  *os.File
 
 	readers sync.WaitGroup
+	ended   [2]bool // of output and error: there is no more to come
 
 	mu  sync.Mutex // guards what follows
 	log *logs.Writer
@@ -190,12 +191,14 @@ func (s *streams) flow() {
 		if i == 1 {
 			stream = logs.Stderr
 		}
-		s.readers.Go(func() { s.carry(f, stream) })
+		if !s.ended[i] {
+			s.readers.Go(func() { s.ended[i] = s.carry(f, stream) })
+		}
 	}
 }
 
-// carry copies a stream to the log and to the clients until its end.
-func (s *streams) carry(f *os.File, stream logs.Stream) {
+// carry copies a stream to the log and to the clients until its end; false says that it was only told to halt.
+func (s *streams) carry(f *os.File, stream logs.Stream) (ended bool) {
 	kind := byte(FrameStdout)
 	if stream == logs.Stderr {
 		kind = FrameStderr
@@ -212,9 +215,29 @@ func (s *streams) carry(f *os.File, stream logs.Stream) {
 			s.m.show(kind, buf[:n])
 		}
 		if err != nil { // end of file; EIO is a terminal's
-			return
+			return !errors.Is(err, os.ErrDeadlineExceeded)
 		}
 	}
+}
+
+// halt stops the carrying of output. What has been read is in the log, what has not stays in the pipes. It reports whether
+// somebody else can go on from here: no stream has ended and no line is half written.
+func (s *streams) halt() bool {
+	for _, f := range s.out {
+		_ = f.SetReadDeadline(time.Now())
+	}
+	s.readers.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended == [2]bool{} && s.logErr == nil && (s.log == nil || !s.log.Begun())
+}
+
+// goOn takes back a halt.
+func (s *streams) goOn() {
+	for _, f := range s.out {
+		_ = f.SetReadDeadline(time.Time{})
+	}
+	s.flow()
 }
 
 // drain waits for the end of the output and closes everything.
@@ -244,7 +267,7 @@ func (s *streams) close() error {
 			_ = f.Close()
 		}
 	}
-	s.out, s.in, s.tty = nil, nil, nil
+	s.out, s.in, s.tty, s.ended = nil, nil, nil, [2]bool{}
 	return nil
 }
 

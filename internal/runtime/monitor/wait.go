@@ -9,48 +9,54 @@ import (
 // unknownExit is the exit status of a container whose end nobody saw.
 const unknownExit = 255
 
-// waitFor waits for the end of the process behind pidfd. The wait is the poller's: no thread is held. child is its pid if it is a child
-// of ours; otherwise its status is asked of the kernel (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+// waitFor waits for the end of the process behind pidfd and says how it ended.
 func waitFor(pidfd, child int) Ended {
-	if err := unix.SetNonblock(pidfd, true); err != nil {
+	if err := awaitEnd(pidfd); err != nil {
 		return Ended{ExitCode: unknownExit, Error: err.Error()}
+	}
+	return collect(pidfd, child)
+}
+
+// awaitEnd waits for the end of the process behind pidfd, and leaves its status where it is. The wait is the poller's: no
+// thread is held.
+func awaitEnd(pidfd int) error {
+	if err := unix.SetNonblock(pidfd, true); err != nil {
+		return err
 	}
 	dup, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return Ended{ExitCode: unknownExit, Error: err.Error()}
+		return os.NewSyscallError("fcntl", err)
 	}
 	f := os.NewFile(uintptr(dup), "pidfd")
 	defer f.Close()
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return Ended{ExitCode: unknownExit, Error: err.Error()}
+		return err
 	}
-	var exit Ended
-	err = raw.Read(func(fd uintptr) bool {
-		if child > 0 {
-			var ws unix.WaitStatus
-			pid, err := unix.Wait4(child, &ws, unix.WNOHANG, nil)
-			switch {
-			case err == unix.EINTR || err == nil && pid == 0:
-				return false
-			case err != nil:
-				exit = Ended{ExitCode: unknownExit, Error: "wait4: " + err.Error()}
-			default:
-				exit = Ended{ExitCode: exitCode(ws)}
-			}
-			return true
-		}
+	return raw.Read(func(fd uintptr) bool {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, _ := unix.Poll(poll, 0); n == 0 {
-			return false
-		}
-		exit = foreignStatus(int(fd))
-		return true
+		n, _ := unix.Poll(poll, 0)
+		return n > 0
 	})
-	if err != nil {
-		return Ended{ExitCode: unknownExit, Error: err.Error()}
+}
+
+// collect is how the process behind pidfd, which has ended, did so. child is its pid if it is a child of ours; otherwise its
+// status is asked of the kernel (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+func collect(pidfd, child int) Ended {
+	if child <= 0 {
+		return foreignStatus(pidfd)
 	}
-	return exit
+	for {
+		var ws unix.WaitStatus
+		_, err := unix.Wait4(child, &ws, 0, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return Ended{ExitCode: unknownExit, Error: "wait4: " + err.Error()}
+		default:
+			return Ended{ExitCode: exitCode(ws)}
+		}
+	}
 }
 
 // foreignStatus is the status of a process that was somebody else's child.

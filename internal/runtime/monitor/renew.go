@@ -1,0 +1,265 @@
+package monitor
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// A monitor renews itself when its container has settled and nobody talks to it: it executes its own program again, which
+// keeps its pid, its children, its lock, its socket and its pipes, and leaves behind the memory that a start or an exec has
+// needed. A garbage collection would not do: after it, a Go program has more memory for itself than a new one needs in all
+// (docs/decisions/0006).
+
+const (
+	// settled is when a container, or the monitor after an exec, counts as quiet.
+	settled = 500 * time.Millisecond
+	// renewed is how long a monitor that has renewed itself does not do so again.
+	renewed = 10 * time.Second
+)
+
+// renewal decides when.
+type renewal struct {
+	mu    sync.Mutex // held during a renewal
+	live  bool       // a process runs whose status nobody has collected
+	never bool
+	timer *time.Timer
+}
+
+// begin allows renewals: the container's process runs.
+func (r *renewal) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.live = !r.never
+}
+
+// end waits for a renewal that is under way, and allows no other: the container has ended.
+func (r *renewal) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.live = false
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+}
+
+// forbid allows renewals never more.
+func (r *renewal) forbid() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.never = true
+}
+
+// after calls renew when d has passed, instead of whenever was said before.
+func (r *renewal) after(d time.Duration, renew func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.live {
+		return
+	}
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.timer = time.AfterFunc(d, renew)
+}
+
+// idle says that one of those who keep the monitor busy has gone.
+func (m *monitor) idle() {
+	if m.busy.Add(-1) == 0 {
+		m.renewSoon()
+	}
+}
+
+func (m *monitor) renewSoon() {
+	m.renewal.after(max(settled, time.Until(m.notBefore)), m.renew)
+}
+
+// renew executes the monitor's program again, unless somebody is talking to it or something is half done.
+func (m *monitor) renew() {
+	m.renewal.mu.Lock()
+	defer m.renewal.mu.Unlock()
+	if !m.renewal.live || m.busy.Load() > 0 || m.halted() {
+		return
+	}
+	m.recording.Wait()
+	_ = m.listener.SetDeadline(time.Now())
+	m.accepting.Wait()
+	whole := m.streams.halt()
+	if whole && m.busy.Load() == 0 {
+		fmt.Fprintln(os.Stderr, "cannot renew the monitor:", m.execute()) // monitor.log; the old one is as good
+		m.renewal.live = false
+	}
+	m.streams.goOn()
+	_ = m.listener.SetDeadline(time.Time{})
+	m.accept()
+}
+
+func (m *monitor) halted() bool {
+	select {
+	case <-m.halt:
+		return true
+	default:
+		return false
+	}
+}
+
+// Inherited is what a monitor hands to itself, in the fifth of its arguments: descriptors, -1 for none, and what exec needs.
+type Inherited struct {
+	Alive, Listener int
+	In, Out, Err    int
+	Terminal        int
+	Namespaces      int
+	SingleID        int
+}
+
+// fields are its parts and their names.
+func (i *Inherited) fields() map[string]*int {
+	return map[string]*int{
+		"alive": &i.Alive, "listener": &i.Listener, "in": &i.In, "out": &i.Out, "err": &i.Err, "terminal": &i.Terminal,
+		"namespaces": &i.Namespaces, "single": &i.SingleID,
+	}
+}
+
+func (i *Inherited) String() string {
+	var parts []string
+	for name, n := range i.fields() {
+		parts = append(parts, name+"="+strconv.Itoa(*n))
+	}
+	return strings.Join(parts, ",")
+}
+
+// ParseInherited reads what String has written.
+func ParseInherited(s string) (*Inherited, error) {
+	i := new(Inherited)
+	fields := i.fields()
+	for part := range strings.SplitSeq(s, ",") {
+		name, value, _ := strings.Cut(part, "=")
+		n, err := strconv.Atoi(value)
+		if to := fields[name]; to != nil && err == nil {
+			*to = n
+			delete(fields, name)
+		}
+	}
+	if len(fields) > 0 {
+		return nil, errdef.New(errdef.Invalid, "a monitor is started by other commands")
+	}
+	return i, nil
+}
+
+// Lock is the lock "alive".
+func (i *Inherited) Lock() *disk.Lock { return disk.Inherited(keep(i.Alive, "alive")) }
+
+// keep takes a descriptor that has come through an execve, which closes it the next time.
+func keep(fd int, name string) *os.File {
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name)
+}
+
+// execute does not return, or says why it has.
+func (m *monitor) execute() error {
+	i := &Inherited{In: -1, Out: -1, Err: -1, Terminal: -1, Namespaces: int(m.namespaces)}
+	if m.singleID {
+		i.SingleID = 1
+	}
+	var open []int
+	defer func() {
+		for _, fd := range open {
+			_ = unix.Close(fd)
+		}
+	}()
+	var errs error
+	hand := func(from syscall.Conn, to *int) {
+		raw, err := from.SyscallConn()
+		if err == nil {
+			err = errors.Join(err, raw.Control(func(fd uintptr) {
+				if *to, err = unix.FcntlInt(fd, unix.F_DUPFD, 3); err == nil {
+					open = append(open, *to)
+				}
+			}))
+		}
+		errs = errors.Join(errs, err)
+	}
+	hand(m.Alive.File(), &i.Alive)
+	hand(m.listener, &i.Listener)
+	s := m.streams
+	switch {
+	case s.tty != nil:
+		hand(s.tty, &i.Terminal)
+	default:
+		if s.in != nil {
+			hand(s.in, &i.In)
+		}
+		for n, f := range s.out {
+			hand(f, []*int{&i.Out, &i.Err}[n])
+		}
+	}
+	if errs != nil {
+		return errs
+	}
+	return os.NewSyscallError("execve", unix.Exec("/proc/self/exe",
+		[]string{os.Args[0], "renew", m.Store.Data, m.Store.Run, m.c.ID, i.String()}, os.Environ()))
+}
+
+// inherit takes what this process has kept through its execve.
+func (m *monitor) inherit(i *Inherited) (err error) {
+	f := keep(i.Listener, socketName)
+	l, err := net.FileListener(f)
+	_ = f.Close()
+	if err != nil {
+		return err
+	}
+	m.listener = l.(*net.UnixListener)
+	m.namespaces, m.singleID = uintptr(i.Namespaces), i.SingleID == 1
+	m.notBefore = time.Now().Add(renewed)
+	s := m.streams
+	if i.Terminal >= 0 {
+		s.tty = keep(i.Terminal, "terminal")
+		s.in, s.out = s.tty, []*os.File{s.tty}
+		return nil
+	}
+	if i.In >= 0 {
+		s.in = keep(i.In, "stdin")
+	}
+	for _, out := range []struct {
+		fd   int
+		name string
+	}{{i.Out, "stdout"}, {i.Err, "stderr"}} {
+		if out.fd >= 0 {
+			s.out = append(s.out, keep(out.fd, out.name))
+		}
+	}
+	return nil
+}
+
+// resume goes on with a container that this process has started before its execve.
+func (m *monitor) resume(record *state.Record) (Ended, error) {
+	p, err := m.Store.Process(m.c.ID)
+	if err != nil {
+		return Ended{}, err
+	}
+	// It is a child of ours that nobody has waited for: its number is its own, even if it has ended.
+	pidfd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return Ended{}, os.NewSyscallError("pidfd_open", err)
+	}
+	m.mu.Lock()
+	m.process, m.pidfd, m.running = p, pidfd, true
+	m.mu.Unlock()
+	*record = state.Record{Status: state.Running, StartedAt: p.StartedAt, RestartCount: record.RestartCount}
+	m.renewal.begin()
+	m.streams.flow()
+	m.accept()
+	return m.untilEnd(pidfd, p.PID), nil
+}
