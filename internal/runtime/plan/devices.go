@@ -164,7 +164,10 @@ func (c *compiler) slotOpen(name, what string, dir Ref, file string, how int) Re
 // terminal opens a new terminal, sends its master side to the parent, and makes the other standard input, output and
 // error and the controlling terminal of a new session; it returns that other side.
 func (c *compiler) terminal(pts Ref, p *specs.Process) Ref {
-	master := c.get("master", "open a new terminal", callOpenat, pts, Str("ptmx"), flags(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, "O_RDWR|O_NOCTTY|O_CLOEXEC"))
+	// What is mounted at /dev/pts may be the caller's own directory, where ptmx leads anywhere.
+	s := c.slot("master")
+	c.openIn(s, "open a new terminal", pts, "ptmx", unix.O_RDWR|unix.O_NOCTTY, beneath)
+	master := Ref(s)
 	c.do("unlock it", callIoctl, master, flags(unix.TIOCSPTLCK, "TIOCSPTLCK"), Bytes{make([]byte, 4), "0"})
 	peer := c.get("terminal", "open its other side", callIoctl, master, flags(unix.TIOCGPTPEER, "TIOCGPTPEER"), flags(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, "O_RDWR|O_NOCTTY|O_CLOEXEC"))
 	if p.User.UID != 0 {

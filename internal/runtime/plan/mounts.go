@@ -322,22 +322,30 @@ func (c *compiler) maskAndProtect() {
 	c.from("masked paths")
 	for _, name := range c.spec.Linux.MaskedPaths {
 		s := c.slot("path")
-		cover := func(fd Ref) {
-			c.attach("hide "+name, fd, Ref(s))
-			c.do("done with it", callClose, fd)
-			c.do("done with its place", callClose, Ref(s))
-		}
 		c.openIn(s, "find the directory "+name, c.root, name, unix.O_PATH|unix.O_DIRECTORY, inRoot)
 		directory := len(c.p.Ops) - 1
-		cover(c.get("cover", "take a cover", callOpenTree, c.hidden, empty,
-			flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")))
+		cover := c.get("cover", "take a cover", callOpenTree, c.hidden, empty,
+			flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH"))
+		c.attach("hide "+name, cover, Ref(s))
+		c.do("done with it", callClose, cover)
+		c.do("done with its place", callClose, Ref(s))
 		covered := len(c.p.Ops) - 1
 		c.p.Ops[directory].Tolerate = errnos(unix.ENOENT, unix.ENOTDIR)
 		c.p.Ops[directory].SkipTolerated = covered - directory
 		c.openIn(s, "or else find the file "+name, c.root, name, unix.O_PATH, inRoot)
 		c.onlyIf(errnos(unix.ENOENT, unix.ENOTDIR), func() {
-			// Still the host's: the root has not been entered (CVE-2025-31133).
-			cover(c.get("cover", "take a cover", callOpenTree, atFDCWD, Str("/dev/null"), flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC")))
+			// Still the host's: the root has not been entered (CVE-2025-31133). A read-only mount keeps its mode, owner and
+			// times from the container's root, who could otherwise take it away from the whole host.
+			null := c.get("cover", "take a cover", callOpenTree, atFDCWD, Str("/dev/null"), flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"))
+			if c.in.Host.MountSetattr() {
+				c.setattr("keep it as it is", null, attr{set: unix.MOUNT_ATTR_RDONLY}, 0, false)
+			}
+			c.attach("hide "+name, null, Ref(s))
+			if !c.in.Host.MountSetattr() {
+				c.remount("keep it as it is", null, unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "MS_REMOUNT|MS_BIND|MS_RDONLY")
+			}
+			c.do("done with it", callClose, null)
+			c.do("done with its place", callClose, Ref(s))
 		})
 		c.p.Ops[covered].SkipOK = len(c.p.Ops) - 1 - covered
 	}

@@ -193,9 +193,12 @@ func (c *compiler) limits(p *specs.Process) error {
 	return nil
 }
 
-// writeOwn writes to a file of the process's own directory of a procfs that nobody else could have prepared.
+// writeOwn writes to a file of the process's own directory of a procfs that nobody else could have made. An image may have
+// had something mounted in there: a mount whose place is a link to the file (CVE-2025-52881).
 func (c *compiler) writeOwn(file, what, value string) {
-	fd := c.get("own", "open "+file, callOpenat, c.procfs(), Str("self/"+file), flags(unix.O_WRONLY|unix.O_CLOEXEC, "O_WRONLY|O_CLOEXEC"))
+	s := c.slot("own")
+	c.openIn(s, "open "+file, c.procfs(), "self/"+file, unix.O_WRONLY, sameMount)
+	fd := Ref(s)
 	c.do(what, callWrite, fd, Bytes{[]byte(value), fmt.Sprintf("%q", value)}, num(len(value)))
 	c.do("done with it", callClose, fd)
 }
