@@ -3,12 +3,11 @@ package container
 import (
 	"bytes"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
 	"berth/internal/errdef"
-
-	"github.com/moby/sys/user"
 )
 
 // User is who a process runs as.
@@ -20,46 +19,139 @@ type User struct {
 
 // LookupUser finds who spec ("user", "uid", "user:group", …; empty is root) and the further groups are, by the passwd and
 // group files of the container, which may be missing (nil). Numbers need no entry there; names do.
+//
+// It is strict where a number decides who somebody is: an id is decimal digits up to 2^31-1, as docker has it, and never
+// cut (crun CVE-2026-30892). Entries of the files whose ids are anything else do not count.
 func LookupUser(spec string, more []string, passwd, group []byte) (User, error) {
-	if name, grp, has := strings.Cut(spec, ":"); has && (name == "" || grp == "") {
+	who, grp, has := strings.Cut(spec, ":")
+	if has && (who == "" || grp == "" || strings.Contains(grp, ":")) {
 		return User{}, errdef.New(errdef.Invalid, "invalid user %q: it is USER[:GROUP]", spec)
 	}
-	for part := range strings.SplitSeq(spec, ":") {
-		// A number too large for an id must not be cut to a smaller one (crun CVE-2026-30892).
-		if part != "" && strings.Trim(part, "0123456789") == "" {
-			if n, err := strconv.ParseUint(part, 10, 64); err != nil || n > math.MaxInt32 {
-				return User{}, errdef.New(errdef.Invalid, "invalid user %q: %s is no id", spec, part)
-			}
+	if who == "" {
+		who = "0"
+	}
+	out := User{Home: "/"}
+	entry, known := findUser(passwd, who)
+	switch id, numeric, err := parseID(who); {
+	case err != nil:
+		return User{}, errdef.New(errdef.Invalid, "invalid user %q: %w", spec, err)
+	case known:
+		out.UID, out.GID = entry.uid, entry.gid
+		if entry.home != "" {
+			out.Home = entry.home
 		}
+	case numeric:
+		out.UID = id
+	default:
+		return User{}, errdef.New(errdef.Invalid, "cannot find the user %q: the container's /etc/passwd has no entry for it", spec)
 	}
-	u, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
-	if err != nil {
-		return User{}, errdef.New(errdef.Invalid, "cannot find the user %q: %v", spec, err)
-	}
-	out := User{UID: uint32(u.Uid), GID: uint32(u.Gid), Home: u.Home}
-	if out.Home == "" {
-		out.Home = "/"
-	}
-	add := func(gid int) {
-		for _, have := range out.Groups {
-			if have == uint32(gid) {
-				return
-			}
-		}
-		out.Groups = append(out.Groups, uint32(gid))
-	}
-	add(u.Gid)
-	for _, gid := range u.Sgids {
-		add(gid)
-	}
-	if len(more) > 0 {
-		gids, err := user.GetAdditionalGroups(more, bytes.NewReader(group))
+	if has {
+		gid, err := findGroup(group, grp)
 		if err != nil {
-			return User{}, errdef.New(errdef.Invalid, "cannot find the group: %v", err)
+			return User{}, errdef.New(errdef.Invalid, "cannot find the user %q: %w", spec, err)
 		}
-		for _, gid := range gids {
-			add(gid)
+		out.GID = gid
+	}
+	out.add(out.GID)
+	if known && !has {
+		eachGroup(group, func(_ string, gid uint32, members string) bool {
+			if slices.Contains(strings.Split(members, ","), entry.name) {
+				out.add(gid)
+			}
+			return true
+		})
+	}
+	for _, name := range more {
+		gid, err := findGroup(group, name)
+		if err != nil {
+			return User{}, errdef.New(errdef.Invalid, "cannot find the group: %w", err)
 		}
+		out.add(gid)
 	}
 	return out, nil
+}
+
+func (u *User) add(gid uint32) {
+	if !slices.Contains(u.Groups, gid) {
+		u.Groups = append(u.Groups, gid)
+	}
+}
+
+// parseID reads an id, and reports whether s is meant as one: digits are an id whatever names there are.
+func parseID(s string) (id uint32, numeric bool, _ error) {
+	if s == "" || strings.Trim(s, "0123456789") != "" {
+		return 0, false, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n > math.MaxInt32 {
+		return 0, false, errdef.New(errdef.Invalid, "%s is no id", s)
+	}
+	return uint32(n), true, nil
+}
+
+// An account is an entry of passwd(5).
+type account struct {
+	name     string
+	uid, gid uint32
+	home     string
+}
+
+// findUser finds the first entry of a name or an id.
+func findUser(passwd []byte, who string) (account, bool) {
+	id, numeric, _ := parseID(who)
+	for line := range bytes.Lines(passwd) {
+		f := strings.Split(strings.TrimSpace(string(line)), ":")
+		if len(f) < 4 {
+			continue
+		}
+		uid, isUID, _ := parseID(f[2])
+		gid, isGID, _ := parseID(f[3])
+		if !isUID || !isGID || numeric && uid != id || !numeric && f[0] != who {
+			continue
+		}
+		a := account{name: f[0], uid: uid, gid: gid}
+		if len(f) > 5 {
+			a.home = f[5]
+		}
+		return a, true
+	}
+	return account{}, false
+}
+
+// findGroup finds a group by its name or id; an id needs no entry.
+func findGroup(group []byte, name string) (uint32, error) {
+	id, numeric, err := parseID(name)
+	if err != nil || numeric {
+		return id, err
+	}
+	found := false
+	eachGroup(group, func(have string, gid uint32, _ string) bool {
+		id, found = gid, have == name
+		return !found
+	})
+	if !found {
+		return 0, errdef.New(errdef.Invalid, "the container's /etc/group has no entry for %q", name)
+	}
+	return id, nil
+}
+
+// eachGroup gives the entries of group(5) to f until it returns false.
+func eachGroup(group []byte, f func(name string, gid uint32, members string) bool) {
+	for line := range bytes.Lines(group) {
+		fields := strings.Split(strings.TrimSpace(string(line)), ":")
+		if len(fields) < 3 {
+			continue
+		}
+		gid, ok, _ := parseID(fields[2])
+		if !ok {
+			continue
+		}
+		members := ""
+		if len(fields) > 3 {
+			members = fields[3]
+		}
+		if !f(fields[0], gid, members) {
+			return
+		}
+	}
 }

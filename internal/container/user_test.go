@@ -6,8 +6,9 @@ import (
 )
 
 const (
-	passwd = "root:x:0:0:root:/root:/bin/sh\nmail:x:8:12:mail:/var/mail:/sbin/nologin\n1234:x:77:78::/odd:/bin/sh\nbroken line\nhomeless:x:9:9:::\n"
-	group  = "root:x:0:root\nmail:x:12:\nwheel:x:10:root,mail\nvideo:x:27:mail\n"
+	passwd = "root:x:0:0:root:/root:/bin/sh\nmail:x:8:12:mail:/var/mail:/sbin/nologin\n1234:x:77:78::/odd:/bin/sh\nbroken line\nhomeless:x:9:9:::\n" +
+		"wide:x:4294967296:5::/:\nword:x:zero:5::/:\nempty:x::5::/:\n"
+	group = "root:x:0:root\nmail:x:12:\nwheel:x:10:root,mail\nvideo:x:27:mail\nwide:x:4294967296:mail\n"
 )
 
 func TestLookupUser(t *testing.T) {
@@ -70,6 +71,21 @@ func TestUserThatDoesNotExistIsRefused(t *testing.T) {
 		{"A further group too large", "0", []string{"4294967296"}, "cannot find the group"},
 		{"No user before the group", ":0", nil, "USER[:GROUP]"},
 		{"No group after the colon", "0:", nil, "USER[:GROUP]"},
+		// These were once taken for numbers, or cut.
+		{"A sign before an id", "+5", nil, "cannot find the user"},
+		{"A sign before a group's id", "1:+2", nil, "cannot find the user"},
+		{"A sign before a further group's id", "1", []string{"+2"}, "cannot find the group"},
+		{"Three parts", "1:2:3", nil, "USER[:GROUP]"},
+		{"Three parts with an empty one", "1:2:", nil, "USER[:GROUP]"},
+		{"Hexadecimal digits", "0x0", nil, "cannot find the user"},
+		{"A space before an id", " 0", nil, "cannot find the user"},
+		{"A space behind an id", "0 ", nil, "cannot find the user"},
+		{"An underscore among digits", "1_0", nil, "cannot find the user"},
+		{"Digits of another script", "٠", nil, "cannot find the user"},
+		{"An entry whose id would be cut to root's", "wide", nil, "cannot find the user"},
+		{"An entry whose id is no number, which is not 0", "word", nil, "cannot find the user"},
+		{"An entry whose id is empty, which is not 0", "empty", nil, "cannot find the user"},
+		{"A group whose id would be cut to root's", "0:wide", nil, "cannot find the user"},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
 			u, err := LookupUser(c.spec, c.more, []byte(passwd), []byte(group))
