@@ -2,7 +2,6 @@ package cli
 
 import (
 	"strconv"
-	"strings"
 
 	"berth/internal/engine"
 )
@@ -190,5 +189,5 @@ func canonical(name string) string {
 	case "volume remove":
 		return "volume rm"
 	}
-	return strings.TrimSpace(name)
+	return name
 }
