@@ -29,12 +29,13 @@ func TestScript(t *testing.T) {
 	if os.Geteuid() != 0 && !userNamespaces() {
 		t.Skip("neither root nor are there unprivileged user namespaces: no container can be made")
 	}
-	program := build(t)
+	program, attacker := build(t), buildAttacker(t)
+	t.Setenv("BERTH_ATTACKER", attacker)
 	before := machine()
 	ok := t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir:                 "testdata/script",
-			Setup:               func(env *testscript.Env) error { return setup(env, program) },
+			Setup:               func(env *testscript.Env) error { return setup(env, program, attacker) },
 			Condition:           condition,
 			RequireExplicitExec: true,
 			RequireUniqueNames:  true,
@@ -51,6 +52,9 @@ func TestScript(t *testing.T) {
 	}
 	if !ok {
 		t.Log("the script's log above ends with the line that failed")
+	}
+	if os.Geteuid() == 0 {
+		t.Run("without root", func(t *testing.T) { withoutRoot(t, program, attacker) })
 	}
 }
 
@@ -90,7 +94,7 @@ func build(t *testing.T) string {
 }
 
 // setup gives a script its own instance. It is in a directory with a short name: a socket's path has at most 107 bytes.
-func setup(env *testscript.Env, program string) error {
+func setup(env *testscript.Env, program, attacker string) error {
 	dir, err := os.MkdirTemp("/tmp", "bs-")
 	if err != nil {
 		return err
@@ -98,6 +102,7 @@ func setup(env *testscript.Env, program string) error {
 	berth := filepath.Join(program, "berth")
 	env.Setenv("PATH", program+":"+os.Getenv("PATH"))
 	env.Setenv("HOME", dir)
+	env.Setenv("ATTACKER", attacker)
 	env.Setenv("INSTANCE", dir)
 	env.Setenv("BERTH_DATA_ROOT", dir+"/d")
 	env.Setenv("BERTH_RUN_ROOT", dir+"/r")
@@ -237,6 +242,8 @@ func condition(name string) (bool, error) {
 		return os.Geteuid() == 0, nil
 	case "userns":
 		return userNamespaces(), nil
+	case "ia32":
+		return exec.Command(os.Getenv("BERTH_ATTACKER"), "int80").Run() == nil, nil
 	case "cgroup2":
 		_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
 		return err == nil, nil

@@ -1,0 +1,92 @@
+package cli_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// buildAttacker makes the program that the scripts attack-* run in containers. BERTH_ATTACKER names one that is built already.
+func buildAttacker(t *testing.T) string {
+	if path := os.Getenv("BERTH_ATTACKER"); path != "" {
+		return path
+	}
+	path := filepath.Join(t.TempDir(), "attacker")
+	cmd := exec.Command("go", "build", "-o", path, "berth/test/attacks/attacker")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the attacker (BERTH_ATTACKER may name one): %v\n%s", err, out)
+	}
+	return path
+}
+
+// A user and group that no machine has.
+const stranger = 64321
+
+// withoutRoot runs every script attack-* again, as a user who has no privileges at all: this test in another process.
+func withoutRoot(t *testing.T, program, attacker string) {
+	dir, err := os.MkdirTemp("/tmp", "bu-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts, err := filepath.Glob("testdata/script/attack-*.txt")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("%d scripts: %v", len(scripts), err)
+	}
+	files := [][2]string{{self, "cli.test"}, {filepath.Join(program, "berth"), "berth"}, {attacker, "attacker"}}
+	for _, s := range scripts {
+		files = append(files, [2]string{s, s})
+	}
+	for _, d := range []string{"testdata/script", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f[0])
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, f[1]), data, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{dir, filepath.Join(dir, "tmp")} {
+		if err := os.Chown(path, stranger, stranger); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range scripts {
+		name := strings.TrimSuffix(filepath.Base(s), ".txt")
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command(filepath.Join(dir, "cli.test"), "-test.v", "-test.run=^TestScript$/^scripts$/^"+name+"$")
+			cmd.Dir = dir
+			cmd.Env = []string{
+				"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp"),
+				"BERTH_BINARY=" + filepath.Join(dir, "berth"), "BERTH_ATTACKER=" + filepath.Join(dir, "attacker"),
+			}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
+			out, err := cmd.CombinedOutput()
+			switch {
+			case err != nil:
+				t.Errorf("%v\n%s", err, out)
+			case strings.Contains(string(out), "--- SKIP"):
+				t.Skipf("%s", out)
+			case !strings.Contains(string(out), "--- PASS: TestScript/scripts/"+name):
+				t.Errorf("it was not run:\n%s", out)
+			}
+		})
+	}
+}
