@@ -7,7 +7,7 @@ OUT      ?= bin
 PACKED    = internal/program/embedded
 BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w -X berth/internal/cli.Version=$(VERSION)'
 
-.PHONY: build run test ci crash powercut bench test-vm clean
+.PHONY: build run test ci attacks crash powercut bench test-vm clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -42,6 +42,11 @@ clean:
 bench: build
 	CGO_ENABLED=0 $(GO) build -o .cache/bench ./test/bench
 	.cache/bench -berth $(OUT)/berth $(BENCH)
+
+# Take each defence away and see its test fail (docs/attacks.md); as root. BERTH_SHORT=1 takes one defence of each class.
+attacks:
+	CGO_ENABLED=0 $(GO) build -o .cache/attacks ./test/attacks
+	.cache/attacks
 
 # Kill commands and monitors after each of their system calls; BERTH_SHORT=1 takes about thirty of each.
 crash: build
