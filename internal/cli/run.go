@@ -5,15 +5,18 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 
 	"berth/internal/container"
 	"berth/internal/disk"
 	"berth/internal/engine"
 	"berth/internal/errdef"
+	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -264,6 +267,8 @@ func (c *call) execTerminal(e *engine.Engine, of *state.Container, x engine.Exec
 // execPipes gives the process pipes of ours, never our own descriptors: what a container holds it can open again, with
 // more rights than we gave it.
 func (c *call) execPipes(e *engine.Engine, of *state.Container, x engine.ExecOptions) error {
+	// Nothing here is to be put right when we are told to end, and the process is not ours to wait for.
+	signal.Reset(unix.SIGINT, unix.SIGTERM)
 	var theirs [3]*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -277,14 +282,14 @@ func (c *call) execPipes(e *engine.Engine, of *state.Container, x engine.ExecOpt
 	if c.options.interactive && !x.Detach {
 		theirs[0], in, err = os.Pipe()
 	} else {
-		theirs[0], err = os.Open(os.DevNull)
+		theirs[0], err = lifecycle.OpenNull(os.O_RDONLY)
 	}
 	if err != nil {
 		return err
 	}
 	for i, ours := range []**os.File{&out, &errs} {
 		if x.Detach {
-			theirs[i+1], err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+			theirs[i+1], err = lifecycle.OpenNull(os.O_WRONLY)
 		} else {
 			*ours, theirs[i+1], err = os.Pipe()
 		}

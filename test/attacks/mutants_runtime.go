@@ -26,6 +26,7 @@ func runtimeMutants() []mutant {
 
 		{3, "what hides files is the host's null device", plan + "mounts.go", `callOpenTree, atFDCWD, Str("/dev/null")`, `callOpenTree, c.root, Str("dev/null")`, asRoot(masked)},
 		{3, "the null device that hides files is read-only", plan + "mounts.go", `c.setattr("keep it as it is", null, attr{set: unix.MOUNT_ATTR_RDONLY}, 0, false)`, "_ = null", asRoot(masked)},
+		{3, "the null device that a container has as standard input is read-only", "internal/runtime/lifecycle/null.go", "unix.MOUNT_ATTR_RDONLY |", "", asRoot(masked)},
 		{3, "what the kernel shows of the host is hidden and protected", plan + "compile.go", "	c.maskAndProtect()\n", "", asRoot(masked)},
 
 		{4, "ptmx is opened where it is, not where it leads", plan + "devices.go", `pts, "ptmx", unix.O_RDWR|unix.O_NOCTTY, beneath)`, `pts, "ptmx", unix.O_RDWR|unix.O_NOCTTY, 0)`, asRoot("04-console")},

@@ -11,6 +11,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/logs"
+	"berth/internal/runtime/lifecycle"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,7 +76,7 @@ func (s *streams) open(uid uint32) error {
 	}
 	for i, name := range []string{"stdin", "stdout", "stderr"} {
 		if i == 0 && !s.m.c.Config.Interactive {
-			f, err := os.OpenFile(os.DevNull, os.O_RDONLY, 0)
+			f, err := lifecycle.OpenNull(os.O_RDONLY)
 			if err != nil {
 				return err
 			}
