@@ -8,7 +8,10 @@ import (
 	"os/exec"
 
 	"berth/internal/cli"
+	"berth/internal/engine"
+	"berth/internal/errdef"
 	"berth/internal/fullcli"
+	"berth/internal/host"
 	"berth/internal/program"
 	"berth/internal/runtime/userns"
 	"berth/internal/settings"
@@ -20,6 +23,9 @@ const insideName = "berth-full-inside"
 func main() { os.Exit(run()) }
 
 func run() int {
+	if os.Args[0] == host.ProbeName {
+		return probe()
+	}
 	inside := os.Args[0] == insideName
 	if inside {
 		if err := userns.Enter(); err != nil {
@@ -27,7 +33,7 @@ func run() int {
 			return 1
 		}
 	}
-	if !inside && os.Geteuid() != 0 && unpacks(os.Args[1:]) {
+	if !inside && unpacks(os.Args[1:]) && !host.Probe().Privileged() {
 		return again()
 	}
 	return cli.Main(os.Args[1:], cli.Programs{Path: program.Path, Full: fullcli.Commands(), Template: fullcli.Template})
@@ -61,7 +67,20 @@ func again() int {
 		return exit.ExitCode()
 	}
 	if err != nil {
+		err = engine.Explained(v, err)
 		fmt.Fprintln(os.Stderr, "berth:", err)
+		if hint := errdef.HintOf(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "hint:", hint)
+		}
+		return 1
+	}
+	return 0
+}
+
+// probe is the process that tries what this host allows.
+func probe() int {
+	if err := host.ProbeMain(os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0

@@ -8,6 +8,7 @@ import (
 
 	"berth/internal/cli"
 	"berth/internal/engine"
+	"berth/internal/host"
 	"berth/internal/program"
 	"berth/internal/runtime/userns"
 )
@@ -15,7 +16,7 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	// By which name it was called: two of them are berth calling itself.
+	// By which name it was called: three of them are berth calling itself.
 	switch os.Args[0] {
 	case engine.MonitorName:
 		if err := engine.MonitorMain(os.Args[1:]); err != nil {
@@ -23,6 +24,8 @@ func run() int {
 			return 1
 		}
 		return 0
+	case host.ProbeName:
+		return probe()
 	case engine.RemoverName:
 		err := userns.Enter()
 		if err == nil && len(os.Args) == 2 {
@@ -35,4 +38,13 @@ func run() int {
 		return 0
 	}
 	return cli.Main(os.Args[1:], cli.Programs{Path: program.Path})
+}
+
+// probe is the process that tries what this host allows.
+func probe() int {
+	if err := host.ProbeMain(os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }

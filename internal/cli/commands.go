@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"berth/internal/engine"
+	"berth/internal/runtime/needs"
 )
 
 var parseSignal = engine.ParseSignal
@@ -161,6 +162,7 @@ func commands() []command {
 		{name: "version", short: "Show the berth version information", example: "berth version", run: (*call).cmdVersion, flags: []flag{flagFormat, {"short", "", "", "Print the version on one line", boolean(func(o *options) *bool { return &o.short })}}},
 		{name: "system info", alias: "info", short: "Display system-wide information", example: "berth info", run: (*call).cmdInfo, flags: []flag{flagFormat}},
 		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},
+		{name: "system apparmor-profile", short: "Print the AppArmor profile that lets this program make user namespaces", example: needs.AppArmorCommand, run: (*call).cmdAppArmorProfile},
 		{name: "config", short: "Print each setting in force and where it comes from", example: "berth config", run: (*call).cmdConfig},
 		{
 			name: "runtime run", args: "CONTAINER", short: "Run the container of an OCI bundle", example: "berth runtime run --bundle /tmp/bundle id", least: 1, most: 1, status: 1, run: (*call).cmdRuntimeRun,

@@ -3,12 +3,14 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
 
+	"berth/internal/engine"
 	"berth/internal/errdef"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +32,7 @@ func (c *call) full(cmd *command, given map[string][]string) error {
 	if err != nil {
 		return err
 	}
-	return do(Call{Context: c.context(), Args: c.args, Options: given, Engine: e, In: c.in, Out: c.out, Err: c.err})
+	return engine.Explained(c.settings, do(Call{Context: c.context(), Args: c.args, Options: given, Engine: e, In: c.in, Out: c.out, Err: c.err}))
 }
 
 // become replaces this process by the full program with the same command line.
@@ -39,7 +41,17 @@ func (c *call) become() error {
 	if err != nil {
 		return err
 	}
-	return &os.PathError{Op: "execve", Path: path, Err: unix.Exec(path, append([]string{"berth"}, c.argv...), os.Environ())}
+	return cannotExecute(path, &os.PathError{Op: "execve", Path: path, Err: unix.Exec(path, append([]string{"berth"}, c.argv...), os.Environ())})
+}
+
+// cannotExecute is the error of a program of our own that does not start.
+func cannotExecute(path string, err error) error {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) == nil && st.Flags&unix.ST_NOEXEC != 0 {
+		return errdef.Hint(errdef.New(errdef.Denied, "cannot start the full program: the data root's file system is mounted noexec: %w", err),
+			"mount it with exec, or choose another with --data-root")
+	}
+	return fmt.Errorf("cannot start the full program: %w", err)
 }
 
 // fetch gets an image that is missing: the full program pulls it, and its progress goes to standard error.
@@ -75,8 +87,11 @@ func (c *call) fetch(ctx context.Context, ref, platform string) error {
 		if ctx.Err() != nil {
 			return errdef.New(errdef.Cancelled, "cancelled while the image %s was fetched", ref)
 		}
-		// It has said why.
-		return exitError(125)
+		var said *exec.ExitError
+		if errors.As(err, &said) {
+			return exitError(125)
+		}
+		return cannotExecute(path, err)
 	}
 	return nil
 }

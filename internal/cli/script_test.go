@@ -101,6 +101,7 @@ func setup(env *testscript.Env, program, attacker string) error {
 	}
 	berth := filepath.Join(program, "berth")
 	env.Setenv("PATH", program+":"+os.Getenv("PATH"))
+	env.Setenv("PROGRAMS", program)
 	env.Setenv("HOME", dir)
 	env.Setenv("ATTACKER", attacker)
 	env.Setenv("INSTANCE", dir)

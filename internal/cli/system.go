@@ -2,11 +2,16 @@ package cli
 
 import (
 	"fmt"
+	"io"
+	"os"
 	"runtime"
 	"strings"
 
+	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/runtime/lsm"
+	"berth/internal/runtime/needs"
 	"berth/internal/settings"
 	"berth/internal/state"
 )
@@ -107,17 +112,12 @@ func (c *call) cmdConfig() error {
 }
 
 func (c *call) cmdCheck() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	failed := 0
-	for _, f := range e.Check() {
+	all := engine.Check(c.settings)
+	for _, f := range all {
 		mark := "ok     "
 		switch {
 		case !f.OK && f.Needed:
 			mark = "MISSING"
-			failed++
 		case !f.OK:
 			mark = "absent "
 		}
@@ -125,12 +125,27 @@ func (c *call) cmdCheck() error {
 		if !f.OK {
 			fmt.Fprintf(c.out, "         needed for: %s\n", f.For)
 			if f.Hint != "" {
-				fmt.Fprintf(c.out, "         next step:  %s\n", f.Hint)
+				fmt.Fprintf(c.out, "         next step:  %s\n", visible(f.Hint))
 			}
 		}
 	}
-	if failed > 0 {
-		return errdef.New(errdef.Unsupported, "%d things that containers need are missing here", failed)
+	missing := needs.Missing(all)
+	if len(missing) == 0 {
+		return nil
 	}
-	return nil
+	names := make([]string, len(missing))
+	for i, f := range missing {
+		names[i] = f.Name
+	}
+	return errdef.Hint(errdef.New(errdef.Unsupported, "no container can be started here, for want of: %s", strings.Join(names, ", ")), "%s", missing[0].Advice())
+}
+
+// cmdAppArmorProfile prints the profile by which this program may make user namespaces where AppArmor forbids them.
+func (c *call) cmdAppArmorProfile() error {
+	path, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program's own file: %w", err)
+	}
+	_, err = io.WriteString(c.out, lsm.ProgramProfile(path))
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/ident"
 	"berth/internal/runtime/monitor"
+	"berth/internal/settings"
 	"berth/internal/state"
 )
 
@@ -16,6 +17,7 @@ import (
 type Session struct {
 	Container *state.Container
 	conn      *monitor.Conn
+	settings  settings.Values
 }
 
 // Run creates a container and starts it. When it cannot be started, one that would have been removed at its end is gone.
@@ -59,7 +61,7 @@ func (e *Engine) beginNew(c *state.Container, m summons, attach monitor.AttachRe
 	if err := m.begin(attach); err != nil {
 		return nil, err
 	}
-	s := &Session{c, m.conn}
+	s := &Session{c, m.conn, e.Settings}
 	if err := s.untilStarted(); err != nil {
 		return nil, errors.Join(err, m.conn.Close())
 	}
@@ -80,7 +82,7 @@ func (e *Engine) Start(c *state.Container, attach monitor.AttachRequest) (*Sessi
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{c, conn}
+	s := &Session{c, conn, e.Settings}
 	if err := s.untilStarted(); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -93,7 +95,7 @@ func (s *Session) untilStarted() error {
 	case err != nil:
 		return errdef.Hint(errdef.New(errdef.Unknown, "the container's monitor ended before it had started the container: %w", err), "berth ps -a shows what became of it")
 	case kind == monitor.FrameFailed:
-		return failure(payload)
+		return failure(s.settings, payload)
 	case kind == monitor.FrameStarted:
 		return nil
 	}
@@ -128,7 +130,7 @@ func (e *Engine) connect(c *state.Container, attach monitor.AttachRequest) (*Ses
 	if err := conn.Send(monitor.FrameAttach, attach); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &Session{c, conn}, nil
+	return &Session{c, conn, e.Settings}, nil
 }
 
 // Output copies what the container prints until it ends, and says how.
@@ -144,7 +146,7 @@ func (s *Session) Output(stdout, stderr io.Writer) (monitor.Ended, error) {
 		case monitor.FrameStderr:
 			_, err = stderr.Write(payload)
 		case monitor.FrameFailed:
-			return monitor.Ended{}, failure(payload)
+			return monitor.Ended{}, failure(s.settings, payload)
 		case monitor.FrameEnded:
 			return ended(payload)
 		}

@@ -12,6 +12,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/monitor"
+	"berth/internal/settings"
 	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
@@ -101,7 +102,7 @@ func (e *Engine) settleLocked(c *state.Container) error {
 		case errors.Is(err, io.EOF), err != nil:
 			return nil // it has done what there was to do, and is gone
 		case kind == monitor.FrameFailed:
-			return failure(payload)
+			return failure(e.Settings, payload)
 		case kind == monitor.FrameStarted, kind == monitor.FrameEnded:
 			return nil
 		}
@@ -154,12 +155,16 @@ func (e *Engine) process(c *state.Container) (state.Process, error) {
 // Process is where a running container runs.
 func (e *Engine) Process(c *state.Container) (state.Process, error) { return e.process(c) }
 
-func failure(payload []byte) error {
+// failure is the error that a monitor reports, with what is missing on this host if that is why.
+func failure(v settings.Values, payload []byte) error {
 	var f monitor.Failed
 	if err := json.Unmarshal(payload, &f); err != nil {
 		return err
 	}
-	return f.Err()
+	if f.Call == nil || !f.Call.Telling() {
+		return f.Err()
+	}
+	return explained(v, f.Err(), *f.Call)
 }
 
 func ended(payload []byte) (monitor.Ended, error) {

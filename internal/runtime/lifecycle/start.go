@@ -229,6 +229,10 @@ func receive(socket *os.File) (*os.File, error) {
 func startError(err error, command string) error {
 	var f *child.Failure
 	if !errors.As(err, &f) {
+		var call *os.SyscallError
+		if errors.As(err, &call) && call.Syscall == "clone3" {
+			return errdef.New(errdef.Unsupported, "cannot make the namespaces of the container: %w", err)
+		}
 		return err
 	}
 	if f.Op.Special == plan.Exec {

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"berth/internal/errdef"
+	"berth/internal/runtime/lifecycle"
+	"berth/internal/runtime/needs"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -78,6 +80,8 @@ type Failed struct {
 	Kind    errdef.Kind
 	Message string
 	Hint    string `json:",omitempty"`
+	// Call is the system call that stood in the way, if it was one: what this host lacks may explain it.
+	Call *needs.Failed `json:",omitempty"`
 }
 
 // Ended says how a process ended.
@@ -97,7 +101,11 @@ func (f Failed) Err() error {
 }
 
 func failed(err error) Failed {
-	return Failed{errdef.KindOf(err), err.Error(), errdef.HintOf(err)}
+	f := Failed{Kind: errdef.KindOf(err), Message: err.Error(), Hint: errdef.HintOf(err)}
+	if call, ok := lifecycle.FailedCall(err); ok {
+		f.Call = &call
+	}
+	return f
 }
 
 // Conn is one side of a connection. Writes are for any goroutine, reads for one.
