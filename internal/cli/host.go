@@ -15,10 +15,6 @@ func describeHost(v *infoView, h host.Facts) {
 	v.KernelVersion, v.NCPU = h.Release, runtime.NumCPU()
 	v.Name, _ = os.Hostname()
 	v.Rootless = !h.Privileged()
-	v.Driver, v.DriverReason = "overlay", "layers are given to the kernel by name"
-	if h.OverlayByFD() {
-		v.DriverReason = "layers are given to the kernel as descriptors"
-	}
 	v.CgroupDriver, v.CgroupVersion = "cgroupfs", "2"
 	switch h.Cgroup {
 	case host.CgroupV1:

@@ -68,6 +68,7 @@ func (c *call) cmdInfo() error {
 			v.ContainersStopped++
 		}
 	}
+	v.Driver, v.DriverReason = e.Driver()
 	describeHost(&v, e.Host())
 	if done, err := c.format([]any{v}); done {
 		return err

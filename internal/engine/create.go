@@ -96,6 +96,9 @@ func (e *Engine) create(ctx context.Context, id string, cfg container.Config, pu
 			return nil, err
 		}
 	}
+	if copies, _ := e.copiesImages(); copies {
+		c.Driver = state.DriverCopy
+	}
 	if c.Config.Log.MaxBytes == 0 {
 		c.Config.Log.MaxBytes, c.Config.Log.MaxFiles = e.Settings.LogBytes, e.Settings.LogFiles
 	}
@@ -194,6 +197,9 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 		if c.InitProgram, err = e.Program("berth-init"); err != nil {
 			return nil, nil, err
 		}
+	}
+	if copies, _ := e.copiesImages(); copies {
+		c.Driver = state.DriverCopy
 	}
 	for i := range c.Config.Mounts {
 		if m := &c.Config.Mounts[i]; m.Type == container.MountVolume {

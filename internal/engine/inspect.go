@@ -139,7 +139,7 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	}
 	v := View{
 		ID: c.ID, Created: c.Created, Path: args[0], Args: args[1:], Image: string(c.Image.ID), Name: "/" + c.Name,
-		RestartCount: r.RestartCount, Driver: "overlay", Platform: "linux",
+		RestartCount: r.RestartCount, Driver: driverOf(c), Platform: "linux",
 		LogPath:        monitor.LogPath(e.Containers.Dir(c.ID), c.ID),
 		ResolvConfPath: e.Containers.Dir(c.ID) + "/resolv.conf", HostnamePath: e.Containers.Dir(c.ID) + "/hostname", HostsPath: e.Containers.Dir(c.ID) + "/hosts",
 		Mounts: []ViewMount{},
@@ -175,7 +175,10 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		NanoCPUs: cfg.Resources.NanoCPUs, CpusetCpus: cfg.Resources.CPUSet, MemorySwap: cfg.Resources.MemorySwapBytes, PidsLimit: cfg.Resources.PidsLimit, Init: cfg.Init,
 		SecurityOpt: securityOptions(cfg.Security),
 	}
-	v.GraphDriver = ViewDriver{"overlay", map[string]string{"UpperDir": e.Containers.Dir(c.ID) + "/upper", "WorkDir": e.Containers.Dir(c.ID) + "/work"}}
+	v.GraphDriver = ViewDriver{driverOf(c), map[string]string{"UpperDir": e.Containers.Dir(c.ID) + "/upper", "WorkDir": e.Containers.Dir(c.ID) + "/work"}}
+	if c.Driver == state.DriverCopy {
+		v.GraphDriver.Data = map[string]string{"TreeDir": e.Containers.Tree(c.ID)}
+	}
 	for _, m := range cfg.Mounts {
 		vm := ViewMount{Type: m.Type, Source: m.Source, Destination: m.Target, RW: !m.ReadOnly, Propagation: m.Propagation}
 		if m.Type == container.MountBind {

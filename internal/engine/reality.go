@@ -246,7 +246,11 @@ func (r *reality) mounts() error {
 		}
 		return m.kind + " " + m.access
 	}
-	r.add("mount /", "overlay "+rootAccess, say(now["/"]), "root")
+	rootKind := "overlay"
+	if r.in.Overlay == nil {
+		rootKind = now["/"].kind // what a copy is on
+	}
+	r.add("mount /", rootKind+" "+rootAccess, say(now["/"]), "root")
 	for _, m := range r.in.Spec.Mounts {
 		at := filepath.Clean(m.Destination)
 		planned[at] = true

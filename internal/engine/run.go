@@ -58,6 +58,10 @@ func (e *Engine) beginNew(c *state.Container, m summons, attach monitor.AttachRe
 		return nil, err
 	}
 	defer l.Unlock()
+	if err := e.copyImage(c); err != nil {
+		m.dismiss()
+		return nil, err
+	}
 	if err := m.begin(attach); err != nil {
 		return nil, err
 	}
@@ -76,6 +80,9 @@ func (e *Engine) Start(c *state.Container, attach monitor.AttachRequest) (*Sessi
 	}
 	defer l.Unlock()
 	if err := e.settleLocked(c); err != nil {
+		return nil, err
+	}
+	if err := e.copyImage(c); err != nil {
 		return nil, err
 	}
 	conn, err := e.launch(c, false, attach)

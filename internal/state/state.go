@@ -46,6 +46,8 @@ type Container struct {
 	Config  container.Config // merged with the image's
 	Image   Image
 	Volumes []Volume `json:",omitempty"`
+	// Driver is how the container gets its tree; empty is overlay.
+	Driver string `json:",omitempty"`
 	// InitProgram is the path of the init for --init.
 	InitProgram string `json:",omitempty"`
 }
@@ -56,6 +58,13 @@ type Image struct {
 	ID       image.Digest
 	ChainIDs []image.Digest // the lowest layer first
 }
+
+// DriverCopy gives a container a copy of its image, containers/ID/tree, which is made when it is first started: where the data
+// root cannot hold an overlay's writable layer. The word is docker's for the same.
+const DriverCopy = "vfs"
+
+// Tree is the copy of the image of a container with DriverCopy.
+func (s Store) Tree(id string) string { return filepath.Join(s.Dir(id), "tree") }
 
 // Volume is a volume that a container uses.
 type Volume struct {

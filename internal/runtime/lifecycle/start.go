@@ -31,6 +31,8 @@ type Input struct {
 	// Overlay is the root file system; nil means Spec.Root.Path, an absolute path.
 	Overlay    *plan.Overlay
 	MountPoint string
+	// MakeWorkdir makes a working directory that is missing; with an overlay it is always made.
+	MakeWorkdir bool
 	// Stdin, Stdout and Stderr are the process's own unless Spec.Process.Terminal; all nil leaves the caller's.
 	Stdin, Stdout, Stderr *os.File
 	// Maps are those of the spec's user namespace.
@@ -66,7 +68,7 @@ func Program(in Input, tasks int) (*plan.Program, error) {
 		ownNetwork = ownNetwork || n.Type == specs.NetworkNamespace && n.Path == ""
 	}
 	p, err := plan.Compile(plan.Input{
-		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, FileSources: files,
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files,
 		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Loopback: ownNetwork,
 		Keyring: "_ses." + in.ID, NoSetgroups: in.Maps.Single, Origins: in.Origins,
 	})

@@ -38,6 +38,12 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 		in.UIDMaps, in.GIDMaps = maps.UID, maps.GID
 	}
 	stack := append([]string{filepath.Join(dir, "upper")}, layers...)
+	if c.Driver == state.DriverCopy {
+		stack = []string{s.Tree(c.ID)}
+		if _, err := os.Stat(stack[0]); err != nil {
+			stack = layers // it is only to be explained
+		}
+	}
 	var err error
 	if in.User, err = lookupUser(stack, c.Config); err != nil {
 		return lifecycle.Input{}, err
@@ -55,6 +61,9 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 			Lower: layers, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: !h.Privileged(),
 		},
 		MountPoint: s.Run,
+	}
+	if c.Driver == state.DriverCopy {
+		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c.ID)
 	}
 	if out.NoCgroup = !h.Privileged(); out.NoCgroup {
 		if r := c.Config.Resources; r != (container.Resources{}) {

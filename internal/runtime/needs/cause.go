@@ -70,6 +70,8 @@ func dependsOn(f Failed) []string {
 		if strings.HasPrefix(f.Path, "/proc/") {
 			return []string{AppArmor, Ranges}
 		}
+	case "mknod", "mknodat", "fsetxattr", "setxattr":
+		return []string{DataRoot, Rights}
 	case "seccomp":
 		return []string{Seccomp}
 	}

@@ -80,43 +80,53 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 	}{
 		"kernel older than 5.10": {
 			[]func(*Input){func(in *Input) { in.Kernel, in.Release = host.Version{Major: 5, Minor: 4}, "5.4.0" }},
-			Kernel, "5.4.0", "5.10", true, Failed{Call: "openat2", Errno: unix.ENOSYS},
+			Kernel, "5.4.0", "5.10", true,
+			Failed{Call: "openat2", Errno: unix.ENOSYS},
 		},
 		"user namespaces off by Debian's sysctl": {
 			[]func(*Input){user, fails(host.TrialProcess, unix.EPERM), func(in *Input) { in.UserNSClone = "0" }},
-			UserNS, "kernel.unprivileged_userns_clone=0", "sysctl -w kernel.unprivileged_userns_clone=1", true, Failed{Call: "clone3", Errno: unix.EPERM},
+			UserNS, "kernel.unprivileged_userns_clone=0", "sysctl -w kernel.unprivileged_userns_clone=1", true,
+			Failed{Call: "clone3", Errno: unix.EPERM},
 		},
 		"user namespaces limited to none": {
 			[]func(*Input){user, fails(host.TrialProcess, unix.ENOSPC), func(in *Input) { in.UserNSMax = "0" }},
-			UserNS, "user.max_user_namespaces=0", "sysctl -w user.max_user_namespaces=", true, Failed{Call: "clone3", Errno: unix.ENOSPC},
+			UserNS, "user.max_user_namespaces=0", "sysctl -w user.max_user_namespaces=", true,
+			Failed{Call: "clone3", Errno: unix.ENOSPC},
 		},
 		"user namespaces used up": {
 			[]func(*Input){user, fails(host.TrialProcess, unix.ENOSPC), func(in *Input) { in.UserNSMax = "100" }},
-			UserNS, "limit", "user.max_user_namespaces=200", true, Failed{Call: "clone3", Errno: unix.ENOSPC},
+			UserNS, "limit", "user.max_user_namespaces=200", true,
+			Failed{Call: "clone3", Errno: unix.ENOSPC},
 		},
 		"user namespaces refused by Ubuntu's AppArmor rule": {
 			[]func(*Input){user, fails(host.TrialProcess, unix.EACCES), func(in *Input) { in.UserNSAppArmor = "1" }},
-			UserNS, "apparmor_restrict_unprivileged_userns", "berth system apparmor-profile |", true, Failed{Call: "clone3", Errno: unix.EACCES},
+			UserNS, "apparmor_restrict_unprivileged_userns", "berth system apparmor-profile |", true,
+			Failed{Call: "clone3", Errno: unix.EACCES},
 		},
 		"user namespaces without rights by Ubuntu's AppArmor rule": {
 			[]func(*Input){user, fails(host.TrialMount, unix.EACCES), func(in *Input) { in.UserNSAppArmor = "1" }},
-			UserNS, "apparmor_restrict_unprivileged_userns", "apparmor_parser -r", true, Failed{Call: "mount", Errno: unix.EACCES},
+			UserNS, "apparmor_restrict_unprivileged_userns", "apparmor_parser -r", true,
+			Failed{Call: "mount", Errno: unix.EACCES},
 		},
 		"user namespaces not compiled in": {
 			[]func(*Input){user, fails(host.TrialProcess, unix.EINVAL)},
-			UserNS, "not in this kernel", "CONFIG_USER_NS", true, Failed{Call: "clone3", Errno: unix.EINVAL},
+			UserNS, "not in this kernel", "CONFIG_USER_NS", true,
+			Failed{Call: "clone3", Errno: unix.EINVAL},
 		},
 		"user namespaces refused by docker's filter": {
 			[]func(*Input){user, docker, fails(host.TrialProcess, unix.EPERM)},
-			UserNS, "seccomp filter", "--privileged", true, Failed{Call: "clone3", Errno: unix.EPERM},
+			UserNS, "seccomp filter", "--privileged", true,
+			Failed{Call: "clone3", Errno: unix.EPERM},
 		},
 		"no CAP_SYS_ADMIN in a container": {
 			[]func(*Input){docker, func(in *Input) { in.Caps = 0xa80425fb }, fails(host.TrialProcess, unix.EPERM)},
-			Rights, "without CAP_SYS_ADMIN, in a container of docker", "--privileged", true, Failed{Call: "mount", Errno: unix.EPERM},
+			Rights, "without CAP_SYS_ADMIN, in a container of docker", "--privileged", true,
+			Failed{Call: "mount", Errno: unix.EPERM},
 		},
 		"CAP_SYS_ADMIN, and a filter that takes it back": {
 			[]func(*Input){docker, fails(host.TrialProcess, unix.EPERM)},
-			Rights, "without the right to make namespaces", "--privileged", true, Failed{Call: "clone3", Errno: unix.EPERM},
+			Rights, "without the right to make namespaces", "--privileged", true,
+			Failed{Call: "clone3", Errno: unix.EPERM},
 		},
 		"no newuidmap": {
 			[]func(*Input){user, func(in *Input) {
@@ -130,47 +140,58 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 		},
 		"a call that is absent": {
 			[]func(*Input){fails("openat2", unix.ENOSYS)},
-			Calls, "absent: openat2", "5.10", true, Failed{Call: "openat2", Errno: unix.ENOSYS},
+			Calls, "absent: openat2", "5.10", true,
+			Failed{Call: "openat2", Errno: unix.ENOSYS},
 		},
 		"a call that a filter forbids": {
 			[]func(*Input){docker, fails("unshare", unix.EPERM)},
-			Calls, "forbidden: unshare (a seccomp filter", "--privileged", true, Failed{Call: "unshare", Errno: unix.EPERM},
+			Calls, "forbidden: unshare (a seccomp filter", "--privileged", true,
+			Failed{Call: "unshare", Errno: unix.EPERM},
 		},
 		"mounts refused": {
 			[]func(*Input){docker, fails(host.TrialMount, unix.EPERM)},
-			Mounts, "cannot be mounted", "--privileged", true, Failed{Call: "fsmount", Errno: unix.EPERM},
+			Mounts, "cannot be mounted", "--privileged", true,
+			Failed{Call: "fsmount", Errno: unix.EPERM},
 		},
 		"proc masked": {
 			[]func(*Input){docker, user, fails(host.TrialProc, unix.EPERM)},
-			Proc, "cannot be mounted", "systempaths=unconfined", true, Failed{Call: "fsmount", Errno: unix.EPERM},
+			Proc, "cannot be mounted", "systempaths=unconfined", true,
+			Failed{Call: "fsmount", Errno: unix.EPERM},
 		},
 		"no network namespaces": {
 			[]func(*Input){fails(host.TrialNetwork, unix.EINVAL)},
-			Namespaces, "without network", "CONFIG_NET_NS", true, Failed{Call: "clone3", Errno: unix.EINVAL},
+			Namespaces, "without network", "CONFIG_NET_NS", true,
+			Failed{Call: "clone3", Errno: unix.EINVAL},
 		},
 		"network namespaces used up": {
 			[]func(*Input){fails(host.TrialNetwork, unix.ENOSPC)},
-			Namespaces, "limit", "user.max_net_namespaces", true, Failed{Call: "clone3", Errno: unix.ENOSPC},
+			Namespaces, "limit", "user.max_net_namespaces", true,
+			Failed{Call: "clone3", Errno: unix.ENOSPC},
 		},
 		"no overlay": {
 			[]func(*Input){func(in *Input) { in.Overlay = false }, fails(host.TrialOverlay, unix.ENODEV)},
-			Overlay, "not in this kernel", "modprobe overlay", true, Failed{Call: "fsopen", Errno: unix.ENODEV},
+			Overlay, "not in this kernel", "modprobe overlay", true,
+			Failed{Call: "fsopen", Errno: unix.ENODEV},
 		},
 		"no overlay in user namespaces": {
 			[]func(*Input){user, func(in *Input) { in.Kernel, in.Release = host.Version{Major: 5, Minor: 10}, "5.10.0" }, fails(host.TrialOverlay, unix.EPERM)},
-			Overlay, "not in user namespaces before Linux 5.11", "5.11", true, Failed{Call: "mount", Errno: unix.EPERM},
+			Overlay, "not in user namespaces before Linux 5.11", "5.11", true,
+			Failed{Call: "mount", Errno: unix.EPERM},
 		},
 		"no control groups": {
 			[]func(*Input){func(in *Input) { in.Cgroup, in.CgroupWritable = host.CgroupNone, false }},
-			Groups, "not mounted", "mount -t cgroup2", true, Failed{Call: "mkdir", Path: "/sys/fs/cgroup/berth-x", Errno: unix.EPERM},
+			Groups, "not mounted", "mount -t cgroup2", true,
+			Failed{Call: "mkdir", Path: "/sys/fs/cgroup/berth-x", Errno: unix.EPERM},
 		},
 		"control groups read-only": {
 			[]func(*Input){docker, func(in *Input) { in.CgroupWritable = false }},
-			Groups, "read-only", "--privileged", true, Failed{Call: "mkdir", Path: "/sys/fs/cgroup/berth-x", Errno: unix.EROFS},
+			Groups, "read-only", "--privileged", true,
+			Failed{Call: "mkdir", Path: "/sys/fs/cgroup/berth-x", Errno: unix.EROFS},
 		},
 		"control groups not delegated": {
 			[]func(*Input){user, func(in *Input) { in.Delegated, in.Controllers = "", "" }},
-			Delegated, "none", "Delegate=yes", false, Failed{Call: "mkdir", Path: "/sys/fs/cgroup/berth-x", Errno: unix.EACCES},
+			Delegated, "none", "Delegate=yes", false,
+			Failed{Call: "mkdir", Path: "/sys/fs/cgroup/berth-x", Errno: unix.EACCES},
 		},
 		"control groups delegated in part": {
 			[]func(*Input){user, func(in *Input) { in.Controllers = "memory pids" }},
@@ -182,7 +203,8 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 		},
 		"no seccomp": {
 			[]func(*Input){func(in *Input) { in.Seccomp = false }},
-			Seccomp, "not in this kernel", "CONFIG_SECCOMP_FILTER", true, Failed{Call: "seccomp", Errno: unix.EINVAL},
+			Seccomp, "not in this kernel", "CONFIG_SECCOMP_FILTER", true,
+			Failed{Call: "seccomp", Errno: unix.EINVAL},
 		},
 		"no AppArmor": {
 			[]func(*Input){func(in *Input) { in.AppArmor = false }},
@@ -190,7 +212,8 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 		},
 		"no apparmor_parser": {
 			[]func(*Input){func(in *Input) { in.AppArmorParser = "" }},
-			AppArmor, "apparmor_parser", "apt-get install apparmor", true, Failed{Call: "write", Path: "/proc/self/attr/exec", Errno: unix.EACCES},
+			AppArmor, "apparmor_parser", "apt-get install apparmor", true,
+			Failed{Call: "write", Path: "/proc/self/attr/exec", Errno: unix.EACCES},
 		},
 		"no nf_tables": {
 			[]func(*Input){fails(host.TrialNFT, unix.EINVAL)},
@@ -206,7 +229,8 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 		},
 		"data on an overlay": {
 			[]func(*Input){docker, func(in *Input) { in.Data.Type = unix.OVERLAYFS_SUPER_MAGIC }},
-			DataRoot, "on an overlay", "-v berth:/var/lib/berth", false, Failed{Call: "fsconfig", Errno: unix.EINVAL},
+			DataRoot, "on an overlay", "-v berth:/var/lib/berth", false,
+			Failed{Call: "fsconfig", Errno: unix.EINVAL},
 		},
 		"data on a file system without exec": {
 			[]func(*Input){func(in *Input) { in.Data.NoExec = true }},

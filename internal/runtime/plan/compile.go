@@ -20,6 +20,8 @@ type Input struct {
 	// MountPoint is an existing directory of the host over which the root is mounted, in the container's own
 	// mount namespace, until it becomes "/".
 	MountPoint string
+	// MakeWorkdir makes a working directory that is missing; with an overlay it is always made.
+	MakeWorkdir bool
 	// FileSources are the sources of bind mounts that are not directories.
 	FileSources map[string]bool
 	// Filter is the compiled seccomp filter, or empty.
@@ -376,7 +378,7 @@ func (c *compiler) overlayByName(o *Overlay) Ref {
 // enterRoot makes the root "/" and lets go of the host's.
 func (c *compiler) enterRoot() {
 	c.from("root")
-	if wd := c.spec.Process.Cwd; c.in.Overlay != nil && path.Clean(wd) != "/" {
+	if wd := c.spec.Process.Cwd; (c.in.Overlay != nil || c.in.MakeWorkdir) && path.Clean(wd) != "/" {
 		// docker makes a missing working directory; a bundle's owner is told instead.
 		c.target(c.root, wd, "the working directory", aDirectory, inRoot)
 	}

@@ -293,7 +293,9 @@ func (b *builder) namespaces() {
 		b.spec.Hostname = Hostname(b.Input)
 		b.spec.Domainname = c.Domainname
 	}
-	if c.Cgroupn != "host" && !(c.Cgroupn == "" && c.Privileged && b.Host.Cgroup == host.CgroupV1) {
+	// docker shares it with privileged containers on version 1. Here they do not: what an engine inside makes is to be below the
+	// container's own group, within its limits, and to go with it.
+	if c.Cgroupn != "host" {
 		add(specs.CgroupNamespace)
 	}
 	if b.UIDMaps != nil {

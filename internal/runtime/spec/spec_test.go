@@ -179,9 +179,9 @@ func TestNamespaces(t *testing.T) {
 		{"Those of the host", func(in *spec.Input) {
 			in.Config.Network, in.Config.PID, in.Config.IPC, in.Config.UTS, in.Config.Cgroupn = "host", "host", "host", "host", "host"
 		}, "mount"},
-		{"Privileged sees the host's control groups of version 1", func(in *spec.Input) {
+		{"Privileged has its own control groups, of version 1 as well", func(in *spec.Input) {
 			in.Config.Privileged, in.Host.Cgroup = true, host.CgroupV1
-		}, "mount pid network ipc uts"},
+		}, "mount pid network ipc uts cgroup"},
 		{"Privileged has its own of version 2", func(in *spec.Input) { in.Config.Privileged = true }, "mount pid network ipc uts cgroup"},
 		{"A user namespace with maps", func(in *spec.Input) { in.UIDMaps = []specs.LinuxIDMapping{{Size: 1}} }, "mount pid network ipc uts cgroup user"},
 	} {
