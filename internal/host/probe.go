@@ -60,7 +60,11 @@ func ProbeMain(w io.Writer) error {
 		{TrialUTS, unix.CLONE_NEWUTS},
 		{TrialCgroup, unix.CLONE_NEWCGROUP},
 	} {
-		say(n.name, unix.Unshare(n.flag))
+		err := unix.Unshare(n.flag)
+		say(n.name, err)
+		if n.name == TrialUTS && err == nil {
+			say("sethostname", unix.Sethostname([]byte(ProbeName)))
+		}
 	}
 	say(TrialNFT, nfTablesGeneration())
 	return failed

@@ -253,10 +253,13 @@ func proc(in Input) Finding {
 	f := Finding{Name: Proc, OK: true, Needed: true, Found: "yes", For: "/proc of containers"}
 	if errno, tried := in.Tried(host.TrialProc); errno != 0 || !tried {
 		f.OK, f.Found = false, "a new one cannot be mounted: "+words(errno, tried)
-		if in.Container != "" {
-			f.Hint = "start the container that this is with --privileged, or with --security-opt systempaths=unconfined"
-		} else {
+		switch in.Container {
+		case "":
 			f.Hint = "umount what is mounted below /proc"
+		case "podman":
+			f.Hint = privileged + ", or with --security-opt unmask=ALL"
+		default:
+			f.Hint = privileged + ", or with --security-opt systempaths=unconfined"
 		}
 	}
 	return f
