@@ -31,6 +31,10 @@ type Options struct {
 	ID      string
 	Dir     string // of the bundle; empty is the working directory
 	PidFile string
+	// Terminal is used for a process with a terminal: its size to begin with, zero if there is none, and what connects its
+	// console with ours. The returned function waits for the end of its output and lets go.
+	Rows, Columns uint16
+	Connect       func(console *os.File) (disconnect func(), err error)
 }
 
 // maxConfig is the largest config.json that is read.
@@ -45,8 +49,8 @@ func Run(o Options) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if in.Spec.Process.Terminal {
-		return 0, errdef.Hint(errdef.New(errdef.Unsupported, "a bundle whose process has a terminal cannot be run in the foreground"), "set process.terminal to false in %s", filepath.Join(o.Dir, "config.json"))
+	if p := in.Spec.Process; p.Terminal && o.Rows > 0 {
+		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
 	}
 	r, err := lifecycle.Start(in)
 	if err != nil {
@@ -59,6 +63,14 @@ func Run(o Options) (int, error) {
 			return 0, errors.Join(err, end(in, r, nil))
 		}
 	}
+	disconnect := func() {}
+	if r.Console != nil {
+		defer r.Console.Close()
+		if disconnect, err = o.Connect(r.Console); err != nil {
+			_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
+			return 0, errors.Join(err, end(in, r, nil))
+		}
+	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals)
 	go func() {
@@ -66,12 +78,17 @@ func Run(o Options) (int, error) {
 			switch n := s.(syscall.Signal); n {
 			case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // ours
 			default:
+				if n == unix.SIGWINCH && r.Console != nil {
+					continue // its own terminal tells it
+				}
 				_ = unix.PidfdSendSignal(r.PIDFD, n, nil, 0)
 			}
 		}
 	}()
 	var ws unix.WaitStatus
-	if err := end(in, r, &ws); err != nil {
+	err = end(in, r, &ws)
+	disconnect()
+	if err != nil {
 		return 0, err
 	}
 	if ws.Signaled() {
