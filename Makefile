@@ -7,7 +7,7 @@ OUT      ?= bin
 PACKED    = internal/program/embedded
 BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w -X berth/internal/cli.Version=$(VERSION)'
 
-.PHONY: build run test ci attacks crash powercut bench test-vm clean
+.PHONY: build run test attacks crash debian powercut powercut-vm bench test-vm clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -51,6 +51,13 @@ attacks:
 # Kill commands and monitors after each of their system calls; BERTH_SHORT=1 takes about thirty of each.
 crash: build
 	$(GO) run ./test/crash -berth $(OUT)/berth
+
+# A whole Debian, made by mmdebstrap, through a registry and into a terminal; BERTH_DEBIAN_TAR names a ready root file system.
+# With BERTH_SHORT=1 none is made.
+debian: build
+	@mkdir -p .cache
+	@[ -n "$$BERTH_DEBIAN_TAR$$BERTH_SHORT" ] || [ -e .cache/debian.tar ] || ./test/debian/rootfs .cache/debian.tar
+	BERTH_BINARY=$(abspath $(OUT)/berth) CGO_ENABLED=0 $(GO) test -count=1 ./internal/cli -v -run 'TestScript/scripts/debian$$'
 
 # Cut the power of an ext4 under a working berth; 2000 cuts, 200 with BERTH_SHORT=1.
 powercut: build

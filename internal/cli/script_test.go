@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +45,7 @@ func TestScript(t *testing.T) {
 				"capture":    capture,
 				"eventually": eventually,
 				"exitcode":   exitcode,
+				"freeport":   freeport,
 			},
 		})
 	})
@@ -102,6 +104,7 @@ func setup(env *testscript.Env, program, attacker string) error {
 	berth := filepath.Join(program, "berth")
 	env.Setenv("PATH", program+":"+os.Getenv("PATH"))
 	env.Setenv("PROGRAMS", program)
+	env.Setenv("DEBIAN_TAR", debianTar())
 	env.Setenv("HOME", dir)
 	env.Setenv("ATTACKER", attacker)
 	env.Setenv("INSTANCE", dir)
@@ -239,6 +242,8 @@ func userNamespaces() bool {
 
 func condition(name string) (bool, error) {
 	switch name {
+	case "debian":
+		return debianTar() != "", nil
 	case "root":
 		return os.Geteuid() == 0, nil
 	case "userns":
@@ -253,6 +258,35 @@ func condition(name string) (bool, error) {
 		return err == nil, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// debianTar is the root file system of a Debian: the one that is named, or the one that `make debian` has made.
+func debianTar() string {
+	path := os.Getenv("BERTH_DEBIAN_TAR")
+	if path == "" {
+		path = "../../.cache/debian.tar"
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// freeport NAME: the variable is a port of 127.0.0.1 that nobody listens on.
+func freeport(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: freeport NAME")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Check(l.Close())
+	ts.Setenv(args[0], port)
 }
 
 // exitcode N PROGRAM [ARG...]: the program ends with status N.
