@@ -17,6 +17,7 @@ import (
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
+	"berth/internal/runtime/lifecycle"
 	"berth/internal/settings"
 
 	"github.com/spf13/pflag"
@@ -127,6 +128,7 @@ func (c *call) report(err error) int {
 		fmt.Fprintf(c.err, "berth: %s\n\n%s", usage.text, usage.help)
 		return usage.status
 	}
+	c.debugError(err)
 	line := visible(strings.TrimSpace(err.Error()))
 	fmt.Fprintf(c.err, "berth: %s\n", line)
 	if hint := errdef.HintOf(err); hint != "" {
@@ -142,6 +144,14 @@ func (c *call) report(err error) int {
 		return c.command.status
 	}
 	return 1
+}
+
+// debugError says of what kind an error is, and which system call is behind it.
+func (c *call) debugError(err error) {
+	c.debug("the error is of the kind %q", errdef.KindOf(err))
+	if f, ok := lifecycle.FailedCall(err); ok {
+		c.debug("behind it is %s(%s): %v (errno %d)", f.Call, f.Path, f.Errno, int(f.Errno))
+	}
 }
 
 // visible makes text from elsewhere harmless to a terminal: one line, no control characters.
@@ -227,10 +237,18 @@ func (c *call) main(args []string) error {
 	if len(c.args) < cmd.least || cmd.most >= 0 && len(c.args) > cmd.most {
 		return c.usage("'berth %s' %s", cmd.display(), expected(cmd))
 	}
+	c.debug("data root %s (%s), run root %s (%s)", c.settings.DataRoot, c.sources["data-root"], c.settings.RunRoot, c.sources["run-root"])
 	if cmd.full {
 		return c.full(cmd, given)
 	}
 	return cmd.run(c)
+}
+
+// debug says more about what is done, when --debug asks for it.
+func (c *call) debug(format string, args ...any) {
+	if c.settings.Debug {
+		fmt.Fprintf(c.err, "debug: %s\n", visible(fmt.Sprintf(format, args...)))
+	}
 }
 
 func expected(cmd *command) string {

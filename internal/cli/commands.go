@@ -122,7 +122,7 @@ func commands() []command {
 		{
 			name: "image ls", alias: "images", args: "[REPOSITORY[:TAG]]", short: "List images", example: "berth images", most: 1, run: (*call).cmdImages,
 			flags: []flag{
-				flagAll,
+				{"all", "a", "", "Show all images (there are no intermediate ones to be hidden otherwise)", nil},
 				{"digests", "", "", "Show digests", boolean(func(o *options) *bool { return &o.size })},
 				flagFilter,
 				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
@@ -138,7 +138,7 @@ func commands() []command {
 		},
 		{
 			name: "image load", alias: "load", short: "Load an image from a tar archive or STDIN", example: "berth load -i image.tar", full: true,
-			flags: []flag{{"input", "i", "string", "Read from tar archive file, instead of STDIN", nil}, flagPlatform, {"quiet", "q", "", "Suppress the load output", nil}},
+			flags: []flag{{"input", "i", "string", "Read from tar archive file, instead of STDIN", nil}, flagPlatform, {"quiet", "q", "", "Suppress the progress output", nil}},
 		},
 		{
 			name: "image save", alias: "save", args: "IMAGE [IMAGE...]", short: "Save one or more images to a tar archive (streamed to STDOUT by default)", example: "berth save -o box.tar box", least: 1, most: -1, full: true,

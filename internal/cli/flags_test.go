@@ -74,6 +74,13 @@ func join(a, b string) string {
 	return a + "." + b
 }
 
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // An option that no flag reaches is one that nobody can ask for.
 func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 	envFile := filepath.Join(t.TempDir(), "env")

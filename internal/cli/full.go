@@ -41,6 +41,7 @@ func (c *call) become() error {
 	if err != nil {
 		return err
 	}
+	c.debug("become %s", path)
 	return cannotExecute(path, &os.PathError{Op: "execve", Path: path, Err: unix.Exec(path, append([]string{"berth"}, c.argv...), os.Environ())})
 }
 
@@ -76,6 +77,7 @@ func (c *call) fetch(ctx context.Context, ref, platform string) error {
 		}
 		args = append(args, "--", ref)
 	}
+	c.debug("run %s %s", path, strings.Join(args, " "))
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Args[0] = "berth"
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGINT) }

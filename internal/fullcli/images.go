@@ -144,7 +144,7 @@ func load(c cli.Call) error {
 	if err != nil {
 		return err
 	}
-	in := io.Reader(c.In)
+	in := c.In
 	if path := option(c, "input"); path != "" {
 		f, err := os.Open(path)
 		if err != nil {
@@ -159,7 +159,16 @@ func load(c cli.Call) error {
 	if want != nil {
 		opt.Platform = *want
 	}
-	loaded, err := archive.Load(c.Context, c.Engine.Images, in, opt)
+	source := io.Reader(in)
+	if option(c, "quiet") != "true" && terminalSize(c.Out) != nil {
+		p := &progress{from: in, to: c.Out}
+		if st, err := in.Stat(); err == nil && st.Mode().IsRegular() {
+			p.total = st.Size()
+		}
+		defer p.end()
+		source = p
+	}
+	loaded, err := archive.Load(c.Context, c.Engine.Images, source, opt)
 	if err != nil {
 		return err
 	}

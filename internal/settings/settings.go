@@ -33,7 +33,7 @@ type Values struct {
 // Keys are the names of all settings, sorted, with what each is for.
 var Keys = [...]struct{ Name, Env, Help string }{
 	{"data-root", "BERTH_DATA_ROOT", "Where images, containers and volumes are kept"},
-	{"debug", "BERTH_DEBUG", "Say more about what is done"},
+	{"debug", "BERTH_DEBUG", "Say more about what is done, and about errors"},
 	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
 	{"log-max-size", "BERTH_LOG_MAX_SIZE", "How large a log file of a container may grow"},
 	{"run-root", "BERTH_RUN_ROOT", "Where what dies with the boot is kept"},

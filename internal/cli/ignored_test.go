@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// withoutEffect are the flags that change nothing, and why that is their meaning.
+var withoutEffect = map[string]string{
+	"image ls --all": "docker hides intermediate images without it; there are none",
+}
+
+// source is what the functions of a package mention and whom they call, by their names without receivers.
+type source struct {
+	fields   map[string]map[string]bool // of options
+	literals map[string]map[string]bool
+	calls    map[string]map[string]bool
+	commands map[string]string // fullcli.Commands: command -> function
+}
+
+func readSource(t *testing.T, dir string) source {
+	t.Helper()
+	s := source{map[string]map[string]bool{}, map[string]map[string]bool{}, map[string]map[string]bool{}, map[string]string{}}
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no source in %s: %v", dir, err)
+	}
+	for _, path := range files {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
+				s.function(fn)
+			}
+		}
+	}
+	return s
+}
+
+func (s *source) function(fn *ast.FuncDecl) {
+	name := fn.Name.Name
+	for _, m := range []map[string]map[string]bool{s.fields, s.literals, s.calls} {
+		if m[name] == nil {
+			m[name] = map[string]bool{}
+		}
+	}
+	ast.Inspect(fn.Body, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.SelectorExpr:
+			// c.options.F, or o.F of a copy or pointer; and the name of every method that may be called.
+			switch x := n.X.(type) {
+			case *ast.SelectorExpr:
+				if x.Sel.Name == "options" {
+					s.fields[name][n.Sel.Name] = true
+				}
+			case *ast.Ident:
+				if x.Name == "o" {
+					s.fields[name][n.Sel.Name] = true
+				}
+				if x.Name == "c" {
+					s.calls[name][n.Sel.Name] = true
+				}
+			}
+		case *ast.CallExpr:
+			if id, ok := n.Fun.(*ast.Ident); ok {
+				s.calls[name][id.Name] = true
+			}
+		case *ast.BasicLit:
+			if text, err := strconv.Unquote(n.Value); err == nil && n.Kind == token.STRING {
+				s.literals[name][text] = true
+			}
+		case *ast.KeyValueExpr:
+			key, isText := n.Key.(*ast.BasicLit)
+			value, isName := n.Value.(*ast.Ident)
+			if isText && isName && name == "Commands" {
+				if text, err := strconv.Unquote(key.Value); err == nil {
+					s.commands[text] = value.Name
+				}
+			}
+		}
+		return true
+	})
+}
+
+// reaches collects what a function mentions, and all that it calls.
+func (s *source) reaches(name string, seen, fields, literals map[string]bool) {
+	if seen[name] || s.calls[name] == nil {
+		return
+	}
+	seen[name] = true
+	for f := range s.fields[name] {
+		fields[f] = true
+	}
+	for l := range s.literals[name] {
+		literals[l] = true
+	}
+	for called := range s.calls[name] {
+		s.reaches(called, seen, fields, literals)
+	}
+}
+
+// sampleOf is a value that a flag accepts and that is not its default.
+func sampleOf(f flag, envFile string) []string {
+	switch {
+	case f.name == "env-file":
+		return []string{envFile}
+	case f.name == "no-stdin", f.kind == "":
+		if f.name == "sig-proxy" {
+			return []string{"false"}
+		}
+		return []string{"true"}
+	case f.name == "type":
+		return []string{"image"}
+	case f.kind == "int":
+		return []string{"5"}
+	}
+	if s := samples[f.name]; len(s) > 0 {
+		return s
+	}
+	return []string{"x"}
+}
+
+// A flag that a command accepts and never looks at would be a promise that is not kept. What a flag sets is found by setting it,
+// what a command looks at by its source; the flags of run and create have TestEveryFieldOfAContainersConfigHasAFlag besides.
+func TestEveryCommandLooksAtItsFlags(t *testing.T) {
+	quick, whole := readSource(t, "."), readSource(t, "../fullcli")
+	envFile := filepath.Join(t.TempDir(), "env")
+	excused := map[string]bool{}
+	for _, cmd := range commands() {
+		fields, literals := map[string]bool{}, map[string]bool{}
+		if cmd.full {
+			fn := whole.commands[cmd.name]
+			if fn == "" {
+				t.Errorf("berth %s is carried out by nobody", cmd.name)
+			}
+			whole.reaches(fn, map[string]bool{}, fields, literals)
+		} else {
+			name := runtime.FuncForPC(reflect.ValueOf(cmd.run).Pointer()).Name()
+			quick.reaches(name[strings.LastIndexByte(name, '.')+1:], map[string]bool{}, fields, literals)
+		}
+		for _, f := range cmd.flags {
+			full := cmd.name + " --" + f.name
+			_, without := withoutEffect[full]
+			excused[full] = without
+			looked := literals[f.name] && cmd.full
+			if f.set != nil {
+				if f.name == "env-file" {
+					writeFile(t, envFile, "FROM_FILE=1\n")
+				}
+				for _, v := range sampleOf(f, envFile) {
+					c := new(call)
+					if err := f.set(c, v); err != nil {
+						t.Errorf("%s %s: %v", full, v, err)
+					}
+					o := reflect.ValueOf(c.options)
+					for i := range o.NumField() {
+						if !o.Field(i).IsZero() {
+							looked = looked || fields[o.Type().Field(i).Name]
+						}
+					}
+				}
+			}
+			switch {
+			case !looked && !without:
+				t.Errorf("berth %s is accepted, and nothing looks at it", full)
+			case looked && without:
+				t.Errorf("berth %s is excused from having an effect, and has one", full)
+			}
+		}
+	}
+	for full := range withoutEffect {
+		if !excused[full] {
+			t.Errorf("berth %s is excused, and there is no such flag", full)
+		}
+	}
+}
