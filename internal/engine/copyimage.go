@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"berth/internal/disk"
 	"berth/internal/state"
@@ -52,7 +53,8 @@ func (e *Engine) copyImage(c *state.Container) error {
 	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o755)); err != nil {
 		return err
 	}
-	if err := copyLayers(layers, tmp); err != nil {
+	// The empty directory below all makes a stack of a single layer, too, whose whiteouts are then not copied.
+	if err := copyLayers(append(layers, filepath.Join(e.Containers.Dir(c.ID), "work")), tmp); err != nil {
 		return errors.Join(fmt.Errorf("cannot copy the image %s for container %s: %w", c.Image.Name, c.Name, err), os.RemoveAll(tmp))
 	}
 	if durability(c.Config.AutoRemove) == disk.Durable {
@@ -64,10 +66,12 @@ func (e *Engine) copyImage(c *state.Container) error {
 }
 
 func copyLayers(layers []string, dir string) error {
-	if len(layers) == 0 {
-		return nil
+	mount, err := mountTree(layers)
+	if err != nil {
+		return err
 	}
-	from, err := mountTree(layers)
+	defer mount.Close()
+	from, err := openBelow(mount, ".", unix.O_RDONLY|unix.O_DIRECTORY) // a new mount's descriptor cannot be read
 	if err != nil {
 		return err
 	}

@@ -187,7 +187,7 @@ func look(at place) (inhabitant, error) {
 		return nobody, os.NewSyscallError("fstatat", err)
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return aDirectory, nil
-	case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0:
+	case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0, isFileWhiteout(at, &st):
 		return aWhiteout, nil
 	}
 	return something, nil
@@ -292,10 +292,7 @@ func (x *extractor) setOpaque(at place) error {
 		return os.NewSyscallError("openat", err)
 	}
 	defer unix.Close(fd)
-	name := "trusted.overlay.opaque"
-	if x.opt.UserXattr {
-		name = "user.overlay.opaque"
-	}
+	name := x.mark("opaque")
 	if err := unix.Fsetxattr(fd, name, []byte("y"), 0); err != nil {
 		return errdef.Hint(&os.PathError{Op: "fsetxattr", Path: name, Err: err}, "the file system must keep extended attributes")
 	}

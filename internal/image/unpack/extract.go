@@ -326,9 +326,7 @@ func (x *extractor) hide(to target) error {
 			return nil
 		}
 	}
-	// Allowed in a user namespace, too, since Linux 5.8 (commit a3c751a50fe6).
-	err = unix.Mknodat(at.in.fd, at.base, unix.S_IFCHR, 0)
-	return os.NewSyscallError("mknodat", err)
+	return x.whiteout(at)
 }
 
 func (x *extractor) opaque(to target) error {
