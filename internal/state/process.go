@@ -37,18 +37,21 @@ func (p Process) Open() int {
 	if err != nil {
 		return -1
 	}
-	if t := StartTime(p.PID); t == 0 || t != p.StartTime || zombie(p.PID) {
+	if t := StartTime(p.PID); t == 0 || t != p.StartTime || ended(fd) {
 		_ = unix.Close(fd)
 		return -1
 	}
 	return fd
 }
 
-func zombie(pid int) bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return true
+// ended reports whether a process has ended with all its threads: only then is its pidfd readable (Linux 5.3). The state in
+// /proc/PID/stat is that of the first thread, which may be a zombie while others live, or go on to execve.
+func ended(pidfd int) bool {
+	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, 0)
+		if err != unix.EINTR {
+			return err == nil && n > 0
+		}
 	}
-	i := bytes.LastIndexByte(data, ')')
-	return i >= 0 && i+2 < len(data) && (data[i+2] == 'Z' || data[i+2] == 'X')
 }
