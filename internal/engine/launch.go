@@ -28,13 +28,10 @@ func (e *Engine) launch(c *state.Container, adopt bool, request monitor.AttachRe
 		verb = "adopt"
 	}
 	m := e.summon(c.ID, verb)
-	if errdef.Is(m.err, errdef.Conflict) {
-		return nil, errdef.New(errdef.Conflict, "container %s is already running", c.Name)
+	if m.err != nil {
+		return nil, m.err
 	}
-	if m.err == nil {
-		m.err = m.begin(request)
-	}
-	return m.conn, m.err
+	return m.conn, e.begin(c, m, request)
 }
 
 // summons is a monitor that waits for the word to begin, or why there is none.
@@ -43,19 +40,8 @@ type summons struct {
 	err  error
 }
 
-// summon starts a monitor for the container with that ID, which need not exist yet. It holds the lock "alive" from now on.
+// summon starts a monitor for the container with that ID, which need not exist yet.
 func (e *Engine) summon(id, verb string) summons {
-	if err := os.MkdirAll(e.Containers.RunDir(id), 0o700); err != nil {
-		return summons{err: err}
-	}
-	alive, err := disk.TryLock(e.Containers.AlivePath(id))
-	if errors.Is(err, disk.ErrLocked) {
-		return summons{err: errdef.New(errdef.Conflict, "the container has a monitor")}
-	}
-	if err != nil {
-		return summons{err: err}
-	}
-	defer alive.Unlock() // the monitor has it too
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return summons{err: os.NewSyscallError("socketpair", err)}
@@ -66,19 +52,32 @@ func (e *Engine) summon(id, verb string) summons {
 	if err != nil {
 		return summons{err: err}
 	}
-	if err := e.startMonitor(id, verb, theirs, alive.File()); err != nil {
+	if err := e.startMonitor(id, verb, theirs); err != nil {
 		return summons{err: errors.Join(err, conn.Close())}
 	}
 	return summons{conn: conn}
 }
 
-// begin tells the monitor to do what it was summoned for. On an error the connection is closed.
-func (m summons) begin(request monitor.AttachRequest) error {
-	request.Version = monitor.Version
-	if err := m.conn.Send(monitor.FrameAttach, request); err != nil {
-		return errors.Join(err, m.conn.Close())
+// begin tells a monitor to do what it was summoned for, and hands it the lock "alive". On an error the monitor is dismissed.
+func (e *Engine) begin(c *state.Container, m summons, request monitor.AttachRequest) (err error) {
+	defer func() {
+		if err != nil {
+			m.dismiss()
+		}
+	}()
+	if err := os.MkdirAll(e.Containers.RunDir(c.ID), 0o700); err != nil {
+		return err
 	}
-	return nil
+	alive, err := disk.TryLock(e.Containers.AlivePath(c.ID))
+	if errors.Is(err, disk.ErrLocked) {
+		return errdef.New(errdef.Conflict, "container %s is already running", c.Name)
+	}
+	if err != nil {
+		return err
+	}
+	defer alive.Unlock() // from here on it is the monitor's
+	request.Version = monitor.Version
+	return m.conn.Send(monitor.FrameAttach, request, int(alive.File().Fd()))
 }
 
 // dismiss sends a monitor away that has not begun, and waits until it has gone.
@@ -88,8 +87,8 @@ func (m summons) dismiss() {
 	}
 }
 
-// startMonitor starts the process: in a session of its own, with nothing of its caller's but two descriptors.
-func (e *Engine) startMonitor(id, verb string, socket, alive *os.File) error {
+// startMonitor starts the process: in a session of its own, with nothing of its caller's but a socket.
+func (e *Engine) startMonitor(id, verb string, socket *os.File) error {
 	program, err := ownProgram()
 	if err != nil {
 		return err
@@ -100,16 +99,11 @@ func (e *Engine) startMonitor(id, verb string, socket, alive *os.File) error {
 		return err
 	}
 	defer null.Close()
-	journal, err := os.OpenFile(e.Containers.RunDir(id)+"/monitor.log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer journal.Close()
 	// Not os.StartProcess: the first one of a process starts another one to try pidfds out, and nobody here waits for a monitor.
 	_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(program.Fd())),
 		[]string{MonitorName, verb, e.Settings.DataRoot, e.Settings.RunRoot, id},
 		&syscall.ProcAttr{
-			Dir: "/", Env: monitorEnv(), Files: []uintptr{null.Fd(), null.Fd(), journal.Fd(), socket.Fd(), alive.Fd()},
+			Dir: "/", Env: monitorEnv(), Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()},
 			Sys: &syscall.SysProcAttr{Setsid: true},
 		})
 	if err != nil {
@@ -176,7 +170,7 @@ func sealedCopy(path string) (*os.File, error) {
 }
 
 // MonitorMain is the main function of a monitor: args are verb, data root, run root and the container's ID; descriptor 3 is
-// the connection to the command, 4 the lock that says that the monitor lives. One that renews itself has a fifth argument.
+// the connection to the command. One that renews itself has a fifth argument.
 func MonitorMain(args []string) error {
 	s := state.Store{}
 	switch {
@@ -191,14 +185,20 @@ func MonitorMain(args []string) error {
 	if err != nil {
 		return err
 	}
-	unix.CloseOnExec(4)
-	alive := disk.Inherited(os.NewFile(4, "alive"))
 	h := host.Probe()
 	first, err := monitor.Await(conn)
 	if errors.Is(err, io.EOF) {
-		return s.Forget(args[3]) // dismissed, or left alone by a command that was killed: there is nothing to do
+		return nil // dismissed, or left alone by a command that was killed
 	}
 	if err != nil {
+		return err
+	}
+	files := conn.Files()
+	if len(files) != 1 {
+		return errdef.New(errdef.Invalid, "a monitor is started by other commands")
+	}
+	alive := disk.Inherited(files[0])
+	if err := writeJournal(s.RunDir(args[3])); err != nil {
 		return err
 	}
 	c, err := s.Load(args[3])
@@ -214,6 +214,16 @@ func MonitorMain(args []string) error {
 		return monitor.Adopt(o)
 	}
 	return monitor.Run(o)
+}
+
+// writeJournal makes what the monitor says of itself, at its worst a panic, go to its log.
+func writeJournal(dir string) error {
+	f, err := os.OpenFile(dir+"/monitor.log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return os.NewSyscallError("dup3", unix.Dup3(int(f.Fd()), 2, 0))
 }
 
 // renewed is MonitorMain of a monitor that has executed its program again.

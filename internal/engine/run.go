@@ -62,7 +62,7 @@ func (e *Engine) beginNew(c *state.Container, m summons, attach monitor.AttachRe
 		m.dismiss()
 		return nil, err
 	}
-	if err := m.begin(attach); err != nil {
+	if err := e.begin(c, m, attach); err != nil {
 		return nil, err
 	}
 	s := &Session{c, m.conn, e.Settings}
