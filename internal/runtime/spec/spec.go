@@ -200,15 +200,6 @@ func Capabilities(c container.Config, h host.Facts) ([]string, error) {
 		all |= 1 << n
 	}
 	all &= h.Bounding
-	var set uint64
-	if c.Privileged {
-		set = all
-	} else {
-		for _, name := range defaultCapabilities {
-			n, _ := plan.CapabilityNumber(name)
-			set |= 1 << n
-		}
-	}
 	number := func(flag, name string) (uint64, error) {
 		if strings.EqualFold(name, "ALL") {
 			return all, nil
@@ -219,14 +210,15 @@ func Capabilities(c container.Config, h host.Facts) ([]string, error) {
 		}
 		return 1 << n, nil
 	}
-	// As docker: "drop ALL" first, then what is added, then what is dropped by name wins.
-	var added, dropped uint64
+	var added, dropped, set uint64
+	addAll, dropAll := false, false
 	for _, name := range c.CapAdd {
 		n, err := number("--cap-add", name)
 		if err != nil {
 			return nil, err
 		}
 		added |= n
+		addAll = addAll || strings.EqualFold(name, "ALL")
 	}
 	for _, name := range c.CapDrop {
 		n, err := number("--cap-drop", name)
@@ -234,12 +226,25 @@ func Capabilities(c container.Config, h host.Facts) ([]string, error) {
 			return nil, err
 		}
 		if strings.EqualFold(name, "ALL") {
-			set = 0
+			dropAll = true
 		} else {
 			dropped |= n
 		}
 	}
-	set = (set | added) &^ dropped
+	for _, name := range defaultCapabilities {
+		n, _ := plan.CapabilityNumber(name)
+		set |= 1 << n
+	}
+	switch { // docker's order
+	case c.Privileged:
+		set = all
+	case addAll:
+		set = all &^ dropped
+	case dropAll:
+		set = added
+	default:
+		set = set&^dropped | added
+	}
 	return plan.CapabilityNames(set & h.Bounding), nil
 }
 

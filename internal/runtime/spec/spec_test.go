@@ -74,6 +74,8 @@ func TestCapabilities(t *testing.T) {
 		{"All wins over none", "ALL", "ALL", false, "", 41},
 		{"One that is there is added again", "CHOWN", "", false, defaults, 0},
 		{"Privileged has all", "", "", true, "", 41},
+		{"Privileged has all, whatever is dropped", "", "NET_RAW ALL", true, "", 41},
+		{"What is added and dropped is added", "NET_ADMIN CHOWN", "NET_ADMIN CHOWN", false, strings.Replace(defaults, "NET_RAW", "NET_ADMIN NET_RAW", 1), 0},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
 			cfg := container.Config{CapAdd: strings.Fields(c.add), CapDrop: strings.Fields(c.drop), Privileged: c.privileged}
