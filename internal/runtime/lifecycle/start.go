@@ -92,20 +92,6 @@ func Filter(profile *specs.LinuxSeccomp, h host.Facts) (plan.Filter, uintptr, er
 
 // Start makes the control group of a container and starts its first process. On an error nothing is left of either.
 func Start(in Input) (_ *Running, err error) {
-	// The program is compiled while the kernel makes the group.
-	tasks := 0
-	if !in.NoCgroup {
-		g, err := cgroup.Open(in.Host, in.Spec.Linux.CgroupsPath)
-		if err != nil {
-			return nil, err
-		}
-		tasks = g.Tasks()
-	}
-	compiled := make(chan compilation, 1)
-	go func() {
-		p, err := Program(in, tasks)
-		compiled <- compilation{p, err}
-	}()
 	var group *cgroup.Group
 	if !in.NoCgroup {
 		if group, err = cgroup.Create(in.Host, in.Spec.Linux.CgroupsPath, in.Spec.Linux.Resources); err != nil {
@@ -123,21 +109,10 @@ func Start(in Input) (_ *Running, err error) {
 	}
 	defer entrance.Close()
 	inputs := descriptors(entrance, in.Stdin, in.Stdout, in.Stderr)
-	c := <-compiled
-	if c.err != nil {
-		return nil, c.err
+	p, err := Program(in, len(entrance.Files))
+	if err != nil {
+		return nil, err
 	}
-	return start(in, c.program, entrance, inputs)
-}
-
-// compilation is what has become of a compilation.
-type compilation struct {
-	program *plan.Program
-	err     error
-}
-
-// start carries a program out.
-func start(in Input, p *plan.Program, entrance cgroup.Entrance, inputs map[string]int) (_ *Running, err error) {
 	var console *os.File
 	if in.Spec.Process.Terminal {
 		var theirs *os.File
