@@ -22,7 +22,8 @@ import (
 // TestScript runs testdata/script: the real program, with real containers of the image inside it. Every script has an
 // instance of its own, and fails if something of it is left.
 //
-// BERTH_BINARY names a program that is built already, for a user who may not write to the checkout.
+// BERTH_BINARY names a program that is built already, for a user who may not write to the checkout. BERTH_TEST_SLOW says how
+// many times slower than usual this machine is, if it is emulated: what the scripts wait for may take that much longer.
 func TestScript(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the programs and runs containers")
@@ -32,24 +33,28 @@ func TestScript(t *testing.T) {
 	}
 	program, attacker := build(t), buildAttacker(t)
 	t.Setenv("BERTH_ATTACKER", attacker)
+	slow, err := slowness()
+	if err != nil {
+		t.Fatal(err)
+	}
 	before := machine()
 	ok := t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir:                 "testdata/script",
-			Setup:               func(env *testscript.Env) error { return setup(env, program, attacker) },
+			Setup:               func(env *testscript.Env) error { return setup(env, program, attacker, slow) },
 			Condition:           condition,
 			RequireExplicitExec: true,
 			RequireUniqueNames:  true,
-			Deadline:            time.Now().Add(6 * time.Minute),
+			Deadline:            time.Now().Add(slow.times(6 * time.Minute)),
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"capture":    capture,
-				"eventually": eventually,
+				"eventually": slow.eventually,
 				"exitcode":   exitcode,
 				"freeport":   freeport,
 			},
 		})
 	})
-	if left := patiently(func() []string { return added(before, machine()) }); len(left) > 0 {
+	if left := slow.patiently(func() []string { return added(before, machine()) }); len(left) > 0 {
 		t.Errorf("left on the machine:\n%s", strings.Join(left, "\n"))
 	}
 	if !ok {
@@ -59,6 +64,23 @@ func TestScript(t *testing.T) {
 		t.Run("without root", func(t *testing.T) { withoutRoot(t, program, attacker) })
 	}
 }
+
+// factor is how many times slower than usual everything is.
+type factor int
+
+func slowness() (factor, error) {
+	text := os.Getenv("BERTH_TEST_SLOW")
+	if text == "" {
+		return 1, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("BERTH_TEST_SLOW is %q, and should be a number of at least 1", text)
+	}
+	return factor(n), nil
+}
+
+func (f factor) times(d time.Duration) time.Duration { return time.Duration(f) * d }
 
 // build makes the program as a release is made, and returns the directory that it is in.
 func build(t *testing.T) string {
@@ -96,7 +118,7 @@ func build(t *testing.T) string {
 }
 
 // setup gives a script its own instance. It is in a directory with a short name: a socket's path has at most 107 bytes.
-func setup(env *testscript.Env, program, attacker string) error {
+func setup(env *testscript.Env, program, attacker string, slow factor) error {
 	dir, err := os.MkdirTemp("/tmp", "bs-")
 	if err != nil {
 		return err
@@ -110,13 +132,17 @@ func setup(env *testscript.Env, program, attacker string) error {
 	env.Setenv("INSTANCE", dir)
 	env.Setenv("BERTH_DATA_ROOT", dir+"/d")
 	env.Setenv("BERTH_RUN_ROOT", dir+"/r")
+	// How many seconds to sleep for something that is certain to have happened then.
+	env.Setenv("NAP", strconv.FormatFloat(slow.times(300*time.Millisecond).Seconds(), 'f', -1, 64))
+	// Where the user's own systemd is to be found; berth itself has no use for it here.
+	env.Setenv("USER_RUNTIME", os.Getenv("XDG_RUNTIME_DIR"))
 	// Out of the instance, for what a script gives to a container that runs as somebody else.
 	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
 		return err
 	}
 	env.Defer(func() {
 		fail := func(format string, args ...any) { env.T().Log(fmt.Sprintf(format, args...)); env.T().FailNow() }
-		left, err := cleanUp(berth, dir, env.Vars)
+		left, err := cleanUp(berth, dir, env.Vars, slow)
 		switch {
 		case err != nil:
 			fail("cannot clean up: %v", err)
@@ -128,7 +154,7 @@ func setup(env *testscript.Env, program, attacker string) error {
 }
 
 // cleanUp removes an instance, and returns what of it berth had left behind when all its containers were gone.
-func cleanUp(berth, dir string, vars []string) ([]string, error) {
+func cleanUp(berth, dir string, vars []string, slow factor) ([]string, error) {
 	run := func(args ...string) ([]byte, error) {
 		cmd := exec.Command(berth, args...)
 		cmd.Env = vars
@@ -146,7 +172,7 @@ func cleanUp(berth, dir string, vars []string) ([]string, error) {
 		_, err := run(append([]string{"rm", "-f", "-v"}, list...)...)
 		errs = append(errs, err)
 	}
-	left := patiently(func() []string { return leftOf(dir) })
+	left := slow.patiently(func() []string { return leftOf(dir) })
 	// Some files of an unprivileged user's images and volumes belong to ids that only berth can remove.
 	for _, kind := range [][2][]string{{{"images", "-q"}, {"rmi", "-f"}}, {{"volume", "ls", "-q"}, {"volume", "rm"}}} {
 		names, err := run(kind[0]...)
@@ -225,9 +251,9 @@ func added(before, after []string) []string {
 }
 
 // patiently is what remains: what goes away within a few seconds was just about to.
-func patiently(look func() []string) []string {
+func (f factor) patiently(look func() []string) []string {
 	left := look()
-	for end := time.Now().Add(3 * time.Second); len(left) > 0 && time.Now().Before(end); left = look() {
+	for end := time.Now().Add(f.times(3 * time.Second)); len(left) > 0 && time.Now().Before(end); left = look() {
 		time.Sleep(20 * time.Millisecond)
 	}
 	return left
@@ -256,6 +282,12 @@ func condition(name string) (bool, error) {
 	case "cgroup1":
 		_, err := os.Stat("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 		return err == nil, nil
+	case "apparmor":
+		data, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+		return strings.HasPrefix(string(data), "Y"), nil
+	case "usersystemd": // systemd as a manager of this user's processes
+		_, err := os.Stat(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "systemd/private"))
+		return os.Geteuid() != 0 && os.Getenv("XDG_RUNTIME_DIR") != "" && err == nil, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }
@@ -310,14 +342,14 @@ func exitcode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// eventually REGEXP PROGRAM [ARG...]: within ten seconds the program prints to standard output what matches.
-func eventually(ts *testscript.TestScript, neg bool, args []string) {
+// eventually REGEXP PROGRAM [ARG...]: within ten seconds, or as many times that as the machine is slow, the program prints to standard output what matches.
+func (f factor) eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: eventually REGEXP PROGRAM [ARG...]")
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(30 * time.Millisecond) {
+	for end := time.Now().Add(f.times(10 * time.Second)); ; time.Sleep(30 * time.Millisecond) {
 		_ = ts.Exec(args[1], args[2:]...) // what it prints decides
 		out := ts.ReadFile("stdout")
 		if want.MatchString(out) {
