@@ -36,6 +36,12 @@ func run() int {
 			return 1
 		}
 		return 0
+	case engine.FillerName:
+		if err := engine.FillerMain(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
 	}
 	return cli.Main(os.Args[1:], cli.Programs{Path: program.Path})
 }

@@ -2,128 +2,120 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"strings"
 
-	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/image/merged"
 	"berth/internal/image/store"
+	"berth/internal/runtime/userns"
 
 	"golang.org/x/sys/unix"
 )
 
+// FillerName is argv[0] of the process that copies for fillVolume.
+const FillerName = "berth-fill"
+
 // fillVolume copies what the image has at target into the new volume at dir, as docker does. Where the image has nothing,
-// or no directory, the volume stays empty. The image's tree is an overlay mount that is attached to nothing: it is seen
-// by nobody else, and goes with the descriptor.
+// or no directory, the volume stays empty. Without root, what is there may belong to subordinate ids: then it is copied by a
+// process of the user namespace in which those are ours.
 func (e *Engine) fillVolume(dir, target string, im store.Image) error {
-	if os.Geteuid() != 0 {
-		return nil // without a mount namespace of its own the engine cannot see the image's tree
-	}
 	layers, err := e.Images.Layers.Stack(im.Chain)
 	if err != nil || len(layers) == 0 {
 		return err
 	}
-	root, err := mountTree(layers)
-	if err != nil {
+	if os.Geteuid() == 0 {
+		return fill(dir, target, layers)
+	}
+	from, err := merged.OpenDir(layers, target)
+	if nothing(err) {
+		return nil
+	}
+	if err == nil {
+		from.Close()
+	}
+	return userns.Ours().Run(FillerName, append([]string{dir, target}, layers...)...)
+}
+
+// nothing reports that there is no directory to copy.
+func nothing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
+}
+
+// FillerMain is the main function of the process that copies: args are the volume's directory, the place in the image, and
+// the image's layers, the topmost first.
+func FillerMain(args []string) error {
+	if len(args) < 3 {
+		return errdef.New(errdef.Invalid, "a volume is filled by other commands")
+	}
+	if err := userns.Enter(); err != nil {
 		return err
 	}
-	defer root.Close()
-	fd, err := disk.OpenIn(int(root.Fd()), "."+target, unix.O_RDONLY|unix.O_DIRECTORY, 0, disk.InRoot)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+	return fill(args[0], args[1], args[2:])
+}
+
+func fill(dir, target string, layers []string) error {
+	from, err := merged.OpenDir(layers, target)
+	if nothing(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	from := os.NewFile(uintptr(fd), target)
 	defer from.Close()
 	to, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer to.Close()
-	if err := copyMeta(from, to); err != nil {
+	if err := copyTree(from, to); err != nil {
 		return err
 	}
-	return copyTree(from, to)
-}
-
-// mountTree mounts layers, read-only and attached to nothing, and returns the root of that.
-func mountTree(layers []string) (*os.File, error) {
-	if len(layers) == 1 { // overlay wants two
-		return os.Open(layers[0])
-	}
-	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("fsopen", err)
-	}
-	defer unix.Close(fsfd)
-	for _, dir := range layers {
-		if err := unix.FsconfigSetString(fsfd, "lowerdir+", dir); err != nil {
-			return nil, os.NewSyscallError("fsconfig", err)
-		}
-	}
-	if err := unix.FsconfigCreate(fsfd); err != nil {
-		return nil, os.NewSyscallError("fsconfig", err)
-	}
-	fd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV)
-	if err != nil {
-		return nil, os.NewSyscallError("fsmount", err)
-	}
-	return os.NewFile(uintptr(fd), "image"), nil
+	return copyMeta(from.FD(), to)
 }
 
 // copyTree copies what is in from into to, each beneath itself: no link is followed.
-func copyTree(from, to *os.File) error {
-	for {
-		names, err := from.Readdirnames(256)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
+func copyTree(from *merged.Dir, to *os.File) error {
+	return from.Entries(func(e merged.Entry) error {
+		err := copyEntry(e, to)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", e.Name, err)
 		}
-		for _, name := range names {
-			if err := copyEntry(from, to, name); err != nil {
-				return &os.PathError{Op: "copy", Path: filepath.Join(from.Name(), name), Err: err}
-			}
-		}
-	}
+		return nil
+	})
 }
 
-func copyEntry(from, to *os.File, name string) error {
-	src, dst := int(from.Fd()), int(to.Fd())
-	var st unix.Stat_t
-	if err := unix.Fstatat(src, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
+func copyEntry(e merged.Entry, to *os.File) error {
+	name, dst := e.Name, int(to.Fd())
+	if e.Dir != nil {
 		if err := unix.Mkdirat(dst, name, 0o700); err != nil {
-			return err
+			return os.NewSyscallError("mkdirat", err)
 		}
-		a, err := openBelow(from, name, unix.O_RDONLY|unix.O_DIRECTORY)
-		if err != nil {
-			return err
-		}
-		defer a.Close()
-		b, err := openBelow(to, name, unix.O_RDONLY|unix.O_DIRECTORY)
+		b, err := openBelow(dst, name, unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
 		defer b.Close()
-		if err := copyTree(a, b); err != nil {
+		if err := copyTree(e.Dir, b); err != nil {
 			return err
 		}
-		return copyMeta(a, b)
+		return copyMeta(e.Dir.FD(), b)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(e.In, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return os.NewSyscallError("fstatat", err)
+	}
+	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		a, err := openBelow(from, name, unix.O_RDONLY)
+		a, err := openBelow(e.In, name, unix.O_RDONLY)
 		if err != nil {
 			return err
 		}
 		defer a.Close()
-		b, err := openBelow(to, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+		b, err := openBelow(dst, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 		if err != nil {
 			return err
 		}
@@ -131,45 +123,45 @@ func copyEntry(from, to *os.File, name string) error {
 		if _, err := io.Copy(b, a); err != nil {
 			return err
 		}
-		return copyMeta(a, b)
+		return copyMeta(int(a.Fd()), b)
 	case unix.S_IFLNK:
 		var link [unix.PathMax]byte
-		n, err := unix.Readlinkat(src, name, link[:])
+		n, err := unix.Readlinkat(e.In, name, link[:])
 		if err != nil {
-			return err
+			return os.NewSyscallError("readlinkat", err)
 		}
 		if err := unix.Symlinkat(string(link[:n]), dst, name); err != nil {
-			return err
+			return os.NewSyscallError("symlinkat", err)
 		}
 	default:
 		if err := unix.Mknodat(dst, name, st.Mode, int(st.Rdev)); err != nil {
-			return err
+			return os.NewSyscallError("mknodat", err)
 		}
 		if err := unix.Fchmodat(dst, name, st.Mode&0o7777, 0); err != nil {
-			return err
+			return os.NewSyscallError("fchmodat", err)
 		}
 	}
-	return unix.Fchownat(dst, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+	return os.NewSyscallError("fchownat", unix.Fchownat(dst, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW))
 }
 
-func openBelow(dir *os.File, name string, flags int) (*os.File, error) {
-	fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+func openBelow(dir int, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(dir, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("openat", err)
 	}
-	return os.NewFile(uintptr(fd), filepath.Join(dir.Name(), name)), nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // copyMeta gives b the owner, the extended attributes, the mode and the times of a.
-func copyMeta(a, b *os.File) error {
+func copyMeta(a int, b *os.File) error {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(a.Fd()), &st); err != nil {
+	if err := unix.Fstat(a, &st); err != nil {
 		return err
 	}
 	if err := unix.Fchown(int(b.Fd()), int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	if err := copyXattrs(int(a.Fd()), int(b.Fd())); err != nil {
+	if err := copyXattrs(a, int(b.Fd())); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(int(b.Fd()), st.Mode&0o7777); err != nil {
@@ -188,6 +180,9 @@ func copyXattrs(a, b int) error {
 		return err
 	}
 	for _, name := range splitNames(list[:size]) {
+		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			continue // says how the layers fit together
+		}
 		n, err := unix.Fgetxattr(a, name, nil)
 		if err != nil {
 			return err

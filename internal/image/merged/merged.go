@@ -1,8 +1,8 @@
-// Package merged reads single files of a stack of unpacked layers, as the overlay file system would show them, without
-// mounting anything: so it needs no rights, and works for containers that do not run.
+// Package merged reads files and directories of a stack of unpacked layers, as the overlay file system would show them,
+// without mounting anything: so it needs no rights, and works for containers that do not run.
 //
 // It follows overlay's rules (Documentation/filesystems/overlayfs.rst: whiteouts, opaque directories) and resolves links
-// inside the stack. It does not write, list directories, or copy trees.
+// inside the stack. It does not write.
 package merged
 
 import (
@@ -21,16 +21,15 @@ const maxLinks = 40
 // ReadFile reads the regular file name of the stack, the topmost layer first, if it has at most limit bytes. What is
 // no regular file is fs.ErrInvalid; what is absent is fs.ErrNotExist.
 func ReadFile(layers []string, name string, limit int64) ([]byte, error) {
-	s := &stack{}
-	defer s.close()
-	for _, dir := range layers {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: dir, Err: err}
-		}
-		s.root = append(s.root, s.own(fd))
+	s, err := openStack(layers)
+	if err != nil {
+		return nil, err
 	}
-	f, err := s.open(name)
+	defer s.close()
+	_, f, err := s.open(name)
+	if err == nil && f == nil {
+		err = fs.ErrInvalid
+	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -53,6 +52,19 @@ type stack struct {
 	fds  []int
 }
 
+func openStack(layers []string) (*stack, error) {
+	s := &stack{}
+	for _, dir := range layers {
+		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			s.close()
+			return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+		}
+		s.root = append(s.root, s.own(fd))
+	}
+	return s, nil
+}
+
 func (s *stack) own(fd int) int {
 	s.fds = append(s.fds, fd)
 	return fd
@@ -64,7 +76,8 @@ func (s *stack) close() {
 	}
 }
 
-func (s *stack) open(name string) (*os.File, error) {
+// open finds a directory of the stack, or opens what else has that name.
+func (s *stack) open(name string) (directory, *os.File, error) {
 	todo := strings.Split(name, "/")
 	path := []directory{s.root} // where we are, from the root down
 	links := 0
@@ -81,17 +94,17 @@ func (s *stack) open(name string) (*os.File, error) {
 		below, in, mode, err := s.lookup(path[len(path)-1], part)
 		switch {
 		case err != nil:
-			return nil, err
+			return nil, nil, err
 		case below != nil:
 			path = append(path, below)
 		case mode == unix.S_IFLNK:
 			if links++; links > maxLinks {
-				return nil, unix.ELOOP
+				return nil, nil, unix.ELOOP
 			}
 			var b [unix.PathMax]byte
 			n, err := unix.Readlinkat(in, part, b[:])
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			to := string(b[:n])
 			if strings.HasPrefix(to, "/") {
@@ -99,16 +112,16 @@ func (s *stack) open(name string) (*os.File, error) {
 			}
 			todo = append(strings.Split(to, "/"), todo...)
 		case len(todo) > 0:
-			return nil, unix.ENOTDIR
+			return nil, nil, unix.ENOTDIR
 		default:
 			fd, err := unix.Openat(in, part, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			return os.NewFile(uintptr(fd), name), nil
+			return nil, os.NewFile(uintptr(fd), name), nil
 		}
 	}
-	return nil, fs.ErrInvalid // a directory
+	return path[len(path)-1], nil, nil
 }
 
 // lookup finds an entry of a directory: a directory of its own, or something else of a type, in one part.

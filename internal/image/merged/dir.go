@@ -1,0 +1,94 @@
+package merged
+
+import (
+	"errors"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is an open directory of a stack.
+type Dir struct {
+	parts directory // the topmost first
+	stack *stack
+}
+
+// OpenDir opens the directory name of the stack, the topmost layer first. What is no directory is unix.ENOTDIR; what is
+// absent is fs.ErrNotExist.
+func OpenDir(layers []string, name string) (*Dir, error) {
+	s, err := openStack(layers)
+	if err != nil {
+		return nil, err
+	}
+	parts, f, err := s.open(name)
+	if f != nil {
+		_ = f.Close()
+		err = unix.ENOTDIR
+	}
+	if err != nil {
+		s.close()
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return &Dir{parts, s}, nil
+}
+
+// Close closes the directory. What was found in it stays open.
+func (d *Dir) Close() { d.stack.close() }
+
+// FD is the topmost part, which has the owner, the mode and the attributes of the directory.
+func (d *Dir) FD() int { return d.parts[0] }
+
+// Entry is something in a directory.
+type Entry struct {
+	Name string
+	Dir  *Dir // nil: it is something else, to be found by its name in the directory In
+	In   int
+}
+
+// Entries opens what is in the directory, one after another in the order of their names; a Dir it closes afterwards.
+func (d *Dir) Entries(visit func(Entry) error) error {
+	names, err := d.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		s := &stack{}
+		below, in, _, err := s.lookup(d.parts, name)
+		if errors.Is(err, unix.ENOENT) {
+			continue // hidden
+		}
+		if err == nil {
+			e := Entry{Name: name, In: in}
+			if below != nil {
+				e.Dir = &Dir{below, s}
+			}
+			err = visit(e)
+		}
+		s.close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// names are those of all parts, the hidden ones too.
+func (d *Dir) names() ([]string, error) {
+	var all []string
+	for _, part := range d.parts {
+		fd, err := unix.Openat(part, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, os.NewSyscallError("openat", err)
+		}
+		f := os.NewFile(uintptr(fd), ".")
+		names, err := f.Readdirnames(-1)
+		_ = f.Close()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
