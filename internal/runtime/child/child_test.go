@@ -186,10 +186,14 @@ func TestUnderGarbageCollection(t *testing.T) {
 			}
 		})
 	}
+	rounds := 100
+	if testing.Short() {
+		rounds = 10
+	}
 	var starters sync.WaitGroup
 	for w := range 4 {
 		starters.Go(func() {
-			for i := range 100 {
+			for i := range rounds {
 				p := program("exit 5")
 				p.Waits = (i+w)%2 == 0
 				c, err := Start(p, Options{})
