@@ -59,16 +59,24 @@ profile berth-default flags=(attach_disconnected,mediate_deleted) {
 }
 `
 
-// Ensure loads the default profile unless it is loaded.
-func Ensure() error {
+// Ensure loads the default profile unless it is loaded, and refuses another that is not. Whoever may not see what is
+// loaded, which only root may, hears from the kernel whether the profile is there.
+func Ensure(name string) error {
 	data, err := os.ReadFile(profiles)
+	if errors.Is(err, fs.ErrPermission) && (os.Geteuid() != 0 || name != DefaultProfile) {
+		return nil
+	}
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return errdef.New(errdef.Unsupported, "cannot see which AppArmor profiles are loaded: %w", err)
 	}
 	for line := range strings.Lines(string(data)) {
-		if name, _, _ := strings.Cut(line, " ("); name == DefaultProfile {
+		if end := strings.LastIndex(line, " ("); end > 0 && line[:end] == name {
 			return nil
 		}
+	}
+	if name != DefaultProfile {
+		return errdef.Hint(errdef.New(errdef.Invalid, "the AppArmor profile %q is not loaded", name),
+			"load it with apparmor_parser -r FILE; %s lists those that are", profiles)
 	}
 	parser, err := exec.LookPath("apparmor_parser")
 	if err != nil {

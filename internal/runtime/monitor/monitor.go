@@ -189,8 +189,8 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	if err := m.streams.open(in.Spec.Process.User.UID); err != nil {
 		return Ended{}, err
 	}
-	if in.Spec.Process.ApparmorProfile == lsm.DefaultProfile {
-		if err := lsm.Ensure(); err != nil {
+	if profile := in.Spec.Process.ApparmorProfile; profile != "" {
+		if err := lsm.Ensure(profile); err != nil {
 			return Ended{}, err
 		}
 	}

@@ -140,13 +140,14 @@ func Process(in Input) (*specs.Process, error) {
 		p.Capabilities.Effective, p.Capabilities.Permitted = capabilities, capabilities
 	}
 	p.Env = Env(in)
-	if in.Host.AppArmor && in.UIDMaps == nil && c.Security.AppArmor != "unconfined" && !c.Privileged {
-		p.ApparmorProfile = c.Security.AppArmor
-		if p.ApparmorProfile == "" {
-			p.ApparmorProfile = lsm.DefaultProfile
-		}
-	} else if c.Security.AppArmor != "" && c.Security.AppArmor != "unconfined" && !in.Host.AppArmor {
-		return nil, errdef.New(errdef.Unsupported, "cannot apply the AppArmor profile %q: this host has no AppArmor", c.Security.AppArmor)
+	switch profile := c.Security.AppArmor; {
+	case profile == "unconfined":
+	case profile != "" && !in.Host.AppArmor:
+		return nil, errdef.New(errdef.Unsupported, "cannot apply the AppArmor profile %q: this host has no AppArmor", profile)
+	case profile != "":
+		p.ApparmorProfile = profile
+	case in.Host.AppArmor && in.UIDMaps == nil && !c.Privileged: // only root may load the default profile
+		p.ApparmorProfile = lsm.DefaultProfile
 	}
 	if c.OOMScoreAdj != 0 {
 		p.OOMScoreAdj = &c.OOMScoreAdj

@@ -369,17 +369,23 @@ func TestAppArmor(t *testing.T) {
 	for _, c := range []struct {
 		summary string
 		change  func(*spec.Input)
-		want    bool
+		want    string
 	}{
-		{"The host has none", nil, false},
-		{"The default profile", func(in *spec.Input) { in.Host.AppArmor = true }, true},
-		{"Unconfined", func(in *spec.Input) { in.Host.AppArmor, in.Config.Security.AppArmor = true, "unconfined" }, false},
-		{"Privileged", func(in *spec.Input) { in.Host.AppArmor, in.Config.Privileged = true, true }, false},
-		{"Without root nobody may change profiles", func(in *spec.Input) { in.Host.AppArmor, in.UIDMaps = true, []specs.LinuxIDMapping{{Size: 1}} }, false},
+		{"The host has none", nil, ""},
+		{"The default profile", func(in *spec.Input) { in.Host.AppArmor = true }, "berth-default"},
+		{"Unconfined", func(in *spec.Input) { in.Host.AppArmor, in.Config.Security.AppArmor = true, "unconfined" }, ""},
+		{"Privileged", func(in *spec.Input) { in.Host.AppArmor, in.Config.Privileged = true, true }, ""},
+		{"Without root nobody may load the default", func(in *spec.Input) { in.Host.AppArmor, in.UIDMaps = true, []specs.LinuxIDMapping{{Size: 1}} }, ""},
+		{"One that is asked for, privileged", func(in *spec.Input) {
+			in.Host.AppArmor, in.Config.Privileged, in.Config.Security.AppArmor = true, true, "mine"
+		}, "mine"},
+		{"One that is asked for, without root", func(in *spec.Input) {
+			in.Host.AppArmor, in.UIDMaps, in.Config.Security.AppArmor = true, []specs.LinuxIDMapping{{Size: 1}}, "mine"
+		}, "mine"},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
-			if got := build(t, c.change).Process.ApparmorProfile; (got != "") != c.want {
-				t.Errorf("profile %q", got)
+			if got := build(t, c.change).Process.ApparmorProfile; got != c.want {
+				t.Errorf("profile %q, not %q", got, c.want)
 			}
 		})
 	}
