@@ -62,3 +62,11 @@ debian: build
 # Cut the power of an ext4 under a working berth; 2000 cuts, 200 with BERTH_SHORT=1.
 powercut: build
 	$(GO) run ./test/powercut -berth $(OUT)/berth
+
+# Cut the power of a virtual machine under a working berth, ten times.
+powercut-vm:
+	@./test/powercut-vm
+
+# The tests on a host with systemd, cgroup v2 and AppArmor, in a virtual machine; BERTH_SHORT=1 takes less than five minutes.
+test-vm:
+	@./test/vm
