@@ -1,12 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,8 +13,6 @@ import (
 	"time"
 
 	"berth/test/tiny"
-
-	"golang.org/x/sys/unix"
 )
 
 // fate is what is known of a name.
@@ -32,10 +29,32 @@ const (
 	seeds   = 6 // different images of each worker
 )
 
+// machine is what berth works on and what loses its power.
+type machine interface {
+	// dir is where the data root is, on the file system that a cut hurts; archives is where images come from.
+	dir() string
+	archives() string
+	// berth runs a command to its end. errGone says that the power was cut meanwhile, if that is known.
+	berth(args ...string) (string, error)
+	write(path string, data []byte) error
+	layers(root string) (map[string]string, error)
+	brokenBlobs(root string) ([]string, error)
+	forget(root string) error // removes it
+	// cut cuts the power, and calls down before anything that a command says may be untrue.
+	cut(down func()) error
+	// boot brings the machine back; over is closed when all commands have ended, which they do once the power is cut.
+	boot(over <-chan struct{}) error
+	// rest waits until nothing of what was checked is running any more.
+	rest()
+}
+
+// errGone says that a command's machine has lost its power.
+var errGone = errors.New("the machine is gone")
+
 // test is the state of a run. A name belongs to one worker, who alone changes what is known of it.
 type test struct {
-	dir        string
-	disk       *disk
+	machine    machine
+	longest    time.Duration // between a boot and a cut
 	random     *rand.Rand
 	reference  map[string]string   // layer -> what its tree holds
 	chains     map[string][]string // image -> its layers
@@ -44,24 +63,16 @@ type test struct {
 	down       atomic.Bool
 	cuts       int
 	violations int
+	everyCut   bool // is worth a line
 	mu         sync.Mutex
 
 	done, interrupted atomic.Int64
 }
 
-func (t *test) data() string { return filepath.Join(t.disk.dir, "data") }
+func (t *test) data() string { return filepath.Join(t.machine.dir(), "data") }
 
-func (t *test) berth(data string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(t.dir, "berth"), append([]string{"--data-root", data, "--run-root", filepath.Join(t.dir, "run")}, args...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.dir}
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("berth %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
-	}
-	return out.String(), nil
+func (t *test) berth(args ...string) (string, error) {
+	return t.machine.berth(append([]string{"--data-root", t.data()}, args...)...)
 }
 
 func imageName(kind string, worker, seed int) string {
@@ -69,14 +80,15 @@ func imageName(kind string, worker, seed int) string {
 }
 
 func (t *test) archive(kind string, worker, seed int) string {
-	return filepath.Join(t.dir, fmt.Sprintf("%s%d-%d.tar", kind, worker, seed))
+	return filepath.Join(t.machine.archives(), fmt.Sprintf("%s%d-%d.tar", kind, worker, seed))
 }
 
-// newTest makes the archives and learns from an instance that is left alone what their layers hold.
-func newTest(dir string, d *disk, seed int64) (*test, error) {
-	t := &test{dir: dir, disk: d, random: rand.New(rand.NewSource(seed)), chains: map[string][]string{}}
+// newTest makes the archives and learns what their layers hold from an instance in dir that is left alone. berth runs a
+// command there.
+func newTest(m machine, dir string, berth func(...string) (string, error), longest time.Duration, seed int64) (*test, error) {
+	t := &test{machine: m, longest: longest, random: rand.New(rand.NewSource(seed)), chains: map[string][]string{}}
 	intact := filepath.Join(dir, "intact")
-	if _, err := t.berth(intact, "run", "--rm", "--network", "none", "box", "true"); err != nil {
+	if _, err := berth("--data-root", intact, "run", "--rm", "--network", "none", "box", "true"); err != nil {
 		return nil, err
 	}
 	known, err := layers(intact)
@@ -88,7 +100,7 @@ func newTest(dir string, d *disk, seed int64) (*test, error) {
 		for s := range seeds {
 			for _, kind := range []string{"tiny", "flat"} {
 				// Workers share the layers of a seed, so that they also meet each other.
-				name, path := imageName(kind, w, s), t.archive(kind, w, s)
+				name, path := imageName(kind, w, s), filepath.Join(dir, "archive.tar")
 				data, args := tiny.Image(name, s), []string{"load", "-i", path}
 				if kind == "flat" {
 					data, args = tiny.Rootfs(1000+s), []string{"import", path, name}
@@ -96,12 +108,15 @@ func newTest(dir string, d *disk, seed int64) (*test, error) {
 				if err := os.WriteFile(path, data, 0o644); err != nil {
 					return nil, err
 				}
-				if _, err := t.berth(intact, args...); err != nil {
+				if err := m.write(t.archive(kind, w, s), data); err != nil {
 					return nil, err
 				}
 				if w > 0 {
 					t.chains[name] = t.chains[imageName(kind, 0, s)]
 					continue
+				}
+				if _, err := berth(append([]string{"--data-root", intact}, args...)...); err != nil {
+					return nil, err
 				}
 				now, err := layers(intact)
 				if err != nil {
@@ -142,39 +157,20 @@ func (t *test) cycle() error {
 			}
 		})
 	}
-	time.Sleep(time.Duration(5+t.random.Intn(120)) * time.Millisecond)
-	t.down.Store(true)
-	err := t.disk.cut()
+	time.Sleep(5*time.Millisecond + time.Duration(t.random.Int63n(int64(t.longest))))
+	err := t.machine.cut(func() { t.down.Store(true) })
 	cancel()
-	// The first process of the namespace kills all others of it, and nobody else's: run has made sure.
-	killed := make(chan struct{})
+	over := make(chan struct{})
 	go func() {
-		defer close(killed)
+		defer close(over)
 		wg.Wait()
 	}()
-	for over := false; !over; {
-		_ = unix.Kill(-1, unix.SIGKILL)
-		select {
-		case <-killed:
-			over = true
-		case <-time.After(time.Millisecond):
-		}
-	}
-	_ = unix.Kill(-1, unix.SIGKILL)
-	reap()
-	t.forgetGroups()
-	if err != nil {
-		return err
-	}
-	if err := os.RemoveAll(filepath.Join(t.dir, "run")); err != nil {
-		return err
-	}
-	if err := t.disk.remount(); err != nil {
-		return err
+	if bootErr := t.machine.boot(over); err != nil || bootErr != nil {
+		return errors.Join(err, bootErr)
 	}
 	before := t.violations
 	t.verify()
-	reap()
+	t.machine.rest()
 	if t.violations > before {
 		return t.renew() // so that what follows is not the same violation again
 	}
@@ -186,30 +182,7 @@ func (t *test) renew() error {
 	for w := range workers {
 		t.images[w], t.containers[w] = map[string]fate{}, map[string]fate{}
 	}
-	return os.RemoveAll(t.data())
-}
-
-// reap waits for all killed processes, which as the first process of the namespace it has inherited.
-func reap() {
-	for {
-		_, err := unix.Wait4(-1, nil, 0, nil)
-		if err != nil && err != unix.EINTR {
-			return
-		}
-	}
-}
-
-// forgetGroups removes control groups: a real power cut leaves none.
-func (t *test) forgetGroups() {
-	entries, _ := os.ReadDir(filepath.Join(t.dir, "run/containers"))
-	for _, e := range entries {
-		for _, pattern := range []string{"/sys/fs/cgroup/berth-", "/sys/fs/cgroup/*/berth-"} {
-			groups, _ := filepath.Glob(pattern + e.Name())
-			for _, g := range groups {
-				_ = unix.Rmdir(g)
-			}
-		}
-	}
+	return t.machine.forget(t.data())
 }
 
 // work does one command of a worker.
@@ -221,9 +194,9 @@ func (t *test) work(w int, random *rand.Rand) {
 	change := func(known map[string]fate, name string, then fate, args ...string) {
 		before := known[name]
 		known[name] = unknown
-		_, err := t.berth(t.data(), args...)
+		_, err := t.berth(args...)
 		switch {
-		case t.down.Load(): // what a command says of a dead disk says nothing
+		case t.down.Load(), errors.Is(err, errGone): // what a command says of a dead disk says nothing
 			t.interrupted.Add(1)
 		case err == nil:
 			known[name] = then
@@ -258,14 +231,14 @@ func (t *test) work(w int, random *rand.Rand) {
 
 // verify checks what is there after the boot, and learns what became of what nobody had reported.
 func (t *test) verify() {
-	broken, err := brokenBlobs(t.data())
+	broken, err := t.machine.brokenBlobs(t.data())
 	if err != nil {
 		t.violation("%v", err)
 	}
 	for _, b := range broken {
 		t.violation("blob %s does not match its digest", b)
 	}
-	found, err := layers(t.data())
+	found, err := t.machine.layers(t.data())
 	if err != nil {
 		t.violation("%v", err)
 	}
@@ -276,14 +249,14 @@ func (t *test) verify() {
 			t.violation("layer %s is not whole: it holds\n%sand should hold\n%s", chain, text, want)
 		}
 	}
-	if _, err := t.berth(t.data(), "run", "--rm", "--network", "none", "box", "true"); err != nil {
+	if _, err := t.berth("run", "--rm", "--network", "none", "box", "true"); err != nil {
 		t.violation("%v", err)
 	}
-	images, err := t.berth(t.data(), "images", "--format", "{{.Repository}}:{{.Tag}}")
+	images, err := t.berth("images", "--format", "{{.Repository}}:{{.Tag}}")
 	if err != nil {
 		t.violation("%v", err)
 	}
-	containers, err2 := t.berth(t.data(), "ps", "-a", "--format", "{{.Names}}")
+	containers, err2 := t.berth("ps", "-a", "--format", "{{.Names}}")
 	if err2 != nil {
 		t.violation("%v", err2)
 	}
@@ -310,14 +283,14 @@ func (t *test) verify() {
 	if len(there) == 0 {
 		return
 	}
-	if _, err := t.berth(t.data(), append([]string{"image", "inspect"}, there...)...); err != nil {
+	if _, err := t.berth(append([]string{"image", "inspect"}, there...)...); err != nil {
 		t.violation("%v", err)
 	}
 	if t.cuts%4 != 0 {
 		return
 	}
 	name := there[t.random.Intn(len(there))]
-	if _, err := t.berth(t.data(), "run", "--rm", "--network", "none", name, tiny.Program); err != nil {
+	if _, err := t.berth("run", "--rm", "--network", "none", name, tiny.Program); err != nil {
 		t.violation("%v", err)
 	}
 }

@@ -3,6 +3,9 @@
 //
 // The cut is EXT4_IOC_SHUTDOWN without a flush of the journal: what ext4 had not written is lost. A disk that loses what it
 // has acknowledged, or reorders it, is not tested. It needs root and mkfs.ext4; BERTH_SHORT=1 makes 200 cuts instead of 2000.
+//
+// With -remote it is another machine that loses its power as a whole, at once and unasked (SysRq b). Its value is the command
+// that starts this program with -agent there, as root.
 package main
 
 import (
@@ -12,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +27,17 @@ func main() {
 	seed := flag.Int64("seed", time.Now().UnixNano(), "of the random numbers")
 	inside := flag.String("inside", "", "internal: the scratch directory, in namespaces of its own")
 	outer := flag.String("outer", "", "internal: the pid namespace outside")
+	other := flag.String("remote", "", "the command that starts the agent on a machine that is to lose its power")
+	isAgent := flag.Bool("agent", false, "be the agent on the machine that is to lose its power")
+	longest := flag.Duration("longest", 120*time.Millisecond, "between a boot and a cut")
 	flag.Parse()
+	if *isAgent {
+		if err := agent(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "powercut:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if *cuts == 0 {
 		*cuts = 2000
 		if os.Getenv("BERTH_SHORT") != "" {
@@ -31,10 +45,13 @@ func main() {
 		}
 	}
 	var err error
-	if *inside == "" {
-		err = enclose(*program, *cuts, *seed)
-	} else {
-		err = run(*inside, *outer, *cuts, *seed)
+	switch {
+	case *other != "":
+		err = runRemote(*program, strings.Fields(*other), *cuts, *longest, *seed)
+	case *inside == "":
+		err = enclose(*program, *cuts, *longest, *seed)
+	default:
+		err = run(*inside, *outer, *cuts, *longest, *seed)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "powercut:", err)
@@ -44,7 +61,7 @@ func main() {
 
 // enclose starts this program again as the first process of its own pid and mount namespaces: all that it starts dies with
 // it, and its mounts are nobody else's.
-func enclose(program string, cuts int, seed int64) error {
+func enclose(program string, cuts int, longest time.Duration, seed int64) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("cannot test: root is needed to mount a file system")
 	}
@@ -69,7 +86,7 @@ func enclose(program string, cuts int, seed int64) error {
 		return err
 	}
 	fmt.Printf("seed %d\n", seed)
-	cmd := exec.Command("/proc/self/exe", "-inside", dir, "-outer", outer, "-cuts", strconv.Itoa(cuts), "-seed", strconv.FormatInt(seed, 10))
+	cmd := exec.Command("/proc/self/exe", "-inside", dir, "-outer", outer, "-cuts", strconv.Itoa(cuts), "-longest", longest.String(), "-seed", strconv.FormatInt(seed, 10))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	return cmd.Run()
@@ -78,7 +95,7 @@ func enclose(program string, cuts int, seed int64) error {
 // enough violations say what there is to say.
 const enough = 40
 
-func run(dir, outer string, cuts int, seed int64) error {
+func run(dir, outer string, cuts int, longest time.Duration, seed int64) error {
 	// What follows kills every process that it sees.
 	if here, err := os.Readlink("/proc/self/ns/pid"); err != nil || os.Getpid() != 1 || here == outer {
 		return fmt.Errorf("cannot test: this is no pid namespace of its own")
@@ -93,10 +110,46 @@ func run(dir, outer string, cuts int, seed int64) error {
 	if err != nil {
 		return err
 	}
-	t, err := newTest(dir, d, seed)
+	m := &local{dir, d}
+	t, err := newTest(m, dir, m.berth, longest, seed)
 	if err != nil {
 		return err
 	}
+	return t.run(cuts)
+}
+
+// runRemote cuts another machine's power.
+func runRemote(program string, start []string, cuts int, longest time.Duration, seed int64) error {
+	dir, err := os.MkdirTemp("", "berth-powercut-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	data, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "berth"), data, 0o755); err != nil {
+		return err
+	}
+	fmt.Printf("seed %d\n", seed)
+	m := &remote{start: start}
+	if err := m.connect(); err != nil {
+		return err
+	}
+	here := func(args ...string) (string, error) { return berthIn(dir, args...) }
+	t, err := newTest(m, dir, here, longest, seed)
+	if err != nil {
+		return err
+	}
+	if err := m.sync(); err != nil { // what the machine itself needs to come back
+		return err
+	}
+	t.everyCut = true
+	return t.run(cuts)
+}
+
+func (t *test) run(cuts int) error {
 	began := time.Now()
 	for i := range cuts {
 		if err := t.cycle(); err != nil {
@@ -104,6 +157,10 @@ func run(dir, outer string, cuts int, seed int64) error {
 		}
 		if t.violations >= enough {
 			break
+		}
+		if t.everyCut {
+			fmt.Printf("cut %d of %d after %v: %d commands done, %d interrupted, %d violations\n", t.cuts, cuts,
+				time.Since(began).Round(time.Second), t.done.Load(), t.interrupted.Load(), t.violations)
 		}
 	}
 	took := time.Since(began)
