@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"berth/internal/disk"
 	"berth/internal/state"
@@ -53,8 +52,10 @@ func (e *Engine) copyImage(c *state.Container) error {
 	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o755)); err != nil {
 		return err
 	}
-	// The empty directory below all makes a stack of a single layer, too, whose whiteouts are then not copied.
-	if err := copyLayers(append(layers, filepath.Join(e.Containers.Dir(c.ID), "work")), tmp); err != nil {
+	if len(layers) > 0 {
+		err = fill(tmp, "/", layers)
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("cannot copy the image %s for container %s: %w", c.Image.Name, c.Name, err), os.RemoveAll(tmp))
 	}
 	if durability(c.Config.AutoRemove) == disk.Durable {
@@ -63,28 +64,6 @@ func (e *Engine) copyImage(c *state.Container) error {
 		}
 	}
 	return os.Rename(tmp, tree)
-}
-
-func copyLayers(layers []string, dir string) error {
-	mount, err := mountTree(layers)
-	if err != nil {
-		return err
-	}
-	defer mount.Close()
-	from, err := openBelow(mount, ".", unix.O_RDONLY|unix.O_DIRECTORY) // a new mount's descriptor cannot be read
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	to, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer to.Close()
-	if err := copyTree(from, to); err != nil {
-		return err
-	}
-	return copyMeta(from, to)
 }
 
 func syncFileSystem(dir string) error {

@@ -7,6 +7,7 @@ package merged
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -137,7 +138,7 @@ func (s *stack) lookup(d directory, part string) (below directory, in int, mode 
 		}
 		kind := st.Mode & unix.S_IFMT
 		switch {
-		case kind == unix.S_IFCHR && st.Rdev == 0: // a whiteout
+		case kind == unix.S_IFCHR && st.Rdev == 0, IsFileWhiteout(fd, part, &st):
 		case kind == unix.S_IFDIR:
 			child, err := unix.Openat(fd, part, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err != nil {
@@ -156,6 +157,21 @@ func (s *stack) lookup(d directory, part string) (below directory, in int, mode 
 		return nil, 0, 0, unix.ENOENT
 	}
 	return below, 0, 0, nil
+}
+
+// IsFileWhiteout tells a whiteout that is an empty file with an attribute, as layers on an overlay have it, from a file (Linux 6.7;
+// Documentation/filesystems/overlayfs.rst, "Nesting overlayfs mounts").
+func IsFileWhiteout(dir int, name string, st *unix.Stat_t) bool {
+	if st.Mode != unix.S_IFREG || st.Size != 0 {
+		return false
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d/%s", dir, name)
+	for _, attribute := range [...]string{"trusted.overlay.whiteout", "user.overlay.whiteout"} {
+		if _, err := unix.Lgetxattr(path, attribute, nil); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func opaque(fd int) bool {

@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/image/merged"
 )
 
 // dirHandle is an open directory of the tree.
@@ -187,7 +188,7 @@ func look(at place) (inhabitant, error) {
 		return nobody, os.NewSyscallError("fstatat", err)
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return aDirectory, nil
-	case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0, isFileWhiteout(at, &st):
+	case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0, merged.IsFileWhiteout(at.in.fd, at.base, &st):
 		return aWhiteout, nil
 	}
 	return something, nil

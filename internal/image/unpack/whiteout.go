@@ -2,7 +2,6 @@ package unpack
 
 import (
 	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -49,18 +48,4 @@ func (x *extractor) mark(name string) string {
 		return "user.overlay." + name
 	}
 	return "trusted.overlay." + name
-}
-
-// isFileWhiteout tells a whiteout that is a file from a file.
-func isFileWhiteout(at place, st *unix.Stat_t) bool {
-	if st.Mode != unix.S_IFREG || st.Size != 0 {
-		return false
-	}
-	path := fmt.Sprintf("/proc/self/fd/%d/%s", at.in.fd, at.base)
-	for _, name := range [...]string{"trusted.overlay.whiteout", "user.overlay.whiteout"} {
-		if _, err := unix.Lgetxattr(path, name, nil); err == nil {
-			return true
-		}
-	}
-	return false
 }
