@@ -5,7 +5,6 @@
 package runtimecli
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"os/signal"
@@ -132,8 +131,10 @@ func input(o Options) (lifecycle.Input, error) {
 	if err != nil {
 		return lifecycle.Input{}, errdef.New(errdef.NotFound, "cannot read the bundle's config.json: %w", err)
 	}
-	s := new(specs.Spec)
-	if err := json.Unmarshal(data, s); err != nil {
+	probed := make(chan host.Facts, 1)
+	go func() { probed <- host.Probe() }()
+	s, err := parseConfig(data)
+	if err != nil {
 		return lifecycle.Input{}, errdef.New(errdef.Invalid, "cannot read the bundle's config.json: %w", err)
 	}
 	if s.Root == nil || s.Process == nil || s.Linux == nil {
@@ -142,7 +143,7 @@ func input(o Options) (lifecycle.Input, error) {
 	if !filepath.IsAbs(s.Root.Path) {
 		s.Root.Path = filepath.Join(dir, s.Root.Path)
 	}
-	h := host.Probe()
+	h := <-probed
 	in := lifecycle.Input{ID: o.ID, Spec: s, Host: h, MountPoint: s.Root.Path}
 	if in.NoCgroup = !h.Privileged(); in.NoCgroup {
 		in.Maps = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings, Single: len(s.Linux.UIDMappings) == 1 && s.Linux.UIDMappings[0].Size == 1}
