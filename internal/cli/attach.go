@@ -5,9 +5,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"berth/internal/engine"
+	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
 
@@ -189,22 +189,9 @@ func plainCopy(in io.Reader, write func([]byte) error) error {
 
 // proxySignals hands the signals that we get to the container, until the returned function is called.
 func (c *call) proxySignals(e *engine.Engine, of *state.Container) func() {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals)
-	done := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case s := <-signals:
-				switch n := s.(syscall.Signal); n {
-				case unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG, unix.SIGWINCH: // ours
-				default:
-					_ = e.Signal(of, n)
-				}
-			case <-done:
-				return
-			}
+	return lifecycle.ProxySignals(func(n unix.Signal) {
+		if n != unix.SIGWINCH { // ours
+			_ = e.Signal(of, n)
 		}
-	}()
-	return func() { signal.Stop(signals); close(done) }
+	})
 }

@@ -7,10 +7,8 @@ package runtimecli
 import (
 	"errors"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
-	"syscall"
 
 	"berth/internal/container"
 	"berth/internal/disk"
@@ -70,20 +68,11 @@ func Run(o Options) (int, error) {
 			return 0, errors.Join(err, end(in, r, nil))
 		}
 	}
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals)
-	go func() {
-		for s := range signals {
-			switch n := s.(syscall.Signal); n {
-			case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // ours
-			default:
-				if n == unix.SIGWINCH && r.Console != nil {
-					continue // its own terminal tells it
-				}
-				_ = unix.PidfdSendSignal(r.PIDFD, n, nil, 0)
-			}
+	defer lifecycle.ProxySignals(func(n unix.Signal) {
+		if n != unix.SIGWINCH || r.Console == nil { // its own terminal tells it
+			_ = unix.PidfdSendSignal(r.PIDFD, n, nil, 0)
 		}
-	}()
+	})()
 	var ws unix.WaitStatus
 	err = end(in, r, &ws)
 	disconnect()
