@@ -76,7 +76,7 @@ func decodeConfig(in *jlexer.Lexer, out *config) {
 						out.Mounts = []specs_go.Mount{}
 					}
 				} else {
-					out.Mounts = (out.Mounts)[:0]
+					out.Mounts = out.Mounts[:0]
 				}
 				for !in.IsDelim(']') {
 					var v1 specs_go.Mount
@@ -111,7 +111,7 @@ func decodeConfig(in *jlexer.Lexer, out *config) {
 					} else {
 						v2 = string(in.String())
 					}
-					(out.Annotations)[key] = v2
+					out.Annotations[key] = v2
 					in.WantComma()
 				}
 				in.Delim('}')
@@ -164,7 +164,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 						out.UIDMappings = []specs_go.LinuxIDMapping{}
 					}
 				} else {
-					out.UIDMappings = (out.UIDMappings)[:0]
+					out.UIDMappings = out.UIDMappings[:0]
 				}
 				for !in.IsDelim(']') {
 					var v6 specs_go.LinuxIDMapping
@@ -187,7 +187,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 						out.GIDMappings = []specs_go.LinuxIDMapping{}
 					}
 				} else {
-					out.GIDMappings = (out.GIDMappings)[:0]
+					out.GIDMappings = out.GIDMappings[:0]
 				}
 				for !in.IsDelim(']') {
 					var v7 specs_go.LinuxIDMapping
@@ -216,7 +216,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 					} else {
 						v8 = string(in.String())
 					}
-					(out.Sysctl)[key] = v8
+					out.Sysctl[key] = v8
 					in.WantComma()
 				}
 				in.Delim('}')
@@ -250,7 +250,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 						out.Namespaces = []specs_go.LinuxNamespace{}
 					}
 				} else {
-					out.Namespaces = (out.Namespaces)[:0]
+					out.Namespaces = out.Namespaces[:0]
 				}
 				for !in.IsDelim(']') {
 					var v9 specs_go.LinuxNamespace
@@ -273,7 +273,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 						out.Devices = []specs_go.LinuxDevice{}
 					}
 				} else {
-					out.Devices = (out.Devices)[:0]
+					out.Devices = out.Devices[:0]
 				}
 				for !in.IsDelim(']') {
 					var v10 specs_go.LinuxDevice
@@ -298,7 +298,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 					in.WantColon()
 					var v11 specs_go.LinuxNetDevice
 					decodeSpec9(in, &v11)
-					(out.NetDevices)[key] = v11
+					out.NetDevices[key] = v11
 					in.WantComma()
 				}
 				in.Delim('}')
@@ -332,7 +332,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 						out.MaskedPaths = []string{}
 					}
 				} else {
-					out.MaskedPaths = (out.MaskedPaths)[:0]
+					out.MaskedPaths = out.MaskedPaths[:0]
 				}
 				for !in.IsDelim(']') {
 					var v12 string
@@ -359,7 +359,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 						out.ReadonlyPaths = []string{}
 					}
 				} else {
-					out.ReadonlyPaths = (out.ReadonlyPaths)[:0]
+					out.ReadonlyPaths = out.ReadonlyPaths[:0]
 				}
 				for !in.IsDelim(']') {
 					var v13 string
@@ -424,7 +424,7 @@ func decodeSpec4(in *jlexer.Lexer, out *specs_go.Linux) {
 					in.WantColon()
 					var v14 specs_go.LinuxTimeOffset
 					decodeSpec14(in, &v14)
-					(out.TimeOffsets)[key] = v14
+					out.TimeOffsets[key] = v14
 					in.WantComma()
 				}
 				in.Delim('}')
@@ -510,7 +510,7 @@ func decodeSpec13(in *jlexer.Lexer, out *specs_go.LinuxPersonality) {
 						out.Flags = []specs_go.LinuxPersonalityFlag{}
 					}
 				} else {
-					out.Flags = (out.Flags)[:0]
+					out.Flags = out.Flags[:0]
 				}
 				for !in.IsDelim(']') {
 					var v30 specs_go.LinuxPersonalityFlag
@@ -574,7 +574,7 @@ func decodeSpec12(in *jlexer.Lexer, out *specs_go.LinuxMemoryPolicy) {
 						out.Flags = []specs_go.MemoryPolicyFlagType{}
 					}
 				} else {
-					out.Flags = (out.Flags)[:0]
+					out.Flags = out.Flags[:0]
 				}
 				for !in.IsDelim(']') {
 					var v33 specs_go.MemoryPolicyFlagType
@@ -632,7 +632,7 @@ func decodeSpec11(in *jlexer.Lexer, out *specs_go.LinuxIntelRdt) {
 						out.Schemata = []string{}
 					}
 				} else {
-					out.Schemata = (out.Schemata)[:0]
+					out.Schemata = out.Schemata[:0]
 				}
 				for !in.IsDelim(']') {
 					var v36 string
@@ -722,7 +722,7 @@ func decodeSpec10(in *jlexer.Lexer, out *specs_go.LinuxSeccomp) {
 						out.Architectures = []specs_go.Arch{}
 					}
 				} else {
-					out.Architectures = (out.Architectures)[:0]
+					out.Architectures = out.Architectures[:0]
 				}
 				for !in.IsDelim(']') {
 					var v39 specs_go.Arch
@@ -749,7 +749,7 @@ func decodeSpec10(in *jlexer.Lexer, out *specs_go.LinuxSeccomp) {
 						out.Flags = []specs_go.LinuxSeccompFlag{}
 					}
 				} else {
-					out.Flags = (out.Flags)[:0]
+					out.Flags = out.Flags[:0]
 				}
 				for !in.IsDelim(']') {
 					var v40 specs_go.LinuxSeccompFlag
@@ -788,7 +788,7 @@ func decodeSpec10(in *jlexer.Lexer, out *specs_go.LinuxSeccomp) {
 						out.Syscalls = []specs_go.LinuxSyscall{}
 					}
 				} else {
-					out.Syscalls = (out.Syscalls)[:0]
+					out.Syscalls = out.Syscalls[:0]
 				}
 				for !in.IsDelim(']') {
 					var v41 specs_go.LinuxSyscall
@@ -836,7 +836,7 @@ func decodeSpec15(in *jlexer.Lexer, out *specs_go.LinuxSyscall) {
 						out.Names = []string{}
 					}
 				} else {
-					out.Names = (out.Names)[:0]
+					out.Names = out.Names[:0]
 				}
 				for !in.IsDelim(']') {
 					var v48 string
@@ -883,7 +883,7 @@ func decodeSpec15(in *jlexer.Lexer, out *specs_go.LinuxSyscall) {
 						out.Args = []specs_go.LinuxSeccompArg{}
 					}
 				} else {
-					out.Args = (out.Args)[:0]
+					out.Args = out.Args[:0]
 				}
 				for !in.IsDelim(']') {
 					var v49 specs_go.LinuxSeccompArg
@@ -1139,7 +1139,7 @@ func decodeSpec6(in *jlexer.Lexer, out *specs_go.LinuxResources) {
 						out.Devices = []specs_go.LinuxDeviceCgroup{}
 					}
 				} else {
-					out.Devices = (out.Devices)[:0]
+					out.Devices = out.Devices[:0]
 				}
 				for !in.IsDelim(']') {
 					var v54 specs_go.LinuxDeviceCgroup
@@ -1202,7 +1202,7 @@ func decodeSpec6(in *jlexer.Lexer, out *specs_go.LinuxResources) {
 						out.HugepageLimits = []specs_go.LinuxHugepageLimit{}
 					}
 				} else {
-					out.HugepageLimits = (out.HugepageLimits)[:0]
+					out.HugepageLimits = out.HugepageLimits[:0]
 				}
 				for !in.IsDelim(']') {
 					var v55 specs_go.LinuxHugepageLimit
@@ -1237,7 +1237,7 @@ func decodeSpec6(in *jlexer.Lexer, out *specs_go.LinuxResources) {
 					in.WantColon()
 					var v56 specs_go.LinuxRdma
 					decodeSpec24(in, &v56)
-					(out.Rdma)[key] = v56
+					out.Rdma[key] = v56
 					in.WantComma()
 				}
 				in.Delim('}')
@@ -1261,7 +1261,7 @@ func decodeSpec6(in *jlexer.Lexer, out *specs_go.LinuxResources) {
 					} else {
 						v57 = string(in.String())
 					}
-					(out.Unified)[key] = v57
+					out.Unified[key] = v57
 					in.WantComma()
 				}
 				in.Delim('}')
@@ -1371,7 +1371,7 @@ func decodeSpec23(in *jlexer.Lexer, out *specs_go.LinuxNetwork) {
 						out.Priorities = []specs_go.LinuxInterfacePriority{}
 					}
 				} else {
-					out.Priorities = (out.Priorities)[:0]
+					out.Priorities = out.Priorities[:0]
 				}
 				for !in.IsDelim(']') {
 					var v64 specs_go.LinuxInterfacePriority
@@ -1521,7 +1521,7 @@ func decodeSpec21(in *jlexer.Lexer, out *specs_go.LinuxBlockIO) {
 						out.WeightDevice = []specs_go.LinuxWeightDevice{}
 					}
 				} else {
-					out.WeightDevice = (out.WeightDevice)[:0]
+					out.WeightDevice = out.WeightDevice[:0]
 				}
 				for !in.IsDelim(']') {
 					var v67 specs_go.LinuxWeightDevice
@@ -1544,7 +1544,7 @@ func decodeSpec21(in *jlexer.Lexer, out *specs_go.LinuxBlockIO) {
 						out.ThrottleReadBpsDevice = []specs_go.LinuxThrottleDevice{}
 					}
 				} else {
-					out.ThrottleReadBpsDevice = (out.ThrottleReadBpsDevice)[:0]
+					out.ThrottleReadBpsDevice = out.ThrottleReadBpsDevice[:0]
 				}
 				for !in.IsDelim(']') {
 					var v68 specs_go.LinuxThrottleDevice
@@ -1567,7 +1567,7 @@ func decodeSpec21(in *jlexer.Lexer, out *specs_go.LinuxBlockIO) {
 						out.ThrottleWriteBpsDevice = []specs_go.LinuxThrottleDevice{}
 					}
 				} else {
-					out.ThrottleWriteBpsDevice = (out.ThrottleWriteBpsDevice)[:0]
+					out.ThrottleWriteBpsDevice = out.ThrottleWriteBpsDevice[:0]
 				}
 				for !in.IsDelim(']') {
 					var v69 specs_go.LinuxThrottleDevice
@@ -1590,7 +1590,7 @@ func decodeSpec21(in *jlexer.Lexer, out *specs_go.LinuxBlockIO) {
 						out.ThrottleReadIOPSDevice = []specs_go.LinuxThrottleDevice{}
 					}
 				} else {
-					out.ThrottleReadIOPSDevice = (out.ThrottleReadIOPSDevice)[:0]
+					out.ThrottleReadIOPSDevice = out.ThrottleReadIOPSDevice[:0]
 				}
 				for !in.IsDelim(']') {
 					var v70 specs_go.LinuxThrottleDevice
@@ -1613,7 +1613,7 @@ func decodeSpec21(in *jlexer.Lexer, out *specs_go.LinuxBlockIO) {
 						out.ThrottleWriteIOPSDevice = []specs_go.LinuxThrottleDevice{}
 					}
 				} else {
-					out.ThrottleWriteIOPSDevice = (out.ThrottleWriteIOPSDevice)[:0]
+					out.ThrottleWriteIOPSDevice = out.ThrottleWriteIOPSDevice[:0]
 				}
 				for !in.IsDelim(']') {
 					var v71 specs_go.LinuxThrottleDevice
@@ -2208,7 +2208,7 @@ func decodeSpec3(in *jlexer.Lexer, out *specs_go.Hooks) {
 						out.Prestart = []specs_go.Hook{}
 					}
 				} else {
-					out.Prestart = (out.Prestart)[:0]
+					out.Prestart = out.Prestart[:0]
 				}
 				for !in.IsDelim(']') {
 					var v82 specs_go.Hook
@@ -2231,7 +2231,7 @@ func decodeSpec3(in *jlexer.Lexer, out *specs_go.Hooks) {
 						out.CreateRuntime = []specs_go.Hook{}
 					}
 				} else {
-					out.CreateRuntime = (out.CreateRuntime)[:0]
+					out.CreateRuntime = out.CreateRuntime[:0]
 				}
 				for !in.IsDelim(']') {
 					var v83 specs_go.Hook
@@ -2254,7 +2254,7 @@ func decodeSpec3(in *jlexer.Lexer, out *specs_go.Hooks) {
 						out.CreateContainer = []specs_go.Hook{}
 					}
 				} else {
-					out.CreateContainer = (out.CreateContainer)[:0]
+					out.CreateContainer = out.CreateContainer[:0]
 				}
 				for !in.IsDelim(']') {
 					var v84 specs_go.Hook
@@ -2277,7 +2277,7 @@ func decodeSpec3(in *jlexer.Lexer, out *specs_go.Hooks) {
 						out.StartContainer = []specs_go.Hook{}
 					}
 				} else {
-					out.StartContainer = (out.StartContainer)[:0]
+					out.StartContainer = out.StartContainer[:0]
 				}
 				for !in.IsDelim(']') {
 					var v85 specs_go.Hook
@@ -2300,7 +2300,7 @@ func decodeSpec3(in *jlexer.Lexer, out *specs_go.Hooks) {
 						out.Poststart = []specs_go.Hook{}
 					}
 				} else {
-					out.Poststart = (out.Poststart)[:0]
+					out.Poststart = out.Poststart[:0]
 				}
 				for !in.IsDelim(']') {
 					var v86 specs_go.Hook
@@ -2323,7 +2323,7 @@ func decodeSpec3(in *jlexer.Lexer, out *specs_go.Hooks) {
 						out.Poststop = []specs_go.Hook{}
 					}
 				} else {
-					out.Poststop = (out.Poststop)[:0]
+					out.Poststop = out.Poststop[:0]
 				}
 				for !in.IsDelim(']') {
 					var v87 specs_go.Hook
@@ -2377,7 +2377,7 @@ func decodeSpec28(in *jlexer.Lexer, out *specs_go.Hook) {
 						out.Args = []string{}
 					}
 				} else {
-					out.Args = (out.Args)[:0]
+					out.Args = out.Args[:0]
 				}
 				for !in.IsDelim(']') {
 					var v100 string
@@ -2404,7 +2404,7 @@ func decodeSpec28(in *jlexer.Lexer, out *specs_go.Hook) {
 						out.Env = []string{}
 					}
 				} else {
-					out.Env = (out.Env)[:0]
+					out.Env = out.Env[:0]
 				}
 				for !in.IsDelim(']') {
 					var v101 string
@@ -2488,7 +2488,7 @@ func decodeSpec2(in *jlexer.Lexer, out *specs_go.Mount) {
 						out.Options = []string{}
 					}
 				} else {
-					out.Options = (out.Options)[:0]
+					out.Options = out.Options[:0]
 				}
 				for !in.IsDelim(']') {
 					var v106 string
@@ -2515,7 +2515,7 @@ func decodeSpec2(in *jlexer.Lexer, out *specs_go.Mount) {
 						out.UIDMappings = []specs_go.LinuxIDMapping{}
 					}
 				} else {
-					out.UIDMappings = (out.UIDMappings)[:0]
+					out.UIDMappings = out.UIDMappings[:0]
 				}
 				for !in.IsDelim(']') {
 					var v107 specs_go.LinuxIDMapping
@@ -2538,7 +2538,7 @@ func decodeSpec2(in *jlexer.Lexer, out *specs_go.Mount) {
 						out.GIDMappings = []specs_go.LinuxIDMapping{}
 					}
 				} else {
-					out.GIDMappings = (out.GIDMappings)[:0]
+					out.GIDMappings = out.GIDMappings[:0]
 				}
 				for !in.IsDelim(']') {
 					var v108 specs_go.LinuxIDMapping
@@ -2641,7 +2641,7 @@ func decodeSpec(in *jlexer.Lexer, out *specs_go.Process) {
 						out.Args = []string{}
 					}
 				} else {
-					out.Args = (out.Args)[:0]
+					out.Args = out.Args[:0]
 				}
 				for !in.IsDelim(']') {
 					var v115 string
@@ -2674,7 +2674,7 @@ func decodeSpec(in *jlexer.Lexer, out *specs_go.Process) {
 						out.Env = []string{}
 					}
 				} else {
-					out.Env = (out.Env)[:0]
+					out.Env = out.Env[:0]
 				}
 				for !in.IsDelim(']') {
 					var v116 string
@@ -2717,7 +2717,7 @@ func decodeSpec(in *jlexer.Lexer, out *specs_go.Process) {
 						out.Rlimits = []specs_go.POSIXRlimit{}
 					}
 				} else {
-					out.Rlimits = (out.Rlimits)[:0]
+					out.Rlimits = out.Rlimits[:0]
 				}
 				for !in.IsDelim(']') {
 					var v117 specs_go.POSIXRlimit
@@ -2919,7 +2919,7 @@ func decodeSpec33(in *jlexer.Lexer, out *specs_go.Scheduler) {
 						out.Flags = []specs_go.LinuxSchedulerFlag{}
 					}
 				} else {
-					out.Flags = (out.Flags)[:0]
+					out.Flags = out.Flags[:0]
 				}
 				for !in.IsDelim(']') {
 					var v124 specs_go.LinuxSchedulerFlag
@@ -3032,7 +3032,7 @@ func decodeSpec31(in *jlexer.Lexer, out *specs_go.LinuxCapabilities) {
 						out.Bounding = []string{}
 					}
 				} else {
-					out.Bounding = (out.Bounding)[:0]
+					out.Bounding = out.Bounding[:0]
 				}
 				for !in.IsDelim(']') {
 					var v127 string
@@ -3059,7 +3059,7 @@ func decodeSpec31(in *jlexer.Lexer, out *specs_go.LinuxCapabilities) {
 						out.Effective = []string{}
 					}
 				} else {
-					out.Effective = (out.Effective)[:0]
+					out.Effective = out.Effective[:0]
 				}
 				for !in.IsDelim(']') {
 					var v128 string
@@ -3086,7 +3086,7 @@ func decodeSpec31(in *jlexer.Lexer, out *specs_go.LinuxCapabilities) {
 						out.Inheritable = []string{}
 					}
 				} else {
-					out.Inheritable = (out.Inheritable)[:0]
+					out.Inheritable = out.Inheritable[:0]
 				}
 				for !in.IsDelim(']') {
 					var v129 string
@@ -3113,7 +3113,7 @@ func decodeSpec31(in *jlexer.Lexer, out *specs_go.LinuxCapabilities) {
 						out.Permitted = []string{}
 					}
 				} else {
-					out.Permitted = (out.Permitted)[:0]
+					out.Permitted = out.Permitted[:0]
 				}
 				for !in.IsDelim(']') {
 					var v130 string
@@ -3140,7 +3140,7 @@ func decodeSpec31(in *jlexer.Lexer, out *specs_go.LinuxCapabilities) {
 						out.Ambient = []string{}
 					}
 				} else {
-					out.Ambient = (out.Ambient)[:0]
+					out.Ambient = out.Ambient[:0]
 				}
 				for !in.IsDelim(']') {
 					var v131 string
@@ -3218,7 +3218,7 @@ func decodeSpec30(in *jlexer.Lexer, out *specs_go.User) {
 						out.AdditionalGids = []uint32{}
 					}
 				} else {
-					out.AdditionalGids = (out.AdditionalGids)[:0]
+					out.AdditionalGids = out.AdditionalGids[:0]
 				}
 				for !in.IsDelim(']') {
 					var v142 uint32
