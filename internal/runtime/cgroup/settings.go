@@ -173,6 +173,12 @@ func (g *Group) enable(settings []Setting) error {
 			wanted = append(wanted, controller)
 		}
 	}
+	if len(settings) == 0 && inhabited(mount) {
+		return nil // nothing is limited, and a group with processes of its own can hand nothing down
+	}
+	if err := emptyRoot(); err != nil {
+		return err
+	}
 	above := mount
 	for _, name := range strings.Split(strings.TrimPrefix(g.path, "/"), "/") {
 		has, err := os.ReadFile(above + "/cgroup.controllers")
@@ -192,6 +198,40 @@ func (g *Group) enable(settings []Setting) error {
 			}
 		}
 		above += "/" + name
+	}
+	return nil
+}
+
+// inhabited reports whether a group has processes of its own and is not the root of all: then it cannot hand controllers down
+// ("no internal processes", Documentation/admin-guide/cgroup-v2.rst), and where it does, its children take no processes.
+func inhabited(dir string) bool {
+	if unix.Access(dir+"/cgroup.type", unix.F_OK) != nil {
+		return false // the root of all has no such file
+	}
+	procs, err := os.ReadFile(dir + "/cgroup.procs")
+	return err == nil && len(procs) > 0
+}
+
+// emptyRoot moves the processes that live in the root of a cgroup namespace, as those of a container in which berth runs do,
+// into a group of their own: what is above all other groups may not have any.
+func emptyRoot() error {
+	const own = mount + "/init"
+	for range 10 { // a process may fork while it is moved
+		if !inhabited(mount) {
+			return nil
+		}
+		if err := mkdir(own); err != nil {
+			return err
+		}
+		procs, err := os.ReadFile(mount + "/cgroup.procs")
+		if err != nil {
+			return err
+		}
+		for _, pid := range strings.Fields(string(procs)) {
+			if err := write(own+"/cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("cannot move process %s of this control group out of the way: %w", pid, err)
+			}
+		}
 	}
 	return nil
 }

@@ -82,7 +82,11 @@ func (b *builder) ownMounts() []specs.Mount {
 		out = append(out, specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "rro", "rslave"}})
 	} else {
 		out = append(out, specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}})
-		if b.Host.Cgroup == host.CgroupUnified || b.Host.Cgroup == host.CgroupV1 && b.UIDMaps == nil {
+		switch {
+		case b.Host.Cgroup == host.CgroupUnified && b.UIDMaps != nil && c.Cgroupn == "host":
+			// Who does not own the cgroup namespace can only show the host's groups.
+			out = append(out, specs.Mount{Destination: "/sys/fs/cgroup", Type: "bind", Source: "/sys/fs/cgroup", Options: []string{"rbind", "nosuid", "noexec", "nodev", "rro", "rslave"}})
+		case b.Host.Cgroup == host.CgroupUnified, b.Host.Cgroup == host.CgroupV1 && b.UIDMaps == nil:
 			out = append(out, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{access, "nosuid", "noexec", "nodev"}})
 		}
 	}
