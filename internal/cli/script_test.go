@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/host"
+
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
@@ -288,6 +290,8 @@ func condition(name string) (bool, error) {
 	case "apparmor":
 		data, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 		return strings.HasPrefix(string(data), "Y"), nil
+	case "whiteoutfiles": // an overlay may have whiteouts that are files, and so be made on another overlay
+		return host.Probe().Kernel.AtLeast(6, 7), nil
 	case "usersystemd": // systemd as a manager of this user's processes
 		_, err := os.Stat(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "systemd/private"))
 		return os.Geteuid() != 0 && os.Getenv("XDG_RUNTIME_DIR") != "" && err == nil, nil
