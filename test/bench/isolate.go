@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"syscall"
 
 	"berth/test/tiny"
@@ -34,7 +38,31 @@ func isolate() error {
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		Pdeathsig:  unix.SIGKILL,
 	}
-	return cmd.Run()
+	before := podmanGroups()
+	err = cmd.Run()
+	if len(before) == 0 {
+		for _, dir := range slices.Backward(podmanGroups()) {
+			err = errors.Join(err, os.Remove(dir))
+		}
+	}
+	return err
+}
+
+// podmanGroups are the control groups that podman keeps, each before those in it: they do not end with the namespaces.
+func podmanGroups() []string {
+	var all []string
+	for _, pattern := range []string{"/sys/fs/cgroup/libpod_parent", "/sys/fs/cgroup/*/libpod_parent"} {
+		roots, _ := filepath.Glob(pattern) // the patterns are well formed
+		for _, root := range roots {
+			_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+				if err == nil && e.IsDir() {
+					all = append(all, path)
+				}
+				return nil // what has gone meanwhile need not be removed
+			})
+		}
+	}
+	return all
 }
 
 // prepare makes the namespaces a small host: an empty /run and /dev/shm, /proc and /sys of their own, the loopback up. crun 1.8
