@@ -19,6 +19,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/settings"
+	"berth/internal/state"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -413,4 +414,14 @@ func (c *call) engine() (*engine.Engine, error) {
 	e.Program = func(name string) (string, error) { return c.programs.Path(c.settings.DataRoot, name) }
 	c.openedEngine = e
 	return e, nil
+}
+
+// container is the container that the first argument names.
+func (c *call) container() (*engine.Engine, *state.Container, error) {
+	e, err := c.engine()
+	if err != nil {
+		return nil, nil, err
+	}
+	of, err := e.Containers.Resolve(c.args[0])
+	return e, of, err
 }

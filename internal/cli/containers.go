@@ -151,11 +151,7 @@ func (c *call) cmdRm() error {
 }
 
 func (c *call) cmdRename() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	of, err := e.Containers.Resolve(c.args[0])
+	e, of, err := c.container()
 	if err != nil {
 		return err
 	}
@@ -196,11 +192,7 @@ func (c *call) cmdPrune() error {
 }
 
 func (c *call) cmdLogs() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	of, err := e.Containers.Resolve(c.args[0])
+	e, of, err := c.container()
 	if err != nil {
 		return err
 	}

@@ -3,11 +3,7 @@ package cli
 import "fmt"
 
 func (c *call) cmdExplain() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	of, err := e.Containers.Resolve(c.args[0])
+	e, of, err := c.container()
 	if err != nil {
 		return err
 	}

@@ -178,11 +178,7 @@ func (c *call) cmdStart() error {
 }
 
 func (c *call) cmdAttach() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	of, err := e.Containers.Resolve(c.args[0])
+	e, of, err := c.container()
 	if err != nil {
 		return err
 	}
@@ -198,11 +194,7 @@ func (c *call) cmdAttach() error {
 }
 
 func (c *call) cmdExec() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	of, err := e.Containers.Resolve(c.args[0])
+	e, of, err := c.container()
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
@@ -37,6 +38,8 @@ type Engine struct {
 	Program func(name string) (string, error)
 	// RemoveTree deletes a directory whose content may belong to ids that only a user namespace has.
 	RemoveTree func(dir string) error
+	// Host is the facts about this machine, looked at when they are first asked for.
+	Host func() host.Facts
 }
 
 // Open opens the instance that v describes and makes its directories.
@@ -54,6 +57,7 @@ func Open(v settings.Values) (*Engine, error) {
 		Images:     images,
 		Volumes:    volume.Store{Dir: filepath.Join(v.DataRoot, "volumes")},
 		RemoveTree: removeTree,
+		Host:       sync.OnceValue(host.Probe),
 	}, nil
 }
 
@@ -105,9 +109,6 @@ func removeTree(dir string) error {
 	}
 	return userns.Ours().Run(RemoverName, dir)
 }
-
-// Host is the facts about this machine.
-func (e *Engine) Host() host.Facts { return host.Probe() }
 
 // durability is that of what is written about a container.
 func durability(autoRemove bool) disk.Durability { return disk.Durability(!autoRemove) }
