@@ -27,12 +27,18 @@ import (
 // Child is a process that was started.
 type Child struct {
 	PID int
-	// PIDFD refers to the process and to no other that may get its number.
+	// PIDFD refers to the process and to no other that may get its number; -1 for the child of another process, which alone can
+	// be sure of that.
 	PIDFD int
+
+	// Left is, with a parent other than this process, the process that has ended when its program split: it is the parent's
+	// to reap.
+	Left int
 
 	program *plan.Program
 	report  *os.File
 	layout  *layout
+	foreign bool // it is the child of another process
 }
 
 // Failure is an operation of a program that failed.
@@ -62,9 +68,62 @@ type Options struct {
 // Start clones a child that carries out p. When p does not wait, the execve has succeeded on return; otherwise
 // the caller lets it go on and calls Wait for the outcome.
 func Start(p *plan.Program, o Options) (*Child, error) {
+	c, writer, err := prepare(p, o)
+	if err != nil {
+		return nil, err
+	}
+	var errno syscall.Errno
+	c.PID, c.PIDFD, errno = clone(p, c.layout, o.cgroup())
+	_ = unix.Close(writer)
+	if errno != 0 {
+		_ = c.report.Close()
+		return nil, os.NewSyscallError("clone3", errno)
+	}
+	if p.Waits {
+		return c, nil
+	}
+	return c, c.Wait()
+}
+
+// StartUnder is Start for a child whose parent is another process: one that carries out the program parent, whose operation
+// plan.Bear makes the child, and whose last one executes what stays as the parent. p waits. An error says that neither process is
+// left, or that the child is: then the error is a *Failure of parent's last operations, and the Child is returned with it.
+func StartUnder(p *plan.Program, o Options, parent *plan.Program, inputs map[string]int) (_ *Child, parentPID int, _ error) {
+	c, writer, err := prepare(p, o)
+	if err != nil {
+		return nil, 0, err
+	}
+	c.foreign = true
+	over, parentWriter, err := prepare(parent, Options{Inputs: inputs})
+	if err != nil {
+		_ = unix.Close(writer)
+		return nil, 0, errors.Join(err, c.report.Close())
+	}
+	born := conceive(over.layout, p, c.layout, o.cgroup())
+	var errno syscall.Errno
+	over.PID, over.PIDFD, errno = clone(parent, over.layout, -1)
+	_ = unix.Close(writer)
+	_ = unix.Close(parentWriter)
+	if errno != 0 {
+		return nil, 0, errors.Join(os.NewSyscallError("clone3", errno), c.report.Close(), over.report.Close())
+	}
+	err = over.Wait()
+	var f *Failure
+	if errors.As(err, &f) && f.Op.Special == plan.Bear {
+		return nil, 0, errors.Join(os.NewSyscallError("clone3", f.Errno), c.report.Close())
+	}
+	if over.PIDFD >= 0 {
+		_ = unix.Close(over.PIDFD) // whoever asks for the parent has its number, and it looks after itself
+	}
+	c.PID = int(*born)
+	return c, over.PID, err
+}
+
+// prepare lays a program out in memory and makes its report pipe, whose second end the caller closes after the clone.
+func prepare(p *plan.Program, o Options) (_ *Child, writer int, _ error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return nil, os.NewSyscallError("pipe2", err)
+		return nil, 0, os.NewSyscallError("pipe2", err)
 	}
 	report := os.NewFile(uintptr(pipe[0]), "report pipe")
 	inputs := map[string]int{plan.InReport: pipe[1]}
@@ -74,27 +133,21 @@ func Start(p *plan.Program, o Options) (*Child, error) {
 	l, err := lay(p, inputs)
 	if err != nil {
 		_ = unix.Close(pipe[1])
-		return nil, errors.Join(err, report.Close())
+		return nil, 0, errors.Join(err, report.Close())
 	}
-	cgroup := -1
-	if o.Cgroup != nil {
-		cgroup = int(o.Cgroup.Fd())
+	return &Child{PIDFD: -1, program: p, report: report, layout: l}, pipe[1], nil
+}
+
+// cgroup is the descriptor of Options.Cgroup, or -1.
+func (o Options) cgroup() int {
+	if o.Cgroup == nil {
+		return -1
 	}
-	pid, pidfd, errno := clone(p, l, cgroup)
-	_ = unix.Close(pipe[1])
-	if errno != 0 {
-		_ = report.Close()
-		return nil, os.NewSyscallError("clone3", errno)
-	}
-	c := &Child{PID: pid, PIDFD: pidfd, program: p, report: report, layout: l}
-	if p.Waits {
-		return c, nil
-	}
-	return c, c.Wait()
+	return int(o.Cgroup.Fd())
 }
 
 // Wait waits until the execve has succeeded; nil says so, a *Failure says which operation stood in the way. On an
-// error the process is gone and reaped.
+// error the process is gone, and reaped unless it is another process's child.
 func (c *Child) Wait() error {
 	if c.report == nil {
 		return nil
@@ -141,6 +194,10 @@ func (c *Child) Wait() error {
 
 // follow takes the process that a split made for the child, and reaps the one that made it.
 func (c *Child) follow(pid int) error {
+	if c.foreign {
+		c.Left, c.PID = c.PID, pid
+		return nil
+	}
 	c.bury()
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -150,9 +207,9 @@ func (c *Child) follow(pid int) error {
 	return nil
 }
 
-// bury reaps a process that exits by itself.
+// bury reaps a process that exits by itself, if it is a child of ours.
 func (c *Child) bury() {
-	for {
+	for !c.foreign {
 		_, err := unix.Wait4(c.PID, nil, 0, nil)
 		if err != unix.EINTR {
 			break

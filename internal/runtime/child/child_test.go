@@ -2,6 +2,7 @@ package child
 
 import (
 	"errors"
+	"io"
 	"os"
 	"runtime"
 	"sync"
@@ -213,4 +214,88 @@ func TestUnderGarbageCollection(t *testing.T) {
 	starters.Wait()
 	close(stop)
 	wg.Wait()
+}
+
+// under runs script as the child of a process that becomes another shell, which prints what it has been given.
+func under(t *testing.T, p *plan.Program, parentScript string) (c *Child, printed string, err error) {
+	t.Helper()
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	parent := plan.CompileParent(plan.ParentInput{Path: "/bin/sh", Args: []string{"sh", "-c", parentScript}, Files: 3})
+	p.Waits = true
+	c, pid, err := StartUnder(p, Options{}, parent, map[string]int{
+		plan.InFile(0): int(null.Fd()), plan.InFile(1): int(write.Fd()), plan.InFile(2): int(write.Fd()),
+	})
+	_ = write.Close()
+	if err == nil {
+		err = c.Wait()
+	}
+	if pid == 0 {
+		return c, "", err
+	}
+	data, readErr := io.ReadAll(read)
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	return c, string(data), err
+}
+
+func TestChildOfAnotherProcess(t *testing.T) {
+	for _, split := range []bool{false, true} {
+		p := program(`sleep 0.2; exit 5`)
+		if split {
+			p = program(`sleep 0.2; exit 5`, plan.Op{Special: plan.Clone, What: "enter the pid namespace"})
+		}
+		// The shell is the parent of what it has not started itself: its children are those that the kernel names.
+		c, printed, err := under(t, p, `sleep 0.1; read children < /proc/self/task/$$/children; echo $children; pwd; sleep 0.5`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := itoa(c.PID) + "\n/\n"; printed != want {
+			t.Errorf("split=%v: the parent printed %q, not %q", split, printed, want)
+		}
+		if (c.Left != 0) != split {
+			t.Errorf("split=%v: process %d has ended by a split", split, c.Left)
+		}
+	}
+}
+
+func TestFailuresUnderAnotherProcess(t *testing.T) {
+	bad := plan.Op{Call: callMkdir, What: "make a place", Args: []plan.Arg{num(unix.AT_FDCWD), plan.Str("/proc/no"), num(0o755)}}
+	_, _, err := under(t, program("exit 0", bad), "exit 0")
+	var f *Failure
+	if !errors.As(err, &f) || f.Index != 1 || f.Errno != syscall.ENOENT {
+		t.Errorf("an operation of the child: %v", err)
+	}
+	// The parent cannot execute its program: the child is there, and its number is known.
+	parent := plan.CompileParent(plan.ParentInput{Path: "/no/such/program", Args: []string{"x"}})
+	p := program("exec sleep 60")
+	p.Waits = true
+	c, _, err := StartUnder(p, Options{}, parent, nil)
+	if !errors.As(err, &f) || f.Op.Special != plan.Exec || f.Errno != syscall.ENOENT || c == nil {
+		t.Fatalf("a parent without a program: %v", err)
+	}
+	if err := unix.Kill(c.PID, unix.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	// No child can be made: nothing is left.
+	p = program("exit 0")
+	p.Waits, p.CloneFlags = true, unix.CLONE_SIGHAND // which needs CLONE_VM
+	c, _, err = StartUnder(p, Options{}, plan.CompileParent(plan.ParentInput{Path: "/bin/true", Args: []string{"true"}}), nil)
+	if !errors.Is(err, syscall.EINVAL) || c != nil {
+		t.Errorf("a child that cannot be made: %v", err)
+	}
+	if _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
+		t.Errorf("a child is left: %v", err)
+	}
 }

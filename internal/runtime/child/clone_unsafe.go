@@ -15,6 +15,24 @@ type cloneArgs struct {
 	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
 }
 
+// conceive lets the program of parent bear the child of p, a copy of it, and returns where the child's number will be.
+func conceive(parent *layout, p *plan.Program, l *layout, cgroup int) *int64 {
+	args := &cloneArgs{
+		flags: uint64(p.CloneFlags), exitSignal: uint64(unix.SIGCHLD),
+		stack: uint64(l.stackBase()), stackSize: uint64(l.top() - l.stackBase()),
+	}
+	pid := new(int64)
+	b := birth{args: unsafe.Pointer(args), size: unsafe.Sizeof(*args), m: l.m, pid: unsafe.Pointer(pid)}
+	if cgroup >= 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(cgroup)
+	} else {
+		b.flags, b.top = p.CloneFlags|uintptr(unix.SIGCHLD), l.top()
+	}
+	parent.m.born = b
+	return pid
+}
+
 // clone makes the process. All signals are blocked around it: one that came between would run Go's handler in
 // the child, on a thread that Go does not know.
 func clone(p *plan.Program, l *layout, cgroup int) (pid, pidfd int, _ syscall.Errno) {

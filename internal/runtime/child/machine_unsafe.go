@@ -20,8 +20,20 @@ type machine struct {
 	shares bool // the child shares its parent's memory
 	execve syscall.Errno
 	pc, n  uintptr
+	born   birth          // of plan.Bear
 	ops    unsafe.Pointer // *[n]instruction
 	slots  unsafe.Pointer // *[…]uintptr; number 0 is thrown away
+}
+
+// birth is what plan.Bear needs: how the other program's child is made, and where its number goes. The two ways are clone3 and,
+// where a sandbox hides that, clone.
+type birth struct {
+	args  unsafe.Pointer // *cloneArgs
+	size  uintptr
+	flags uintptr // of clone(2), with the exit signal; zero: there is no such way
+	top   uintptr // the child's stack
+	m     *machine
+	pid   unsafe.Pointer // *int64, which outlives the process that bears
 }
 
 type instruction struct {
@@ -86,6 +98,8 @@ func run(m *machine) {
 					break
 				}
 			}
+		case plan.Bear:
+			result, errno = bear(&m.born)
 		case plan.SendFD:
 			*(*int32)(at(a[3])) = int32(a[1])
 			result, _, errno = syscall.RawSyscall6(unix.SYS_SENDMSG, a[0], a[2], 0, 0, 0, 0)
@@ -133,6 +147,22 @@ func run(m *machine) {
 		exit(1)
 	}
 	exit(0)
+}
+
+// bear makes the child of another program, as a copy of this process.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func bear(b *birth) (uintptr, syscall.Errno) {
+	pid, errno := spawn(unix.SYS_CLONE3, uintptr(b.args), b.size, 0, 0, 0, b.m)
+	if syscall.Errno(errno) == unix.ENOSYS && b.flags != 0 {
+		pid, errno = spawn(unix.SYS_CLONE, b.flags, b.top, 0, 0, 0, b.m)
+	}
+	if errno == 0 {
+		*(*int64)(b.pid) = int64(pid)
+	}
+	return pid, syscall.Errno(errno)
 }
 
 // closeAll closes every descriptor from first on but those of kept[1:] that are not zero, and the report pipe.

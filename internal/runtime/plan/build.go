@@ -55,6 +55,8 @@ var (
 	callPersonality  = Call{unix.SYS_PERSONALITY, "personality"}
 	callSigprocmask  = Call{unix.SYS_RT_SIGPROCMASK, "rt_sigprocmask"}
 	callSigaction    = Call{unix.SYS_RT_SIGACTION, "rt_sigaction"}
+	callClone3       = Call{unix.SYS_CLONE3, "clone3"}
+	callFcntl        = Call{unix.SYS_FCNTL, "fcntl"}
 	callCloseRange   = Call{unix.SYS_CLOSE_RANGE, "close_range"}
 	callExecve       = Call{unix.SYS_EXECVE, "execve"}
 )
@@ -94,6 +96,16 @@ func (b *builder) get(name, what string, c Call, args ...Arg) Ref {
 	s := b.slot(name)
 	b.do(what, c, args...).Save = s
 	return Ref(s)
+}
+
+// reset is the first operation of every program: a handler of the parent's must not run in the child.
+func (b *builder) reset() {
+	b.add(Op{Special: Reset, Call: callSigaction, What: "put every signal back to its default"})
+}
+
+// letSignalsThrough ends the blocking of signals in which a child begins.
+func (b *builder) letSignalsThrough() {
+	b.do("let signals through", callSigprocmask, flags(unix.SIG_SETMASK, "SIG_SETMASK"), Bytes{make([]byte, 8), "[]"}, null, num(8))
 }
 
 func (b *builder) add(op Op) *Op {

@@ -34,6 +34,8 @@ type Input struct {
 	Inherit bool
 	// Create makes the child report that it is ready and wait for a start.
 	Create bool
+	// Await makes the child wait, when its file systems are mounted, until its parent lets it go on.
+	Await bool
 	// Loopback switches the loopback interface of a new network namespace on.
 	Loopback bool
 	// PreserveFDs is how many descriptors from 3 on the program is given.
@@ -52,6 +54,9 @@ type Overlay struct {
 	Upper, Work string   // the writable layer
 	// UserXattr keeps overlay's attributes in the user namespace (Linux 5.11), for containers without privilege.
 	UserXattr bool
+	// Volatile says that what is written is not to outlive a power cut: nothing is synced, neither on request nor when the
+	// mount ends, which would otherwise wait for the whole file system of the upper layer (Linux 5.10).
+	Volatile bool
 }
 
 // InCgroup is the name of the input for the i-th hierarchy's file tasks.
@@ -99,7 +104,12 @@ func Compile(in Input) (*Program, error) {
 		c.input(InStart)
 		c.p.Waits = true
 	}
-	c.add(Op{Special: Reset, Call: callSigaction, What: "put every signal back to its default"})
+	c.reset()
+	if in.Await {
+		c.p.Waits = true
+		c.input(InGo)
+		c.do("leave the parent the only one who can say so", callClose, c.input(InGoEnd))
+	}
 	c.do("let modes be what they say", callUmask, num(0))
 	c.namespaces()
 	c.openSources()
@@ -111,6 +121,7 @@ func Compile(in Input) (*Program, error) {
 		return nil, err
 	}
 	c.console(in.Spec.Process)
+	c.await()
 	c.loopback()
 	if err := c.kernelSettings(); err != nil {
 		return nil, err
@@ -331,6 +342,9 @@ func (c *compiler) overlayByFD(o *Overlay) Ref {
 // off because an upper layer that used them could not become an image layer.
 func overlayFlags(o *Overlay) []setting {
 	s := []setting{{key: "index", value: "off"}, {key: "metacopy", value: "off"}}
+	if o.Volatile {
+		s = append(s, setting{key: "volatile"})
+	}
 	if o.UserXattr {
 		return append(s, setting{key: "userxattr"})
 	}
@@ -392,6 +406,17 @@ func (c *compiler) enterRoot() {
 	if p := propagationOf(c.spec.Linux.RootfsPropagation); p != 0 && p&^unix.MS_REC != unix.MS_PRIVATE && p&^unix.MS_REC != unix.MS_SLAVE {
 		c.do("share mounts as rootfsPropagation says", callMount, null, Str("/"), null, Int{uintptr(p), propagationName(p &^ unix.MS_REC)}, null)
 	}
+}
+
+// await waits until the parent has done its part; when the parent has gone, so does the child.
+func (c *compiler) await() {
+	if !c.in.Await {
+		return
+	}
+	c.from("")
+	word := Ref(c.inputSlot(InGo))
+	c.add(Op{Special: WaitByte, Call: callRead, What: "wait until what the container holds is written down", Args: []Arg{word, c.out(1), num(1)}})
+	c.do("done with it", callClose, word)
 }
 
 // loopback switches lo on: a new network namespace has it switched off.

@@ -47,7 +47,7 @@ func CompileExec(in ExecInput) (*Program, error) {
 		c.input(InCgroup(i))
 	}
 	c.stdioInputs(in.Process, in.Inherit)
-	c.add(Op{Special: Reset, Call: callSigaction, What: "put every signal back to its default"})
+	c.reset()
 	c.from("cgroup")
 	for i := range in.CgroupTasks {
 		c.do("enter the control group", callWrite, Ref(c.inputSlot(InCgroup(i))), Bytes{[]byte("0"), `"0"`}, num(1))

@@ -90,7 +90,7 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 	}
 	// The filter is not loaded yet, and no handler of ours is left.
 	c.from("")
-	c.do("let signals through", callSigprocmask, flags(unix.SIG_SETMASK, "SIG_SETMASK"), Bytes{make([]byte, 8), "[]"}, null, num(8))
+	c.letSignalsThrough()
 	if p.NoNewPrivileges {
 		c.from("no_new_privs")
 		c.do("gain no rights by execve", callPrctl, flags(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"), num(1), num(0), num(0), num(0))

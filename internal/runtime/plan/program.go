@@ -40,6 +40,7 @@ const (
 	Exec             // execve; of several in a row, the error that says most is reported
 	WaitByte         // read one byte from slot Args[0]; end of file means the parent has gone: exit silently
 	CloseAll         // close every descriptor from Args[0] on but the report pipe and the slots that follow
+	Bear             // make the child of another program, whose parent this process is from then on
 )
 
 // Op is one operation.
@@ -120,4 +121,6 @@ const (
 	InStart   = "start"   // pipe: a byte lets the child go on to execve
 	InMaps    = "maps"    // pipe: a byte says that the user namespace has its id maps
 	InMapsEnd = "mapsend" // the pipe's other end, of which the child must not keep a copy
+	InGo      = "go"      // pipe: a byte says that what the child is has been written down, and its network made
+	InGoEnd   = "goend"   // the pipe's other end, of which the child must not keep a copy
 )
