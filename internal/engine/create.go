@@ -74,10 +74,6 @@ func layersOf(dataRoot string, chain []image.Digest) ([]string, error) {
 
 // Create makes a container of an image that is here, or fails and leaves nothing.
 func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) (*state.Container, error) {
-	return e.create(ctx, ident.New(), cfg, pull)
-}
-
-func (e *Engine) create(ctx context.Context, id string, cfg container.Config, pull string) (*state.Container, error) {
 	if cfg.Name != "" {
 		if err := container.CheckName(cfg.Name); err != nil {
 			return nil, err
@@ -88,7 +84,7 @@ func (e *Engine) create(ctx context.Context, id string, cfg container.Config, pu
 		return nil, err
 	}
 	c := &state.Container{
-		ID: id, Name: cfg.Name, Created: time.Now(), Config: container.Merge(cfg, im.Config.Config),
+		ID: ident.New(), Name: cfg.Name, Created: time.Now(), Config: container.Merge(cfg, im.Config.Config),
 		Image: state.Image{Name: cfg.Image, ID: im.ID, ChainIDs: im.Chain},
 	}
 	if cfg.Init {

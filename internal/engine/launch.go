@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"berth/internal/disk"
@@ -21,74 +22,73 @@ import (
 // MonitorName is argv[0] of a monitor.
 const MonitorName = "berth-monitor"
 
-// launch starts a monitor for a container and returns the connection to it. The caller holds the container's lock.
-func (e *Engine) launch(c *state.Container, adopt bool, request monitor.AttachRequest) (*monitor.Conn, error) {
-	verb := "run"
-	if adopt {
-		verb = "adopt"
-	}
-	m := e.summon(c.ID, verb)
-	if m.err != nil {
-		return nil, m.err
-	}
-	return m.conn, e.begin(c, m, request)
-}
-
-// summons is a monitor that waits for the word to begin, or why there is none.
-type summons struct {
-	conn *monitor.Conn
-	err  error
-}
-
-// summon starts a monitor for the container with that ID, which need not exist yet.
-func (e *Engine) summon(id, verb string) summons {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// start starts a container with a monitor. The caller holds the container's lock.
+func (e *Engine) start(c *state.Container, request monitor.AttachRequest) (*Session, error) {
+	alive, err := e.alive(c)
 	if err != nil {
-		return summons{err: os.NewSyscallError("socketpair", err)}
+		return nil, err
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "monitor"), os.NewFile(uintptr(fds[1]), "monitor")
-	defer theirs.Close()
-	conn, err := monitor.FromFile(ours)
+	defer alive.Unlock() // from here on it is the monitor's
+	program, err := ownProgram()
 	if err != nil {
-		return summons{err: err}
+		return nil, err
 	}
-	if err := e.startMonitor(id, verb, theirs); err != nil {
-		return summons{err: errors.Join(err, conn.Close())}
+	defer program.Close()
+	o := options(e.Containers, c)
+	o.Alive, o.Host, o.RemoveTree = alive, e.Host, e.RemoveTree
+	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: monitorEnv()}, request)
+	if err != nil {
+		return nil, explainedStart(e.Settings, err)
 	}
-	return summons{conn: conn}
+	return &Session{c, conn, e.Settings}, nil
 }
 
-// begin tells a monitor to do what it was summoned for, and hands it the lock "alive". On an error the monitor is dismissed.
-func (e *Engine) begin(c *state.Container, m summons, request monitor.AttachRequest) (err error) {
-	defer func() {
-		if err != nil {
-			m.dismiss()
-		}
-	}()
+// alive takes the lock that a container's monitor holds as long as it lives.
+func (e *Engine) alive(c *state.Container) (*disk.Lock, error) {
 	if err := os.MkdirAll(e.Containers.RunDir(c.ID), 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	alive, err := disk.TryLock(e.Containers.AlivePath(c.ID))
 	if errors.Is(err, disk.ErrLocked) {
-		return errdef.New(errdef.Conflict, "container %s is already running", c.Name)
+		return nil, errdef.New(errdef.Conflict, "container %s is already running", c.Name)
 	}
+	return alive, err
+}
+
+// adopt starts a monitor for a container that is without one, and returns the connection to it. The caller holds the container's
+// lock.
+func (e *Engine) adopt(c *state.Container) (_ *monitor.Conn, err error) {
+	alive, err := e.alive(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer alive.Unlock() // from here on it is the monitor's
-	request.Version = monitor.Version
-	return m.conn.Send(monitor.FrameAttach, request, int(alive.File().Fd()))
-}
-
-// dismiss sends a monitor away that has not begun, and waits until it has gone.
-func (m summons) dismiss() {
-	if m.conn != nil {
-		m.conn.Dismiss()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
 	}
+	theirs := os.NewFile(uintptr(fds[1]), "monitor")
+	defer theirs.Close()
+	conn, err := monitor.FromFile(os.NewFile(uintptr(fds[0]), "monitor"))
+	if err != nil {
+		return nil, err
+	}
+	if err = e.startMonitor(c.ID, theirs); err == nil {
+		err = conn.Send(monitor.FrameAttach, monitor.AttachRequest{Version: monitor.Version}, int(alive.File().Fd()))
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
-// startMonitor starts the process: in a session of its own, with nothing of its caller's but a socket.
-func (e *Engine) startMonitor(id, verb string, socket *os.File) error {
+// monitorArgs are the arguments of a monitor.
+func (e *Engine) monitorArgs(verb, id string) []string {
+	return []string{MonitorName, verb, e.Settings.DataRoot, e.Settings.RunRoot, id}
+}
+
+// startMonitor starts a monitor that adopts: in a session of its own, with nothing of its caller's but a socket.
+func (e *Engine) startMonitor(id string, socket *os.File) error {
 	program, err := ownProgram()
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func (e *Engine) startMonitor(id, verb string, socket *os.File) error {
 	defer null.Close()
 	// Not os.StartProcess: the first one of a process starts another one to try pidfds out, and nobody here waits for a monitor.
 	_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(program.Fd())),
-		[]string{MonitorName, verb, e.Settings.DataRoot, e.Settings.RunRoot, id},
+		e.monitorArgs("adopt", id),
 		&syscall.ProcAttr{
 			Dir: "/", Env: monitorEnv(), Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()},
 			Sys: &syscall.SysProcAttr{Setsid: true},
@@ -169,77 +169,74 @@ func sealedCopy(path string) (*os.File, error) {
 	return out, nil
 }
 
-// MonitorMain is the main function of a monitor: args are verb, data root, run root and the container's ID; descriptor 3 is
-// the connection to the command. One that renews itself has a fifth argument.
+// MonitorMain is the main function of a monitor: args are verb, data root, run root and the container's ID. One that adopts speaks
+// with the command over descriptor 3; the others have what they inherit as a fifth argument.
 func MonitorMain(args []string) error {
-	s := state.Store{}
-	switch {
-	case len(args) == 5 && args[0] == "renew":
-		return renewed(args)
-	case len(args) == 4:
-		s.Data, s.Run = args[1], args[2]
-	default:
-		return errdef.New(errdef.Invalid, "a monitor is started by other commands")
+	if len(args) < 4 {
+		return errNoMonitor
 	}
+	s := state.Store{Data: args[1], Run: args[2]}
+	switch verb := args[0]; {
+	case verb == "adopt" && len(args) == 4:
+		return adoptMain(s, args[3])
+	case verb == "attend" && len(args) == 5:
+		return inheritMain(s, args[3], args[4], monitor.Attend)
+	case verb == "renew" && len(args) == 5:
+		return inheritMain(s, args[3], args[4], monitor.Renew)
+	}
+	return errNoMonitor
+}
+
+var errNoMonitor = errdef.New(errdef.Invalid, "a monitor is started by other commands")
+
+// options is what every monitor of a container is told.
+func options(s state.Store, c *state.Container) monitor.Options {
+	return monitor.Options{
+		Store: s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: removeTree,
+		Layers: func() ([]string, error) { return layersOf(s.Data, c.Image.ChainIDs) },
+	}
+}
+
+func inheritMain(s state.Store, id, inherited string, stay func(monitor.Options) error) error {
+	i, err := monitor.ParseInherited(inherited)
+	if err != nil {
+		return err
+	}
+	alive := i.Lock()
+	c, err := s.Load(id)
+	if err != nil {
+		return err
+	}
+	o := options(s, c)
+	o.Inherited, o.Alive = i, alive
+	return stay(o)
+}
+
+func adoptMain(s state.Store, id string) error {
 	conn, err := monitor.FromFile(os.NewFile(3, "command"))
 	if err != nil {
 		return err
 	}
-	h := host.Probe()
 	first, err := monitor.Await(conn)
 	if errors.Is(err, io.EOF) {
-		return nil // dismissed, or left alone by a command that was killed
+		return nil // left alone by a command that was killed
 	}
 	if err != nil {
 		return err
 	}
 	files := conn.Files()
 	if len(files) != 1 {
-		return errdef.New(errdef.Invalid, "a monitor is started by other commands")
+		return errNoMonitor
 	}
 	alive := disk.Inherited(files[0])
-	if err := writeJournal(s.RunDir(args[3])); err != nil {
+	if err := monitor.Journal(s.RunDir(id)); err != nil {
 		return err
 	}
-	c, err := s.Load(args[3])
+	c, err := s.Load(id)
 	if err != nil {
 		return err
 	}
-	layers, err := layersOf(args[1], c.Image.ChainIDs)
-	if err != nil {
-		return errors.Join(conn.Send(monitor.FrameFailed, monitor.Failed{Kind: errdef.KindOf(err), Message: err.Error(), Hint: errdef.HintOf(err)}), err)
-	}
-	o := monitor.Options{Store: s, Container: c, Host: h, Layers: layers, First: first, Alive: alive, RemoveTree: removeTree}
-	if args[0] == "adopt" {
-		return monitor.Adopt(o)
-	}
-	return monitor.Run(o)
-}
-
-// writeJournal makes what the monitor says of itself, at its worst a panic, go to its log.
-func writeJournal(dir string) error {
-	f, err := os.OpenFile(dir+"/monitor.log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return os.NewSyscallError("dup3", unix.Dup3(int(f.Fd()), 2, 0))
-}
-
-// renewed is MonitorMain of a monitor that has executed its program again.
-func renewed(args []string) error {
-	inherited, err := monitor.ParseInherited(args[4])
-	if err != nil {
-		return err
-	}
-	alive, s := inherited.Lock(), state.Store{Data: args[1], Run: args[2]}
-	c, err := s.Load(args[3])
-	if err != nil {
-		return err
-	}
-	layers, err := layersOf(args[1], c.Image.ChainIDs)
-	if err != nil {
-		return err
-	}
-	return monitor.Renew(monitor.Options{Store: s, Container: c, Host: host.Probe(), Layers: layers, Inherited: inherited, Alive: alive, RemoveTree: removeTree})
+	o := options(s, c)
+	o.First, o.Alive = first, alive
+	return monitor.Adopt(o)
 }

@@ -7,7 +7,6 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
-	"berth/internal/ident"
 	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
 	"berth/internal/state"
@@ -21,55 +20,25 @@ type Session struct {
 }
 
 // Run creates a container and starts it. When it cannot be started, one that would have been removed at its end is gone.
-//
-// The monitor's program is started first, and gets ready while the container is made: that is a third of the time of both.
 func (e *Engine) Run(ctx context.Context, cfg container.Config, pull string, attach monitor.AttachRequest, created func(*state.Container) error) (*Session, error) {
-	id := ident.New()
-	summoned := make(chan summons, 1)
-	go func() { summoned <- e.summon(id, "run") }()
-	c, err := e.create(ctx, id, cfg, pull)
-	made := err == nil
-	if made && created != nil {
-		err = created(c)
-	}
-	m := <-summoned
-	if err == nil {
-		err = m.err
-	}
-	if err == nil {
-		var s *Session
-		if s, err = e.beginNew(c, m, attach); err == nil {
-			return s, nil
-		}
+	c, err := e.Create(ctx, cfg, pull)
+	if err != nil {
 		return nil, err
 	}
-	m.dismiss()
-	if made {
-		err = errors.Join(err, e.remove(c, true))
+	if created != nil {
+		if err := created(c); err != nil {
+			return nil, errors.Join(err, e.remove(c, true))
+		}
 	}
-	return nil, err
-}
-
-// beginNew starts a container that has just been made; its lock keeps those out who would remove it meanwhile.
-func (e *Engine) beginNew(c *state.Container, m summons, attach monitor.AttachRequest) (*Session, error) {
-	l, err := e.lock(c.ID)
+	l, err := e.lock(c.ID) // keeps those out who would remove it meanwhile
 	if err != nil {
-		m.dismiss()
 		return nil, err
 	}
 	defer l.Unlock()
 	if err := e.copyImage(c); err != nil {
-		m.dismiss()
 		return nil, err
 	}
-	if err := e.begin(c, m, attach); err != nil {
-		return nil, err
-	}
-	s := &Session{c, m.conn, e.Settings}
-	if err := s.untilStarted(); err != nil {
-		return nil, errors.Join(err, m.conn.Close())
-	}
-	return s, nil
+	return e.start(c, attach)
 }
 
 // Start starts a container that does not run and returns when its process does.
@@ -85,28 +54,7 @@ func (e *Engine) Start(c *state.Container, attach monitor.AttachRequest) (*Sessi
 	if err := e.copyImage(c); err != nil {
 		return nil, err
 	}
-	conn, err := e.launch(c, false, attach)
-	if err != nil {
-		return nil, err
-	}
-	s := &Session{c, conn, e.Settings}
-	if err := s.untilStarted(); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return s, nil
-}
-
-func (s *Session) untilStarted() error {
-	kind, payload, err := s.conn.Receive()
-	switch {
-	case err != nil:
-		return errdef.Hint(errdef.New(errdef.Unknown, "the container's monitor ended before it had started the container: %w", err), "berth ps -a shows what became of it")
-	case kind == monitor.FrameFailed:
-		return failure(s.settings, payload)
-	case kind == monitor.FrameStarted:
-		return nil
-	}
-	return errdef.New(errdef.Unknown, "the container's monitor said %q instead of whether the container has started", kind)
+	return e.start(c, attach)
 }
 
 // Attach connects to a container that runs.

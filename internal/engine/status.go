@@ -11,6 +11,7 @@ import (
 
 	"berth/internal/errdef"
 	"berth/internal/runtime/cgroup"
+	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
 	"berth/internal/state"
@@ -88,7 +89,7 @@ func (e *Engine) settleLocked(c *state.Container) error {
 		r.Status, r.ExitCode, r.Error, r.FinishedAt = state.Exited, 255, "it ended with the host", time.Now()
 		return e.Containers.SetRecord(c.ID, r, durability(c.Config.AutoRemove))
 	}
-	conn, err := e.launch(c, true, monitor.AttachRequest{})
+	conn, err := e.adopt(c)
 	if errdef.Is(err, errdef.Conflict) {
 		return nil // somebody else was quicker
 	}
@@ -165,6 +166,15 @@ func failure(v settings.Values, payload []byte) error {
 		return f.Err()
 	}
 	return explained(v, f.Err(), *f.Call)
+}
+
+// explainedStart is the error of a start with what is missing on this host, if that is why.
+func explainedStart(v settings.Values, err error) error {
+	call, ok := lifecycle.FailedCall(err)
+	if !ok || !call.Telling() {
+		return err
+	}
+	return explained(v, err, call)
 }
 
 func ended(payload []byte) (monitor.Ended, error) {

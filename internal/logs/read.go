@@ -63,16 +63,14 @@ func Read(path string, maxFiles int, q Query, each func(Entry) error) error {
 		}
 	}
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) && q.Follow == nil {
-		return nil
-	}
-	for errors.Is(err, fs.ErrNotExist) && q.Follow() {
+	for more := q.Follow != nil; errors.Is(err, fs.ErrNotExist) && more; {
+		more = q.Follow() // what was written before there was no more to come is still read
 		f, err = os.Open(path)
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was ever written
+	}
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
 		return err
 	}
 	return follow(f, path, q, give)

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 	"unicode/utf8"
@@ -44,14 +45,20 @@ type Writer struct {
 	out      []byte
 }
 
-// Open opens the log at path, which rotates to path.1, path.2, … when it has more than maxBytes.
+// Open opens the log at path, which rotates to path.1, path.2, … when it has more than maxBytes. A log that is not there is made
+// when there is something to write.
 func Open(path string, maxBytes int64, maxFiles int) (*Writer, error) {
 	w := &Writer{path: path, maxBytes: maxBytes, maxFiles: maxFiles}
-	return w, w.open()
+	err := w.open(0)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return w, err
 }
 
-func (w *Writer) open() error {
-	f, err := os.OpenFile(w.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+// open opens the file; create is os.O_CREATE to make one that is not there.
+func (w *Writer) open(create int) error {
+	f, err := os.OpenFile(w.path, os.O_WRONLY|os.O_APPEND|create, 0o640)
 	if err != nil {
 		return err
 	}
@@ -135,6 +142,11 @@ func (w *Writer) flush() error {
 			return err
 		}
 	}
+	if w.f == nil {
+		if err := w.open(os.O_CREATE); err != nil {
+			return err
+		}
+	}
 	n, err := w.f.Write(w.out)
 	w.size += int64(n)
 	if cap(w.out) > 1<<20 {
@@ -162,12 +174,17 @@ func (w *Writer) rotate() error {
 			return err
 		}
 	}
-	return w.open()
+	w.f = nil
+	return w.open(os.O_CREATE)
 }
 
 // Close writes the begun lines and closes the file.
 func (w *Writer) Close() error {
-	return errors.Join(w.Flush(time.Now()), w.f.Close())
+	err := w.Flush(time.Now())
+	if w.f == nil {
+		return err
+	}
+	return errors.Join(err, w.f.Close())
 }
 
 // appendEntry appends one entry: {"log":"…\n","stream":"stdout","time":"…"}. Bytes that are not UTF-8 become U+FFFD, as

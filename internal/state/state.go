@@ -113,6 +113,9 @@ func (s Store) Dir(id string) string { return filepath.Join(s.Data, "containers"
 // RunDir is the directory of a container that dies with the boot.
 func (s Store) RunDir(id string) string { return filepath.Join(s.Run, "containers", id) }
 
+// EtcFile is a file of /etc that a container is given, "hosts" for example. Every start writes it anew.
+func (s Store) EtcFile(id, name string) string { return filepath.Join(s.RunDir(id), name) }
+
 func (s Store) nameFile(name string) string { return filepath.Join(s.Data, "names", name) }
 
 // Create writes a new container and takes its name, or fails and leaves nothing. A container without a name gets one.

@@ -107,16 +107,37 @@ func StartUnder(p *plan.Program, o Options, parent *plan.Program, inputs map[str
 	if errno != 0 {
 		return nil, 0, errors.Join(os.NewSyscallError("clone3", errno), c.report.Close(), over.report.Close())
 	}
-	err = over.Wait()
-	var f *Failure
-	if errors.As(err, &f) && f.Op.Special == plan.Bear {
+	c.PID = int(*born)
+	f := over.said()
+	if f == nil {
+		_ = unix.Close(over.PIDFD) // whoever asks for the parent has its number, and it looks after itself
+		return c, over.PID, nil
+	}
+	over.bury()
+	if f.Op.Special == plan.Bear {
 		return nil, 0, errors.Join(os.NewSyscallError("clone3", f.Errno), c.report.Close())
 	}
-	if over.PIDFD >= 0 {
-		_ = unix.Close(over.PIDFD) // whoever asks for the parent has its number, and it looks after itself
+	return c, over.PID, f
+}
+
+// said is the failure of a child that has shared its parent's memory and so, on return from clone, has executed its program or
+// ended. The end of the pipe is not waited for: its other side is the child's children's, too.
+func (c *Child) said() *Failure {
+	defer func() {
+		_ = c.report.Close()
+		runtime.KeepAlive(c.layout)
+		c.report, c.layout = nil, nil
+	}()
+	fd := int(c.report.Fd())
+	var m [8]byte
+	if unix.SetNonblock(fd, true) != nil {
+		return nil
 	}
-	c.PID = int(*born)
-	return c, over.PID, err
+	if n, err := unix.Read(fd, m[:]); err != nil || n != len(m) {
+		return nil
+	}
+	index := binary.NativeEndian.Uint32(m[:])
+	return &Failure{int(index), &c.program.Ops[index], syscall.Errno(binary.NativeEndian.Uint32(m[4:]))}
 }
 
 // prepare lays a program out in memory and makes its report pipe, whose second end the caller closes after the clone.

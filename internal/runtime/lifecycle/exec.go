@@ -97,7 +97,7 @@ func Exec(in ExecInput) (*Running, error) {
 	}
 	r := &Running{PID: c.PID, PIDFD: c.PIDFD}
 	if console != nil {
-		if r.Console, err = receive(console); err != nil {
+		if r.Console, err = ReceiveConsole(console); err != nil {
 			_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
 			return nil, err
 		}

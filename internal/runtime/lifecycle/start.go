@@ -50,7 +50,10 @@ type Running struct {
 
 // Program compiles what Start would carry out, for the reader. tasks counts the hierarchies of control groups that the child
 // enters by itself.
-func Program(in Input, tasks int) (*plan.Program, error) {
+func Program(in Input, tasks int) (*plan.Program, error) { return compile(in, tasks, true) }
+
+// compile compiles the program of a first process.
+func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	filter, filterFlags, err := Filter(in.Spec.Linux.Seccomp, in.Host)
 	if err != nil {
 		return nil, err
@@ -69,7 +72,7 @@ func Program(in Input, tasks int) (*plan.Program, error) {
 	}
 	p, err := plan.Compile(plan.Input{
 		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files,
-		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Loopback: ownNetwork,
+		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Loopback: ownNetwork,
 		Keyring: "_ses." + in.ID, NoSetgroups: in.Maps.Single, Origins: in.Origins,
 	})
 	if err != nil {
@@ -90,67 +93,227 @@ func Filter(profile *specs.LinuxSeccomp, h host.Facts) (plan.Filter, uintptr, er
 	return plan.Filter{Code: f.Program, Text: f.Summary()}, uintptr(f.Flags), nil
 }
 
-// Start makes the control group of a container and starts its first process. On an error nothing is left of either.
-func Start(in Input) (_ *Running, err error) {
-	var group *cgroup.Group
+// Pending is a container whose control group is made and whose program is compiled.
+type Pending struct {
+	in       Input
+	group    *cgroup.Group
+	entrance cgroup.Entrance
+	program  *plan.Program
+	inputs   map[string]int
+	console  *os.File // our end of the socket by which the terminal comes
+	toStart  *os.File // a byte lets the child go on
+	toMaps   *os.File // a byte says that the id maps are written
+	theirs   []*os.File
+}
+
+// Prepare makes the control group of a container and all else that its first process needs. With await the process waits for
+// Release. On an error nothing is left; otherwise the caller starts it, or calls Abandon.
+func Prepare(in Input, await bool) (_ *Pending, err error) {
+	p := &Pending{in: in}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Abandon())
+		}
+	}()
 	if !in.NoCgroup {
-		if group, err = cgroup.Create(in.Host, in.Spec.Linux.CgroupsPath, in.Spec.Linux.Resources); err != nil {
+		if p.group, err = cgroup.Create(in.Host, in.Spec.Linux.CgroupsPath, in.Spec.Linux.Resources); err != nil {
 			return nil, err
 		}
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, group.Remove())
-			}
-		}()
 	}
-	entrance, err := enter(group)
-	if err != nil {
+	if p.entrance, err = enter(p.group); err != nil {
 		return nil, err
 	}
-	defer entrance.Close()
-	inputs := descriptors(entrance, in.Stdin, in.Stdout, in.Stderr)
-	p, err := Program(in, len(entrance.Files))
-	if err != nil {
+	if p.program, err = compile(in, len(p.entrance.Files), await); err != nil {
 		return nil, err
 	}
-	var console *os.File
+	p.inputs = descriptors(p.entrance, in.Stdin, in.Stdout, in.Stderr)
 	if in.Spec.Process.Terminal {
 		var theirs *os.File
-		if console, theirs, err = socketPair(); err != nil {
+		if p.console, theirs, err = socketPair(); err != nil {
 			return nil, err
 		}
-		defer console.Close()
-		defer theirs.Close()
-		inputs[plan.InConsole] = int(theirs.Fd())
+		p.give(plan.InConsole, theirs)
 	}
-	var mapsRead, mapsWrite *os.File
-	if p.Waits {
-		if mapsRead, mapsWrite, err = os.Pipe(); err != nil {
+	if p.program.Has(plan.InMaps) {
+		if p.toMaps, err = p.word(plan.InMaps, plan.InMapsEnd); err != nil {
 			return nil, err
 		}
-		defer mapsRead.Close()
-		defer mapsWrite.Close()
-		inputs[plan.InMaps], inputs[plan.InMapsEnd] = int(mapsRead.Fd()), int(mapsWrite.Fd())
 	}
-	c, err := child.Start(p, child.Options{Inputs: inputs, Cgroup: entrance.Dir})
-	if err == nil && p.Waits {
-		if err = in.Maps.Write(c.PID); err == nil {
-			_, err = mapsWrite.Write([]byte{1})
+	if await {
+		if p.toStart, err = p.word(plan.InGo, plan.InGoEnd); err != nil {
+			return nil, err
 		}
-		_ = mapsWrite.Close()
-		err = errors.Join(err, c.Wait())
+	}
+	return p, nil
+}
+
+// give makes a file an input of the program; it is closed when the process has it.
+func (p *Pending) give(name string, f *os.File) {
+	p.inputs[name] = int(f.Fd())
+	p.theirs = append(p.theirs, f)
+}
+
+// word makes a pipe over which the process is told to go on, and returns our end.
+func (p *Pending) word(name, endName string) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	p.give(name, r)
+	p.inputs[endName] = int(w.Fd())
+	return w, nil
+}
+
+// Abandon gives back what Prepare has made, and ends what has been started of it.
+func (p *Pending) Abandon() error {
+	p.Close()
+	if p.group == nil {
+		return nil
+	}
+	return p.group.Remove()
+}
+
+// Close closes every descriptor that is still here; a process that waits for a word goes silently.
+func (p *Pending) Close() {
+	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps) {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	p.theirs, p.console, p.toStart, p.toMaps = nil, nil, nil, nil
+	p.entrance.Close()
+	p.entrance = cgroup.Entrance{}
+}
+
+// options is what the child is started with.
+func (p *Pending) options() child.Options {
+	return child.Options{Inputs: p.inputs, Cgroup: p.entrance.Dir}
+}
+
+// Start makes the control group of a container and starts its first process. On an error nothing is left of either.
+func Start(in Input) (*Running, error) {
+	p, err := Prepare(in, false)
+	if err != nil {
+		return nil, err
+	}
+	return p.Start()
+}
+
+// Start starts the first process as a child of ours. On an error nothing is left of it, nor of what Prepare has made.
+func (p *Pending) Start() (_ *Running, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Abandon())
+		}
+		p.Close()
+	}()
+	c, err := child.Start(p.program, p.options())
+	if err == nil && p.program.Waits {
+		err = errors.Join(p.writeMaps(c.PID), c.Wait())
 	}
 	if err != nil {
-		return nil, startError(err, in.Spec.Process.Args[0])
+		return nil, startError(err, p.in.Spec.Process.Args[0])
 	}
 	r := &Running{PID: c.PID, PIDFD: c.PIDFD}
-	if console != nil {
-		if r.Console, err = receive(console); err != nil {
+	if p.console != nil {
+		if r.Console, err = ReceiveConsole(p.console); err != nil {
 			_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
 			return nil, err
 		}
 	}
 	return r, nil
+}
+
+// writeMaps writes the id maps of the process's user namespace, if it has one of its own, and lets it go on.
+func (p *Pending) writeMaps(pid int) error {
+	if p.toMaps == nil {
+		return nil
+	}
+	err := p.in.Maps.Write(pid)
+	if err == nil {
+		_, err = p.toMaps.Write([]byte{1})
+	}
+	err = errors.Join(err, p.toMaps.Close())
+	p.toMaps = nil
+	return err
+}
+
+// Parent is what becomes of the process that is a container's parent: a program that is executed with these descriptors, from 0
+// on, while the container's first process is being made.
+type Parent struct {
+	Path      string
+	Args, Env []string
+	Files     []int
+}
+
+// Born is a first process that waits for Release.
+type Born struct {
+	// PID is the process, ParentPID its parent.
+	PID, ParentPID int
+
+	pending *Pending
+	child   *child.Child
+}
+
+// Joinable is what exec needs of the container: its namespaces, and whether they map a single id.
+func (p *Pending) Joinable() (namespaces uintptr, singleID bool) {
+	return NamespacesOf(p.in.Spec), p.in.Maps.Single
+}
+
+// Cgroup is the path of the container's control group, or empty.
+func (p *Pending) Cgroup() string { return p.in.Spec.Linux.CgroupsPath }
+
+// Console is our end of the socket by which the process's terminal will come, for Parent.Files; -1 without a terminal.
+func (p *Pending) Console() int {
+	if p.console == nil {
+		return -1
+	}
+	return int(p.console.Fd())
+}
+
+// StartUnder starts the first process as the child of a parent that is yet to be executed. On an error nothing is left but the
+// control group.
+func (p *Pending) StartUnder(parent Parent) (*Born, error) {
+	inputs := map[string]int{}
+	for i, fd := range parent.Files {
+		inputs[plan.InFile(i)] = fd
+	}
+	program := plan.CompileParent(plan.ParentInput{Path: parent.Path, Args: parent.Args, Env: parent.Env, Files: len(parent.Files)})
+	c, parentPID, err := child.StartUnder(p.program, p.options(), program, inputs)
+	if err != nil {
+		p.Close() // the process, if there is one, waits for a word
+		return nil, startError(err, p.in.Spec.Process.Args[0])
+	}
+	for _, f := range append(p.theirs, p.console) {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	p.theirs, p.console = nil, nil
+	b := &Born{PID: c.PID, ParentPID: parentPID, pending: p, child: c}
+	if err := p.writeMaps(c.PID); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// Cgroup is the path of the process's control group, or empty.
+func (b *Born) Cgroup() string { return b.pending.Cgroup() }
+
+// Release lets the process go on, and returns when it has executed its program. left is a process that has ended meanwhile, for the
+// parent to reap, or 0; the parent reaps the process itself when there is an error, too.
+func (b *Born) Release() (left int, err error) {
+	_, err = b.pending.toStart.Write([]byte{1})
+	b.pending.Close()
+	if failure := b.child.Wait(); failure != nil {
+		err = failure // it had gone before it was let go on
+	}
+	b.PID = b.child.PID
+	if err != nil {
+		err = startError(err, b.pending.in.Spec.Process.Args[0])
+	}
+	return b.child.Left, err
 }
 
 // enter opens the way into a group; nil is the caller's own, in which a child is anyway.
@@ -183,8 +346,8 @@ func socketPair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "console socket"), os.NewFile(uintptr(fds[1]), "console socket"), nil
 }
 
-// receive takes the one descriptor that a child has sent.
-func receive(socket *os.File) (*os.File, error) {
+// ReceiveConsole takes the terminal that a child has sent over its console socket.
+func ReceiveConsole(socket *os.File) (*os.File, error) {
 	data, control := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(int(socket.Fd()), data, control, unix.MSG_CMSG_CLOEXEC)
 	if err != nil {

@@ -29,7 +29,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 	dir := s.Dir(c.ID)
 	in := spec.Input{
 		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(c.ID),
-		Hosts: filepath.Join(dir, "hosts"), HostnameFile: filepath.Join(dir, "hostname"), ResolvConf: filepath.Join(dir, "resolv.conf"),
+		Hosts: s.EtcFile(c.ID, "hosts"), HostnameFile: s.EtcFile(c.ID, "hostname"), ResolvConf: s.EtcFile(c.ID, "resolv.conf"),
 		InitProgram: c.InitProgram,
 	}
 	var maps userns.Maps
@@ -59,6 +59,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps,
 		Overlay: &plan.Overlay{
 			Lower: layers, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: !h.Privileged(),
+			Volatile: c.Config.AutoRemove,
 		},
 		MountPoint: s.Run,
 	}
@@ -158,7 +159,6 @@ func device(host, path string) (specs.LinuxDevice, error) {
 
 // writeEtc writes the container's hosts, hostname and resolv.conf, as docker makes them.
 func writeEtc(s state.Store, c *state.Container, hostname string) error {
-	dir := s.Dir(c.ID)
 	var hosts strings.Builder
 	if c.Config.Network == "host" {
 		data, err := os.ReadFile("/etc/hosts")
@@ -182,7 +182,7 @@ func writeEtc(s state.Store, c *state.Container, hostname string) error {
 	}
 	for _, f := range []struct{ name, text string }{{"hosts", hosts.String()}, {"hostname", hostname + "\n"}, {"resolv.conf", string(resolv)}} {
 		// Nobody reads them but the container, which does not run, and every start writes them anew.
-		if err := os.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0o644); err != nil {
+		if err := os.WriteFile(s.EtcFile(c.ID, f.name), []byte(f.text), 0o644); err != nil {
 			return fmt.Errorf("cannot write the container's /etc/%s: %w", f.name, err)
 		}
 	}

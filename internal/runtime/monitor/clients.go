@@ -20,22 +20,42 @@ type client struct {
 	AttachRequest
 }
 
-// listen opens the socket of the run directory.
-func (m *monitor) listen() error {
-	path := filepath.Join(m.runDir, socketName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// listen opens the socket of a run directory.
+func listen(runDir string) (int, error) {
+	if err := os.Remove(filepath.Join(runDir, socketName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return -1, err
 	}
-	d, err := os.Open(m.runDir)
+	d, err := os.Open(runDir)
 	if err != nil {
-		return err
+		return -1, err
 	}
 	defer d.Close()
-	m.listener, err = net.ListenUnix("unix", viaFD(d, socketName))
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	err = os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrUnix{Name: viaFD(d, socketName).Name}))
+	if err == nil {
+		err = os.NewSyscallError("listen", unix.Listen(fd, backlog))
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// backlog is how many commands may wait for a monitor to take their connections.
+const backlog = 128
+
+// hear takes the socket on which commands connect.
+func (m *monitor) hear(fd int) error {
+	f := os.NewFile(uintptr(fd), socketName)
+	l, err := net.FileListener(f)
+	_ = f.Close()
 	if err != nil {
 		return err
 	}
-	m.accept()
+	m.listener = l.(*net.UnixListener)
 	return nil
 }
 
@@ -79,23 +99,7 @@ func (m *monitor) answer(r Request) error {
 		if err := unmarshal(r.payload, &c.AttachRequest); err != nil {
 			return err
 		}
-		m.mu.Lock()
-		if m.over {
-			m.mu.Unlock()
-			return errdef.New(errdef.Conflict, "the container has ended")
-		}
-		m.clients[c] = true
-		m.busy.Add(1)
-		started := m.running
-		m.mu.Unlock()
-		if started {
-			_ = conn.Send(FrameStarted, Started{m.process.PID})
-		}
-		go func() {
-			defer m.idle()
-			m.listenTo(c)
-		}()
-		return nil
+		return m.admit(c)
 	case FrameExec:
 		return m.exec(conn, r.payload)
 	case FrameHalt:
@@ -103,6 +107,27 @@ func (m *monitor) answer(r Request) error {
 		return conn.Close()
 	}
 	return errdef.New(errdef.Invalid, "unknown request %q", r.kind)
+}
+
+// admit takes a client, who is told at once if the container runs.
+func (m *monitor) admit(c *client) error {
+	m.mu.Lock()
+	if m.over {
+		m.mu.Unlock()
+		return errdef.New(errdef.Conflict, "the container has ended")
+	}
+	m.clients[c] = true
+	m.busy.Add(1)
+	pid, started := m.process.PID, m.running
+	m.mu.Unlock()
+	if started {
+		_ = c.conn.Send(FrameStarted, Started{pid})
+	}
+	go func() {
+		defer m.idle()
+		m.listenTo(c)
+	}()
+	return nil
 }
 
 // serve answers a connection that came by the socket.
@@ -208,12 +233,13 @@ func (m *monitor) exec(conn *Conn, payload []byte) error {
 	m.execs.Add(1)
 	m.mu.Unlock()
 	defer m.execs.Done()
+	m.grown.Store(true)
 	if err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
 	defer unix.Close(target)
 	in := lifecycle.ExecInput{
-		ID: m.c.ID, Process: r.Process, Seccomp: r.Seccomp, Host: m.host, Target: target,
+		ID: m.c.ID, Process: r.Process, Seccomp: r.Seccomp, Host: m.Host(), Target: target,
 		Namespaces: m.namespaces, Cgroup: m.group(), NoSetgroups: m.singleID,
 	}
 	if !r.Process.Terminal {

@@ -11,7 +11,6 @@ package monitor
 import (
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,8 +24,6 @@ import (
 	"berth/internal/host"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
-	"berth/internal/runtime/lsm"
-	"berth/internal/runtime/spec"
 	"berth/internal/state"
 	"berth/internal/volume"
 
@@ -37,12 +34,12 @@ import (
 type Options struct {
 	Store     state.Store
 	Container *state.Container
-	Host      host.Facts
-	// Layers are the container's layers, the topmost first.
-	Layers []string
-	// First is what the command that started the monitor wants.
+	// Host looks at this machine, Layers for the container's layers, the topmost first; both are asked when they are needed.
+	Host   func() host.Facts
+	Layers func() ([]string, error)
+	// First is what the command that started the monitor wants; a monitor that has Inherited has none.
 	First Request
-	// Inherited is what a monitor that renews itself has kept; nil for any other.
+	// Inherited is what a monitor has been given at its execve, by the command that starts the container or by itself.
 	Inherited *Inherited
 	// Alive is the lock that says that the monitor lives.
 	Alive *disk.Lock
@@ -54,7 +51,6 @@ type Options struct {
 type monitor struct {
 	Options
 	c        *state.Container // Options.Container
-	host     host.Facts       // Options.Host
 	durable  disk.Durability
 	runDir   string
 	listener *net.UnixListener
@@ -64,12 +60,17 @@ type monitor struct {
 	namespaces uintptr
 	singleID   bool
 	streams    *streams
+	command    *Conn    // the command that is starting the container
+	console    *os.File // the socket by which the container's terminal comes
 	execs      sync.WaitGroup
 	accepting  sync.WaitGroup
 	recording  sync.WaitGroup
+	recorded   error         // of the last recording
+	ended      chan struct{} // closed: the process has ended
 	renewal    renewal
 	notBefore  time.Time    // the next renewal
 	busy       atomic.Int32 // connections that are being served
+	grown      atomic.Bool  // something has been done that needed much memory
 
 	mu      sync.Mutex // guards what follows
 	clients map[*client]bool
@@ -79,33 +80,28 @@ type monitor struct {
 	over    bool // the monitor is about to go: no new clients
 }
 
-// Run starts the container and stays until it has ended for good.
-func Run(o Options) error { return run(o, false) }
+// Attend stays with a container that a command is just starting (Begin), until it has ended for good.
+func Attend(o Options) error { return run(o, (*monitor).attend) }
 
 // Renew goes on where this same process was before it executed its program again.
-func Renew(o Options) error { return run(o, false) }
+func Renew(o Options) error { return run(o, (*monitor).resume) }
 
 // Adopt stays with a container that runs already, or puts right what is left of one that has ended unseen.
-func Adopt(o Options) error { return run(o, true) }
+func Adopt(o Options) error { return run(o, (*monitor).adopt) }
 
-func run(o Options, adopt bool) (err error) {
+// life is a part of a container's life, up to its end.
+type life func(*monitor, *state.Record) (Ended, error)
+
+func run(o Options, first life) (err error) {
 	m := &monitor{
-		Options: o, c: o.Container, host: o.Host, clients: map[*client]bool{}, halt: make(chan struct{}), pidfd: -1,
+		Options: o, c: o.Container, clients: map[*client]bool{}, halt: make(chan struct{}), pidfd: -1,
 		runDir: o.Store.RunDir(o.Container.ID), durable: disk.Durability(!o.Container.Config.AutoRemove),
-	}
-	if o.Inherited == nil {
-		defer func() {
-			if err != nil {
-				_ = o.First.conn.Send(FrameFailed, failed(err))
-			}
-			_ = o.First.conn.Close()
-		}()
 	}
 	// The engine's memory and descriptors are nobody's business in a container that shares its parent's pid namespace. A user's
 	// containers cannot look out of their user namespace; and the id maps of a child that is not dumpable are root's to write.
-	if m.host.Privileged() {
-		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-			return os.NewSyscallError("prctl", err)
+	if o.Host().Privileged() {
+		if err := hide(); err != nil {
+			return err
 		}
 	}
 	if m.streams, err = newStreams(m); err != nil {
@@ -115,40 +111,45 @@ func run(o Options, adopt bool) (err error) {
 		if err := m.inherit(o.Inherited); err != nil {
 			return err
 		}
-		return m.live(adopt)
+		return m.live(first)
 	}
-	if err := m.listen(); err != nil {
+	defer func() {
+		if err != nil {
+			_ = o.First.conn.Send(FrameFailed, failed(err))
+		}
+		_ = o.First.conn.Close()
+	}()
+	listener, err := listen(m.runDir)
+	if err != nil {
 		return err
 	}
+	if err := m.hear(listener); err != nil {
+		return err
+	}
+	m.accept()
 	if err := m.answer(o.First); err != nil {
 		return err
 	}
-	return m.live(adopt)
+	return m.live(first)
+}
+
+// hide makes this process one that only the host's root can look into: no process of a container in its pid namespace can.
+func hide() error {
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 }
 
 // live is the container's life: start, end, and again if its policy says so.
-func (m *monitor) live(adopt bool) error {
+func (m *monitor) live(next life) error {
 	record, err := m.Store.Record(m.c.ID)
 	if err != nil {
 		return err
 	}
 	pause := restartPause{}
 	for {
-		began := time.Now()
-		var exit Ended
-		switch {
-		case m.Inherited != nil:
-			m.Inherited = nil
-			exit, err = m.resume(&record)
-			began = m.process.StartedAt
-		case adopt:
-			adopt = false
-			exit, err = m.adopt(&record)
-			if errors.Is(err, errNothingToAdopt) {
-				return m.leave(nil)
-			}
-		default:
-			exit, err = m.once(&record)
+		exit, err := next(m, &record)
+		next = (*monitor).once
+		if errors.Is(err, errNothingToAdopt) {
+			return m.leave(nil)
 		}
 		if err != nil {
 			record.ExitCode, record.Error = startExitCode(err), err.Error()
@@ -170,67 +171,74 @@ func (m *monitor) live(adopt bool) error {
 			return err
 		}
 		m.tellAll(FrameEnded, exit)
-		if !pause.wait(time.Since(began), m.halt) {
+		if !pause.wait(time.Since(record.StartedAt), m.halt) {
 			record.Status, record.Stopped = state.Exited, true
 			return m.finish(record, exit)
 		}
 	}
 }
 
-// once starts the container and waits for its end.
+// once starts the container again and waits for its end.
 func (m *monitor) once(record *state.Record) (Ended, error) {
-	in, err := Assemble(m.Store, m.c, m.host, m.Layers)
+	pending, p, err := prepare(m.Options, false)
 	if err != nil {
 		return Ended{}, err
 	}
-	if err := writeEtc(m.Store, m.c, spec.Hostname(spec.Input{ID: m.c.ID, Config: m.c.Config})); err != nil {
-		return Ended{}, err
-	}
-	if err := m.streams.open(in.Spec.Process.User.UID); err != nil {
-		return Ended{}, err
-	}
-	if profile := in.Spec.Process.ApparmorProfile; profile != "" {
-		if err := lsm.Ensure(profile); err != nil {
-			return Ended{}, err
-		}
-	}
-	in.Stdin, in.Stdout, in.Stderr = m.streams.theirs()
-	r, err := lifecycle.Start(in)
-	m.streams.closeTheirs()
+	defer pending.Close()
+	r, err := pending.Start()
+	p.closeTheirs()
 	if err != nil {
-		return Ended{}, errors.Join(err, m.streams.close())
+		p.close()
+		return Ended{}, err
 	}
-	m.entering(in)
+	m.streams.in, m.streams.out = p.in, p.out
+	m.namespaces, m.singleID = pending.Joinable()
 	now := time.Now()
-	p := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: in.Spec.Linux.CgroupsPath, StartedAt: now, MonitorID: os.Getpid()}
-	if err := m.Store.SetProcess(m.c.ID, p); err != nil {
+	process := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: pending.Cgroup(), StartedAt: now, MonitorID: os.Getpid()}
+	if err := m.Store.SetProcess(m.c.ID, process); err != nil {
 		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
 		return Ended{}, err
 	}
-	if err := os.Remove(m.stopFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Ended{}, err
-	}
 	m.streams.begin(r.Console)
-	m.mu.Lock()
-	m.process, m.pidfd, m.running = p, r.PIDFD, true
-	m.mu.Unlock()
+	m.runs(process, r.PIDFD, record)
 	m.tellAll(FrameStarted, Started{r.PID}) // before any output
-	m.streams.flow()
-	*record = state.Record{Status: state.Running, StartedAt: now, RestartCount: record.RestartCount}
-	var recorded error
-	written := *record
-	m.recording.Go(func() { recorded = m.Store.SetRecord(m.c.ID, written, m.durable) })
+	m.recordRunning(*record)
+	m.grown.Store(true)
 	m.renewal.begin()
 	m.renewSoon()
-	exit := m.untilEnd(r.PIDFD, r.PID)
-	m.recording.Wait()
-	if recorded != nil && exit.Error == "" {
-		exit.Error = recorded.Error()
-	}
-	return exit, nil
+	m.streams.flow()
+	return m.untilEnd(r.PIDFD, r.PID), nil
 }
 
-// untilEnd waits for the end of the first process and clears away what the container held.
+// runs makes it known in this process that the container runs.
+func (m *monitor) runs(p state.Process, pidfd int, record *state.Record) {
+	*record = state.Record{Status: state.Running, StartedAt: p.StartedAt, RestartCount: record.RestartCount}
+	m.mu.Lock()
+	m.process, m.pidfd, m.running = p, pidfd, true
+	m.mu.Unlock()
+	m.ended = make(chan struct{})
+}
+
+// recordRunning writes on disk that the container runs, while it does. Of one that is removed at its end it is written only when
+// it has lived for a moment: all that it is for is that the container is not left over when the host goes down.
+func (m *monitor) recordRunning(r state.Record) {
+	m.recorded = nil
+	write := func() { m.recorded = m.Store.SetRecord(m.c.ID, r, m.durable) }
+	if !m.c.Config.AutoRemove {
+		m.recording.Go(write)
+		return
+	}
+	m.recording.Go(func() {
+		select {
+		case <-time.After(settled):
+			write()
+		case <-m.ended:
+		}
+	})
+}
+
+// untilEnd waits for the end of the first process and clears away what the container held. child is its pid if it is a child of
+// ours, or 0.
 func (m *monitor) untilEnd(pidfd, child int) Ended {
 	err := awaitEnd(pidfd)
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
@@ -255,12 +263,12 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	if err := m.streams.drain(); err != nil && exit.Error == "" {
 		exit.Error = err.Error()
 	}
+	close(m.ended)
+	m.recording.Wait()
+	if m.recorded != nil && exit.Error == "" {
+		exit.Error = m.recorded.Error()
+	}
 	return exit
-}
-
-// entering keeps what exec needs of a start, and lets the rest of it go.
-func (m *monitor) entering(in lifecycle.Input) {
-	m.namespaces, m.singleID = lifecycle.NamespacesOf(in.Spec), in.Maps.Single
 }
 
 // group is the container's control group, or nil.
@@ -271,7 +279,7 @@ func (m *monitor) group() *cgroup.Group {
 	if path == "" {
 		return nil
 	}
-	g, err := cgroup.Open(m.host, path)
+	g, err := cgroup.Open(m.Host(), path)
 	if err != nil {
 		return nil
 	}
@@ -323,34 +331,35 @@ func (p *restartPause) wait(ran time.Duration, halt <-chan struct{}) bool {
 
 // finish records the end, removes the container if it is one of those, tells the clients, and goes.
 func (m *monitor) finish(r state.Record, exit Ended) error {
-	err := m.settle(r)
+	err := settle(m.Options, r)
 	m.tellAll(FrameEnded, exit)
 	return m.leave(err)
 }
 
-// settle makes the container's end the truth on disk.
-func (m *monitor) settle(r state.Record) error {
-	if m.c.Config.AutoRemove {
-		err := m.Store.Remove(m.c, m.RemoveTree)
-		volumes := volume.Store{Dir: filepath.Join(m.Store.Data, "volumes")}
-		for _, v := range m.c.Volumes {
-			if v.Anonymous {
-				if e := volumes.Remove(v.Name, m.RemoveTree); !errdef.Is(e, errdef.NotFound) {
-					err = errors.Join(err, e)
-				}
+// settle makes a container's end the truth on disk.
+func settle(o Options, r state.Record) error {
+	c := o.Container
+	if !c.Config.AutoRemove {
+		if err := o.Store.SetRecord(c.ID, r, disk.Durable); err != nil {
+			return err
+		}
+		return o.Store.Forget(c.ID)
+	}
+	err := o.Store.Remove(c, o.RemoveTree)
+	volumes := volume.Store{Dir: filepath.Join(o.Store.Data, "volumes")}
+	for _, v := range c.Volumes {
+		if v.Anonymous {
+			if e := volumes.Remove(v.Name, o.RemoveTree); !errdef.Is(e, errdef.NotFound) {
+				err = errors.Join(err, e)
 			}
 		}
-		return err
 	}
-	if err := m.Store.SetRecord(m.c.ID, r, m.durable); err != nil {
-		return err
-	}
-	return m.Store.Forget(m.c.ID)
+	return err
 }
 
 // giveUp ends a container that could not be started.
 func (m *monitor) giveUp(r state.Record, cause error) error {
-	err := m.settle(r)
+	err := settle(m.Options, r)
 	m.tellAll(FrameFailed, failed(cause))
 	return m.leave(err)
 }
@@ -388,10 +397,8 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	p, err := m.Store.Process(m.c.ID)
 	if err != nil {
 		// It was killed before it had recorded a process. What it may have started is in the control group.
-		if g, e := cgroup.Open(m.host, cgroup.PathOf(m.c.ID)); e == nil {
-			if e := g.Remove(); e != nil {
-				return Ended{}, e
-			}
+		if err := m.clear(); err != nil {
+			return Ended{}, err
 		}
 		if m.c.Config.AutoRemove || record.Status == state.Running {
 			return Ended{ExitCode: unknownExit, Error: "it ended unseen"}, nil
@@ -401,11 +408,15 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	m.mu.Lock()
 	m.process = p
 	m.mu.Unlock()
-	in, err := Assemble(m.Store, m.c, m.host, m.Layers)
+	layers, err := m.Layers()
 	if err != nil {
 		return Ended{}, err
 	}
-	m.entering(in)
+	in, err := Assemble(m.Store, m.c, m.Host(), layers)
+	if err != nil {
+		return Ended{}, err
+	}
+	m.namespaces, m.singleID = lifecycle.NamespacesOf(in.Spec), in.Maps.Single
 	pidfd := p.Open()
 	if pidfd < 0 {
 		if g := m.group(); g != nil {
@@ -428,16 +439,22 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	if err := m.Store.SetProcess(m.c.ID, p); err != nil {
 		return Ended{}, err
 	}
-	m.mu.Lock()
-	m.process, m.pidfd, m.running = p, pidfd, true
-	m.mu.Unlock()
-	*record = state.Record{Status: state.Running, StartedAt: p.StartedAt, RestartCount: record.RestartCount}
+	m.runs(p, pidfd, record)
 	if err := m.Store.SetRecord(m.c.ID, *record, m.durable); err != nil {
 		return Ended{}, err
 	}
 	m.tellAll(FrameStarted, Started{p.PID})
 	m.streams.flow()
 	return m.untilEnd(pidfd, 0), nil
+}
+
+// clear ends what may have been started of a container of which no process is known, by its control group.
+func (m *monitor) clear() error {
+	g, err := cgroup.Open(m.Host(), cgroup.PathOf(m.c.ID))
+	if err != nil {
+		return nil //nolint:nilerr // a host without control groups has none of it
+	}
+	return g.Remove()
 }
 
 // unmarshal reads a request.

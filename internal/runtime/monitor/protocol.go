@@ -26,6 +26,7 @@ const Version = 1
 // Frame types. A frame is one byte of type, four bytes of length (big endian) and the payload.
 //
 //	client -> monitor
+//	  Begin    BeginRequest      first frame of the command that starts the container, once it has started, or has not
 //	  Attach   AttachRequest     first frame: streams, and news of the container's end
 //	  Exec     ExecRequest       first frame, with three descriptors unless a terminal is wanted
 //	  Halt     -                 first frame: do not start the container again
@@ -39,6 +40,7 @@ const Version = 1
 //	  Stderr   bytes
 //	  Ended    Ended             the process has ended and all it left is given back
 const (
+	FrameBegin   = 'B'
 	FrameAttach  = 'A'
 	FrameExec    = 'X'
 	FrameHalt    = 'H'
@@ -62,6 +64,14 @@ type AttachRequest struct {
 	Output  bool `json:",omitempty"`
 	// StdinOnce ends the container's standard input when this client goes.
 	StdinOnce bool `json:",omitempty"`
+}
+
+// BeginRequest says that the container has started, and what its starter wants; or why it has not.
+type BeginRequest struct {
+	AttachRequest
+	PID    int
+	Left   int     `json:",omitempty"` // a child of the monitor's that has ended meanwhile
+	Failed *Failed `json:",omitempty"`
 }
 
 // ExecRequest asks for a further process.
@@ -125,13 +135,11 @@ func (c *Conn) Close() error {
 	return c.c.Close()
 }
 
-// Dismiss says that nothing will be asked, and waits until the other side has closed the connection.
-func (c *Conn) Dismiss() {
-	_ = c.c.CloseWrite()
+// AwaitEnd waits until the other side has closed the connection, and closes it.
+func (c *Conn) AwaitEnd() error {
 	for {
 		if _, _, err := c.Receive(); err != nil {
-			_ = c.Close()
-			return
+			return c.Close()
 		}
 	}
 }

@@ -3,7 +3,6 @@ package monitor
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -18,9 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A monitor renews itself when its container has settled and nobody talks to it: it executes its own program again, which
-// keeps its pid, its children, its lock, its socket and its pipes, and leaves behind the memory that a start or an exec has
-// needed. A garbage collection would not do: after it, a Go program has more memory for itself than a new one needs in all
+// A monitor renews itself when an exec, or a start of its own, has needed memory and nobody talks to it: it executes its own
+// program again, which keeps its pid, its children, its lock, its socket and its pipes, and leaves that memory behind. A garbage collection would not do: after it, a Go program has more memory for itself than a new one needs in all
 // (docs/decisions/0006).
 
 const (
@@ -90,7 +88,7 @@ func (m *monitor) renewSoon() {
 func (m *monitor) renew() {
 	m.renewal.mu.Lock()
 	defer m.renewal.mu.Unlock()
-	if !m.renewal.live || m.busy.Load() > 0 || m.halted() {
+	if !m.renewal.live || !m.grown.Load() || m.busy.Load() > 0 || m.halted() {
 		return
 	}
 	m.recording.Wait()
@@ -115,27 +113,32 @@ func (m *monitor) halted() bool {
 	}
 }
 
-// Inherited is what a monitor hands to itself, in the fifth of its arguments: descriptors, -1 for none, and what exec needs.
+// Inherited is what a monitor is given at its execve, in the last of its arguments: descriptors, -1 for none, and what exec
+// needs. Command and Console are for the start of a container: the command that starts it, and the socket by which its terminal comes.
 type Inherited struct {
-	Alive, Listener int
-	In, Out, Err    int
-	Terminal        int
-	Namespaces      int
-	SingleID        int
+	Alive, Listener  int
+	Command, Console int
+	In, Out, Err     int
+	Terminal         int
+	Namespaces       uintptr
+	SingleID         bool
 }
 
-// fields are its parts and their names.
+// fields are its descriptors and their names.
 func (i *Inherited) fields() map[string]*int {
 	return map[string]*int{
-		"alive": &i.Alive, "listener": &i.Listener, "in": &i.In, "out": &i.Out, "err": &i.Err, "terminal": &i.Terminal,
-		"namespaces": &i.Namespaces, "single": &i.SingleID,
+		"alive": &i.Alive, "listener": &i.Listener, "command": &i.Command, "console": &i.Console,
+		"in": &i.In, "out": &i.Out, "err": &i.Err, "terminal": &i.Terminal,
 	}
 }
 
 func (i *Inherited) String() string {
-	var parts []string
+	parts := []string{"namespaces=" + strconv.Itoa(int(i.Namespaces))}
 	for name, n := range i.fields() {
 		parts = append(parts, name+"="+strconv.Itoa(*n))
+	}
+	if i.SingleID {
+		parts = append(parts, "single=1")
 	}
 	return strings.Join(parts, ",")
 }
@@ -147,9 +150,17 @@ func ParseInherited(s string) (*Inherited, error) {
 	for part := range strings.SplitSeq(s, ",") {
 		name, value, _ := strings.Cut(part, "=")
 		n, err := strconv.Atoi(value)
-		if to := fields[name]; to != nil && err == nil {
+		if err != nil {
+			break
+		}
+		switch to := fields[name]; {
+		case to != nil:
 			*to = n
 			delete(fields, name)
+		case name == "namespaces":
+			i.Namespaces = uintptr(n)
+		case name == "single":
+			i.SingleID = n == 1
 		}
 	}
 	if len(fields) > 0 {
@@ -169,10 +180,7 @@ func keep(fd int, name string) *os.File {
 
 // execute does not return, or says why it has.
 func (m *monitor) execute() error {
-	i := &Inherited{In: -1, Out: -1, Err: -1, Terminal: -1, Namespaces: int(m.namespaces)}
-	if m.singleID {
-		i.SingleID = 1
-	}
+	i := &Inherited{Command: -1, Console: -1, In: -1, Out: -1, Err: -1, Terminal: -1, Namespaces: m.namespaces, SingleID: m.singleID}
 	var open []int
 	defer func() {
 		for _, fd := range open {
@@ -212,17 +220,21 @@ func (m *monitor) execute() error {
 		[]string{os.Args[0], "renew", m.Store.Data, m.Store.Run, m.c.ID, i.String()}, os.Environ()))
 }
 
-// inherit takes what this process has kept through its execve.
+// inherit takes what this process has been given at its execve.
 func (m *monitor) inherit(i *Inherited) (err error) {
-	f := keep(i.Listener, socketName)
-	l, err := net.FileListener(f)
-	_ = f.Close()
-	if err != nil {
+	unix.CloseOnExec(i.Listener)
+	if err := m.hear(i.Listener); err != nil {
 		return err
 	}
-	m.listener = l.(*net.UnixListener)
-	m.namespaces, m.singleID = uintptr(i.Namespaces), i.SingleID == 1
-	m.notBefore = time.Now().Add(renewed)
+	if i.Command >= 0 {
+		if m.command, err = FromFile(keep(i.Command, "command")); err != nil {
+			return err
+		}
+	}
+	if i.Console >= 0 {
+		m.console = keep(i.Console, "console")
+	}
+	m.namespaces, m.singleID = i.Namespaces, i.SingleID
 	s := m.streams
 	if i.Terminal >= 0 {
 		s.tty = keep(i.Terminal, "terminal")
@@ -243,23 +255,34 @@ func (m *monitor) inherit(i *Inherited) (err error) {
 	return nil
 }
 
-// resume goes on with a container that this process has started before its execve.
+// resume goes on with a container whose process has been a child of this process since before its execve.
 func (m *monitor) resume(record *state.Record) (Ended, error) {
-	p, err := m.Store.Process(m.c.ID)
+	m.notBefore = time.Now().Add(renewed)
+	pidfd, err := m.take(record)
 	if err != nil {
 		return Ended{}, err
 	}
-	// It is a child of ours that nobody has waited for: its number is its own, even if it has ended.
-	pidfd, err := unix.PidfdOpen(p.PID, 0)
+	return m.goOn(pidfd), nil
+}
+
+// take finds the process that is written down, a child of ours that nobody has waited for: its number is its own, even if it has
+// ended.
+func (m *monitor) take(record *state.Record) (pidfd int, _ error) {
+	p, err := m.Store.Process(m.c.ID)
 	if err != nil {
-		return Ended{}, os.NewSyscallError("pidfd_open", err)
+		return -1, err
 	}
-	m.mu.Lock()
-	m.process, m.pidfd, m.running = p, pidfd, true
-	m.mu.Unlock()
-	*record = state.Record{Status: state.Running, StartedAt: p.StartedAt, RestartCount: record.RestartCount}
+	if pidfd, err = unix.PidfdOpen(p.PID, 0); err != nil {
+		return -1, os.NewSyscallError("pidfd_open", err)
+	}
+	m.runs(p, pidfd, record)
+	return pidfd, nil
+}
+
+// goOn carries output and serves clients until the process that was taken has ended.
+func (m *monitor) goOn(pidfd int) Ended {
 	m.renewal.begin()
 	m.streams.flow()
 	m.accept()
-	return m.untilEnd(pidfd, p.PID), nil
+	return m.untilEnd(pidfd, m.process.PID)
 }

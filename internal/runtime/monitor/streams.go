@@ -11,18 +11,16 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/logs"
-	"berth/internal/runtime/lifecycle"
 
 	"golang.org/x/sys/unix"
 )
 
 // streams are a container's standard input, output and error, or its terminal.
 type streams struct {
-	m    *monitor
-	keep [3]*os.File // the container's ends, until it has them
-	in   *os.File    // our end of standard input; nil: none
-	out  []*os.File  // our ends of output and error
-	tty  *os.File
+	m   *monitor
+	in  *os.File   // our end of standard input; nil: none
+	out []*os.File // our ends of output and error
+	tty *os.File
 
 	readers sync.WaitGroup
 	ended   [2]bool // of output and error: there is no more to come
@@ -68,71 +66,6 @@ func logFiles(l container.LogConfig) int {
 // LogFiles is how many files a container's log may have.
 func LogFiles(l container.LogConfig) int { return logFiles(l) }
 
-// open makes the pipes of a start. The container's ends of output and error are open for reading as well as writing, so
-// that there is a reader even while no monitor is; uid is who owns them, since /dev/stdout may be opened again.
-func (s *streams) open(uid uint32) error {
-	if s.m.c.Config.TTY {
-		return nil
-	}
-	for i, name := range []string{"stdin", "stdout", "stderr"} {
-		if i == 0 && !s.m.c.Config.Interactive {
-			f, err := lifecycle.OpenNull(os.O_RDONLY)
-			if err != nil {
-				return err
-			}
-			s.keep[0] = f
-			continue
-		}
-		path := filepath.Join(s.m.runDir, name)
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := unix.Mkfifo(path, 0o600); err != nil {
-			return &os.PathError{Op: "mkfifo", Path: path, Err: err}
-		}
-		// Opened for both, which does not wait for the other side.
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		theirs := os.NewFile(uintptr(fd), name)
-		if uid != 0 && s.m.host.Privileged() {
-			if err := theirs.Chown(int(uid), -1); err != nil {
-				return errors.Join(err, theirs.Close())
-			}
-		}
-		if i > 0 {
-			ours, err := openEnd(path, unix.O_RDONLY)
-			if err != nil {
-				return errors.Join(err, theirs.Close())
-			}
-			s.out = append(s.out, ours)
-			s.keep[i] = theirs
-			continue
-		}
-		// Standard input must end when we close our side: the container's side is for reading alone.
-		if s.in, err = openEnd(path, unix.O_WRONLY); err != nil {
-			return errors.Join(err, theirs.Close())
-		}
-		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-		_ = theirs.Close()
-		if err != nil {
-			return &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		s.keep[0] = os.NewFile(uintptr(fd), name)
-	}
-	return nil
-}
-
-// openEnd opens our side of a named pipe, for the poller.
-func openEnd(path string, how int) (*os.File, error) {
-	fd, err := unix.Open(path, how|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
-
 // reopen opens our ends of the pipes of a container that a monitor before us has started.
 func (s *streams) reopen() error {
 	if s.m.c.Config.TTY {
@@ -155,17 +88,6 @@ func (s *streams) reopen() error {
 		}
 	}
 	return nil
-}
-
-func (s *streams) theirs() (in, out, err *os.File) { return s.keep[0], s.keep[1], s.keep[2] }
-
-func (s *streams) closeTheirs() {
-	for i, f := range s.keep {
-		if f != nil {
-			_ = f.Close()
-		}
-		s.keep[i] = nil
-	}
 }
 
 // begin takes the terminal, if there is one.

@@ -11,6 +11,7 @@
 package plan
 
 import (
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -109,6 +110,9 @@ type Program struct {
 	SlotNames []string
 	Ops       []Op
 }
+
+// Has reports whether the program needs an input of that name.
+func (p *Program) Has(input string) bool { return slices.Contains(p.Inputs, input) }
 
 // Input names known to both sides. The parent gives a descriptor for each that a Program lists.
 const (

@@ -1,0 +1,285 @@
+package monitor
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"berth/internal/errdef"
+	"berth/internal/runtime/lifecycle"
+	"berth/internal/runtime/lsm"
+	"berth/internal/runtime/spec"
+	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// A container is started by the command, and looked after by a monitor that is executed meanwhile:
+//
+//	command                              the process that becomes the monitor     the container's first process
+//	Assemble, pipes, control group
+//	clone ------------------------------> clone ---------------------------------> namespaces, mounts
+//	process.json                          execve: the monitor starts               waits
+//	release --------------------------------------------------------------------> the rest, execve
+//	FrameBegin -------------------------> takes over: log, clients, the end
+//
+// Whoever of them is killed: a container that is not yet written down in process.json ends by itself, since nobody lets it go on;
+// one that is written down lives, and the monitor, or the next command's, looks after it.
+
+// Launch is how a monitor is executed.
+type Launch struct {
+	// Program is the monitor's program, in which no container can write.
+	Program *os.File
+	// Args are its arguments but for the last one, which Begin adds; Env its environment.
+	Args, Env []string
+}
+
+// Begin starts a container whose monitor's lock is o.Alive, and returns a connection to the monitor, which is for what request asks.
+// On an error nothing runs, and what the container held is given back; its record says why.
+func Begin(o Options, l Launch, request AttachRequest) (*Conn, error) {
+	conn, born, err := begin(o, l, request)
+	if err != nil && !born {
+		r := state.Record{Status: state.Exited, ExitCode: startExitCode(err), Error: err.Error()}
+		err = errors.Join(err, settle(o, r))
+		o.Alive.Unlock()
+	}
+	return conn, err
+}
+
+// begin is Begin without the putting right of failures; once the process is born, that is the monitor's.
+func begin(o Options, l Launch, request AttachRequest) (_ *Conn, born bool, _ error) {
+	if o.Host().Privileged() {
+		if err := hide(); err != nil {
+			return nil, false, err
+		}
+	}
+	pending, p, err := prepare(o, true)
+	if err != nil {
+		return nil, false, err
+	}
+	defer p.close()
+	defer pending.Close()
+	conn, b, err := launch(o, l, pending, p)
+	if err != nil {
+		return nil, false, errors.Join(err, pending.Abandon())
+	}
+	word := BeginRequest{AttachRequest: request}
+	word.Version = Version
+	if err := o.note(b); err != nil {
+		return nil, true, errors.Join(err, conn.Close())
+	}
+	left, err := b.Release()
+	if err == nil && left != 0 {
+		err = o.note(b) // it has split
+	}
+	word.PID, word.Left = b.PID, left
+	if err != nil {
+		f := failed(err)
+		word.Failed = &f
+		_ = conn.Send(FrameBegin, word) // if it has gone, the next command puts right what is left
+		return nil, true, errors.Join(err, conn.AwaitEnd())
+	}
+	if err := conn.Send(FrameBegin, word); err != nil {
+		return nil, true, errors.Join(err, conn.Close())
+	}
+	return conn, true, nil
+}
+
+// note writes down where the container runs.
+func (o Options) note(b *lifecycle.Born) error {
+	if err := os.Remove(StopFile(o.Store, o.Container.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return o.Store.SetProcess(o.Container.ID, state.Process{
+		PID: b.PID, StartTime: state.StartTime(b.PID), Cgroup: b.Cgroup(), StartedAt: time.Now(), MonitorID: b.ParentPID,
+	})
+}
+
+// prepare decides how the container is made, and makes what it is given: the files of /etc, its standard streams, its control group.
+func prepare(o Options, await bool) (_ *lifecycle.Pending, _ pipes, err error) {
+	layers, err := o.Layers()
+	if err != nil {
+		return nil, pipes{}, err
+	}
+	h := o.Host()
+	in, err := Assemble(o.Store, o.Container, h, layers)
+	if err != nil {
+		return nil, pipes{}, err
+	}
+	if err := writeEtc(o.Store, o.Container, spec.Hostname(spec.Input{ID: o.Container.ID, Config: o.Container.Config})); err != nil {
+		return nil, pipes{}, err
+	}
+	if profile := in.Spec.Process.ApparmorProfile; profile != "" {
+		if err := lsm.Ensure(profile); err != nil {
+			return nil, pipes{}, err
+		}
+	}
+	var p pipes
+	if !o.Container.Config.TTY {
+		owner := -1
+		if h.Privileged() {
+			owner = int(in.Spec.Process.User.UID)
+		}
+		if p, err = makePipes(o.Store.RunDir(o.Container.ID), o.Container.Config.Interactive, owner); err != nil {
+			return nil, pipes{}, err
+		}
+	}
+	in.Stdin, in.Stdout, in.Stderr = p.theirs[0], p.theirs[1], p.theirs[2]
+	pending, err := lifecycle.Prepare(in, await)
+	if err != nil {
+		p.close()
+	}
+	return pending, p, err
+}
+
+// launch makes the two processes and the connection to the one that becomes the monitor.
+func launch(o Options, l Launch, pending *lifecycle.Pending, p pipes) (_ *Conn, _ *lifecycle.Born, err error) {
+	var open []int
+	defer func() {
+		for _, fd := range open {
+			_ = unix.Close(fd)
+		}
+	}()
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, &os.PathError{Op: "open", Path: os.DevNull, Err: err}
+	}
+	open = append(open, null)
+	journal, err := openJournal(o.Store.RunDir(o.Container.ID))
+	if err != nil {
+		return nil, nil, err
+	}
+	open = append(open, journal)
+	listener, err := listen(o.Store.RunDir(o.Container.ID))
+	if err != nil {
+		return nil, nil, err
+	}
+	open = append(open, listener)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	open = append(open, pair[1])
+	conn, err := FromFile(os.NewFile(uintptr(pair[0]), "monitor"))
+	if err != nil {
+		return nil, nil, err
+	}
+	i := &Inherited{}
+	i.Namespaces, i.SingleID = pending.Joinable()
+	files := []int{null, null, journal}
+	for _, f := range []struct {
+		number *int
+		fd     int
+	}{
+		{&i.Alive, raw(o.Alive.File())}, {&i.Listener, listener}, {&i.Command, pair[1]}, {&i.Console, pending.Console()},
+		{&i.In, raw(p.in)}, {&i.Out, raw(p.end(0))}, {&i.Err, raw(p.end(1))}, {&i.Terminal, -1},
+	} {
+		if *f.number = -1; f.fd >= 0 {
+			*f.number = len(files)
+			files = append(files, f.fd)
+		}
+	}
+	b, err := pending.StartUnder(lifecycle.Parent{
+		Path: "/proc/self/fd/" + strconv.Itoa(int(l.Program.Fd())), Args: append(l.Args, i.String()), Env: l.Env, Files: files,
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	return conn, b, nil
+}
+
+// raw is the descriptor of an open file, left as it is; -1 if there is none.
+func raw(f syscall.Conn) int {
+	n := -1
+	if file, ok := f.(*os.File); ok && file == nil {
+		return n
+	}
+	if c, err := f.SyscallConn(); err == nil {
+		_ = c.Control(func(fd uintptr) { n = int(fd) })
+	}
+	return n
+}
+
+// openJournal opens the file in which a monitor says something of itself, at its worst a panic.
+func openJournal(runDir string) (int, error) {
+	path := filepath.Join(runDir, "monitor.log")
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+// Journal makes this monitor's standard error the journal of its container.
+func Journal(runDir string) error {
+	fd, err := openJournal(runDir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("dup3", unix.Dup3(fd, 2, 0))
+}
+
+// attend takes over a container that a command is just starting. When the command has gone without a word, what it has written down
+// counts; a process that it has not written down has ended by itself.
+func (m *monitor) attend(record *state.Record) (Ended, error) {
+	conn := m.command
+	first, err := Await(conn)
+	var word BeginRequest
+	if err == nil {
+		err = unmarshal(first.payload, &word)
+	}
+	if err != nil {
+		_ = conn.Close()
+		if _, err := m.Store.Process(m.c.ID); err != nil {
+			reapAll()
+			return Ended{}, errors.Join(errdef.New(errdef.Unknown, "cannot start the container: the command that was starting it was killed"), m.clear())
+		}
+	} else if err := m.admit(&client{conn: conn, AttachRequest: word.AttachRequest}); err != nil {
+		return Ended{}, err
+	}
+	if word.Left != 0 {
+		reap(word.Left)
+	}
+	if word.Failed != nil {
+		reap(word.PID)
+		return Ended{}, errors.Join(word.Failed.Err(), m.clear())
+	}
+	if m.console != nil {
+		terminal, err := lifecycle.ReceiveConsole(m.console)
+		_ = m.console.Close()
+		m.console = nil
+		if err != nil {
+			return Ended{}, err
+		}
+		m.streams.begin(terminal)
+	}
+	pidfd, err := m.take(record)
+	if err != nil {
+		return Ended{}, err
+	}
+	m.recordRunning(*record)
+	return m.goOn(pidfd), nil
+}
+
+// reap takes the status of a child of ours that ends by itself.
+func reap(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// reapAll waits for all children, which end by themselves.
+func reapAll() {
+	for {
+		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
+			return
+		}
+	}
+}
