@@ -50,8 +50,8 @@ func scenarios(archive string, registry string) []scenario {
 		{"stop (monitor)", runningServer, [][]string{target}, []string{"stop", "-t", "1", "-s", "KILL", "target"}, afterStop},
 		{"rm", theCommand, [][]string{short, {"wait", "target"}}, []string{"rm", "target"}, afterRemove},
 		{"rm -f", theCommand, [][]string{target}, []string{"rm", "-f", "target"}, afterRemove},
-		// Half a second after its start a monitor executes its own program again; the command only passes the time.
-		{"renewal (monitor)", runningServer, [][]string{target}, []string{"run", "--rm", "--network", "none", "box", "sleep", "1"}, mustRun},
+		// Half a second after an exec a monitor executes its own program again; the command only passes the time.
+		{"renewal (monitor)", runningServer, [][]string{target, {"exec", "target", "true"}}, []string{"run", "--rm", "--network", "none", "box", "sleep", "1"}, mustRun},
 		{"rm -f (monitor)", runningServer, [][]string{target}, []string{"rm", "-f", "target"}, afterRemove},
 	}
 	if registry != "" {
