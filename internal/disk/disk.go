@@ -141,9 +141,16 @@ func ShareLock(path string) (*Lock, error) { return lock(path, unix.LOCK_SH) }
 // TryLock is TakeLock that returns ErrLocked rather than wait.
 func TryLock(path string) (*Lock, error) { return lock(path, unix.LOCK_EX|unix.LOCK_NB) }
 
-func lock(path string, how int) (*Lock, error) {
+// TryLockDir is TryLock for a directory that is there.
+func TryLockDir(path string) (*Lock, error) {
+	return lockAs(path, os.O_RDONLY|unix.O_DIRECTORY, unix.LOCK_EX|unix.LOCK_NB)
+}
+
+func lock(path string, how int) (*Lock, error) { return lockAs(path, os.O_RDWR|os.O_CREATE, how) }
+
+func lockAs(path string, open, how int) (*Lock, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		f, err := os.OpenFile(path, open|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, err
 		}

@@ -84,7 +84,7 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 		return nil, err
 	}
 	c := &state.Container{
-		ID: ident.New(), Name: cfg.Name, Created: time.Now(), Config: container.Merge(cfg, im.Config.Config),
+		ID: ident.New(), Name: cfg.Name, Created: time.Now().UTC(), Config: container.Merge(cfg, im.Config.Config),
 		Image: state.Image{Name: cfg.Image, ID: im.ID, ChainIDs: im.Chain},
 	}
 	if cfg.Init {
@@ -186,7 +186,7 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 		return nil, nil, err
 	}
 	c := &state.Container{
-		ID: ident.New(), Name: cfg.Name, Created: time.Now(), Config: container.Merge(cfg, im.Config.Config),
+		ID: ident.New(), Name: cfg.Name, Created: time.Now().UTC(), Config: container.Merge(cfg, im.Config.Config),
 		Image: state.Image{Name: cfg.Image, ID: im.ID, ChainIDs: im.Chain},
 	}
 	if cfg.Init {

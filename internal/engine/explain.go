@@ -11,6 +11,7 @@ import (
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
+	"berth/internal/runtime/plan"
 	"berth/internal/state"
 )
 
@@ -32,6 +33,11 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 	p, err := lifecycle.Program(in, procs)
 	if err != nil {
 		return err
+	}
+	if p.Has(plan.InNetwork) {
+		if _, err := fmt.Fprint(w, "# the parent makes the network namespace\n      unshare(CLONE_NEWNET)\n      ioctl(SIOCSIFFLAGS, {lo, IFF_UP})\n"); err != nil {
+			return err
+		}
 	}
 	if _, err := fmt.Fprintf(w, "# container %s of image %s: what the child does from clone to execve\n", c.ID[:12], c.Image.Name); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
 
@@ -22,8 +23,12 @@ import (
 // MonitorName is argv[0] of a monitor.
 const MonitorName = "berth-monitor"
 
-// start starts a container with a monitor. The caller holds the container's lock.
-func (e *Engine) start(c *state.Container, request monitor.AttachRequest) (*Session, error) {
+// start starts a container with a monitor, in that network namespace, or in one of its own if it is nil. The caller holds the
+// container's lock.
+func (e *Engine) start(c *state.Container, network *lifecycle.Network, request monitor.AttachRequest) (*Session, error) {
+	if err := e.Containers.MakeMountPoints(); err != nil {
+		return nil, err
+	}
 	alive, err := e.alive(c)
 	if err != nil {
 		return nil, err
@@ -35,7 +40,7 @@ func (e *Engine) start(c *state.Container, request monitor.AttachRequest) (*Sess
 	}
 	defer program.Close()
 	o := options(e.Containers, c)
-	o.Alive, o.Host, o.RemoveTree = alive, e.Host, e.RemoveTree
+	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
 	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)
@@ -45,10 +50,7 @@ func (e *Engine) start(c *state.Container, request monitor.AttachRequest) (*Sess
 
 // alive takes the lock that a container's monitor holds as long as it lives.
 func (e *Engine) alive(c *state.Container) (*disk.Lock, error) {
-	if err := os.MkdirAll(e.Containers.RunDir(c.ID), 0o700); err != nil {
-		return nil, err
-	}
-	alive, err := disk.TryLock(e.Containers.AlivePath(c.ID))
+	alive, err := e.Containers.TakeAlive(c.ID)
 	if errors.Is(err, disk.ErrLocked) {
 		return nil, errdef.New(errdef.Conflict, "container %s is already running", c.Name)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
 	"berth/internal/state"
@@ -21,6 +22,11 @@ type Session struct {
 
 // Run creates a container and starts it. When it cannot be started, one that would have been removed at its end is gone.
 func (e *Engine) Run(ctx context.Context, cfg container.Config, pull string, attach monitor.AttachRequest, created func(*state.Container) error) (*Session, error) {
+	var network *lifecycle.Network
+	if cfg.Network != "host" && e.Host().Privileged() {
+		network = lifecycle.MakeNetwork() // while the container is made on disk
+		defer network.Close()
+	}
 	c, err := e.Create(ctx, cfg, pull)
 	if err != nil {
 		return nil, err
@@ -38,7 +44,7 @@ func (e *Engine) Run(ctx context.Context, cfg container.Config, pull string, att
 	if err := e.copyImage(c); err != nil {
 		return nil, err
 	}
-	return e.start(c, attach)
+	return e.start(c, network, attach)
 }
 
 // Start starts a container that does not run and returns when its process does.
@@ -54,7 +60,7 @@ func (e *Engine) Start(c *state.Container, attach monitor.AttachRequest) (*Sessi
 	if err := e.copyImage(c); err != nil {
 		return nil, err
 	}
-	return e.start(c, attach)
+	return e.start(c, nil, attach)
 }
 
 // Attach connects to a container that runs.

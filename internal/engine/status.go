@@ -86,7 +86,7 @@ func (e *Engine) settleLocked(c *state.Container) error {
 		if err != nil {
 			return err
 		}
-		r.Status, r.ExitCode, r.Error, r.FinishedAt = state.Exited, 255, "it ended with the host", time.Now()
+		r.Status, r.ExitCode, r.Error, r.FinishedAt = state.Exited, 255, "it ended with the host", time.Now().UTC()
 		return e.Containers.SetRecord(c.ID, r, durability(c.Config.AutoRemove))
 	}
 	conn, err := e.adopt(c)

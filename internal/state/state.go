@@ -6,7 +6,7 @@
 //
 //	containers.lock       the instance's names: held while a name is taken or given back
 //	containers/ID/lock    one container: held by a command that starts, changes or removes it
-//	RUN/ID/alive          held by the container's monitor as long as it lives; nobody waits for it
+//	RUN/containers/ID     the directory: held by the container's monitor as long as it lives; nobody waits for it
 package state
 
 import (
@@ -24,8 +24,6 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/ident"
 	"berth/internal/image"
-
-	"golang.org/x/sys/unix"
 )
 
 // Format is the version of the files of this package.
@@ -149,7 +147,7 @@ func (s Store) Create(c *Container, d disk.Durability) (err error) {
 			err = errors.Join(err, os.Remove(s.nameFile(c.Name)))
 		}
 	}()
-	if err := writeJSON(filepath.Join(tmp, "config.json"), c, d); err != nil {
+	if err := s.writeConfig(tmp, c, d); err != nil {
 		return err
 	}
 	for _, dir := range []string{"upper", "work"} {
@@ -164,6 +162,18 @@ func (s Store) Create(c *Container, d disk.Durability) (err error) {
 		return disk.SyncDir(filepath.Join(s.Data, "containers"))
 	}
 	return nil
+}
+
+// writeConfig writes a container's configuration into a directory that nobody knows yet.
+func (s Store) writeConfig(dir string, c *Container, d disk.Durability) error {
+	if d == disk.Durable {
+		return writeJSON(filepath.Join(dir, "config.json"), c, d)
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "config.json"), append(data, '\n'), 0o600)
 }
 
 // lockNames takes the lock under which names are taken and given back. Whoever holds it sees no half-made container:
@@ -369,41 +379,64 @@ func (s Store) Forget(id string) error {
 	return os.RemoveAll(s.RunDir(id))
 }
 
-// AlivePath is the file that a container's monitor keeps locked.
-func (s Store) AlivePath(id string) string { return filepath.Join(s.RunDir(id), "alive") }
+// TakeAlive makes a container's run directory and takes the lock on it that says that a monitor looks after the container;
+// disk.ErrLocked says that one does.
+func (s Store) TakeAlive(id string) (*disk.Lock, error) {
+	for {
+		if err := os.MkdirAll(s.RunDir(id), 0o700); err != nil {
+			return nil, err
+		}
+		l, err := disk.TryLockDir(s.RunDir(id))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return l, err
+		}
+	}
+}
 
 // Monitored reports whether a monitor looks after the container.
 func (s Store) Monitored(id string) bool {
-	f, err := os.OpenFile(s.AlivePath(id), os.O_RDWR, 0)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK
+	l, err := disk.TryLockDir(s.RunDir(id))
+	l.Unlock()
+	return errors.Is(err, disk.ErrLocked)
 }
 
 // Remove gives a container's name back and removes its directory; what removeTree cannot delete stays findable.
 func (s Store) Remove(c *Container, removeTree func(dir string) error) error {
-	names, err := s.lockNames()
+	gone, err := s.Retire(c)
 	if err != nil {
 		return err
 	}
-	gone := filepath.Join(s.Data, "containers", disk.TemporaryName())
-	err = os.Rename(s.Dir(c.ID), gone)
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		if owner, e := os.ReadFile(s.nameFile(c.Name)); e == nil && string(owner) == c.ID {
-			err = errors.Join(err, os.Remove(s.nameFile(c.Name)))
-		}
+	return s.Delete(c.ID, gone, removeTree)
+}
+
+// Retire gives a container's name back, and makes it one that is no more. What is left of it is to be deleted by Delete; if that never
+// happens, a sweep finds it.
+func (s Store) Retire(c *Container) (gone string, err error) {
+	names, err := s.lockNames()
+	if err != nil {
+		return "", err
 	}
-	if err == nil && !c.Config.AutoRemove {
+	defer names.Unlock()
+	gone = filepath.Join(s.Data, "containers", disk.TemporaryName())
+	err = os.Rename(s.Dir(c.ID), gone)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return "", err
+	}
+	err = nil
+	if owner, e := os.ReadFile(s.nameFile(c.Name)); e == nil && string(owner) == c.ID {
+		err = os.Remove(s.nameFile(c.Name))
+	}
+	if err == nil && !missing && !c.Config.AutoRemove {
 		err = disk.SyncDir(filepath.Join(s.Data, "containers"))
 	}
-	names.Unlock()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+	return gone, err
+}
+
+// Delete deletes what Retire has left of a container.
+func (s Store) Delete(id, gone string, removeTree func(dir string) error) error {
 	forgotten := make(chan error, 1)
-	go func() { forgotten <- s.Forget(c.ID) }() // both are many small steps of the kernel
+	go func() { forgotten <- s.Forget(id) }() // both are many small steps of the kernel
 	return errors.Join(removeTree(gone), <-forgotten)
 }
 
@@ -419,7 +452,7 @@ func (s Store) Sweep(removeTree func(dir string) error) error {
 	}
 	defer names.Unlock()
 	var errs error
-	for _, dir := range []string{"containers", "names"} {
+	for _, dir := range []string{"", "containers", "names"} {
 		entries, err := os.ReadDir(filepath.Join(s.Data, dir))
 		if err != nil {
 			continue

@@ -211,7 +211,7 @@ func TestMonitored(t *testing.T) {
 	if s.Monitored("x") {
 		t.Error("without a lock")
 	}
-	l, err := disk.TakeLock(s.AlivePath("x"))
+	l, err := s.TakeAlive("x")
 	if err != nil {
 		t.Fatal(err)
 	}

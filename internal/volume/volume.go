@@ -54,7 +54,7 @@ func (s Store) Create(v Volume) (created bool, err error) {
 	if err := os.Mkdir(filepath.Join(tmp, "_data"), 0o755); err != nil {
 		return false, err
 	}
-	v.CreatedAt = time.Now()
+	v.CreatedAt = time.Now().UTC()
 	data, err := json.Marshal(v)
 	if err != nil {
 		return false, err

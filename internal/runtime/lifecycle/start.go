@@ -39,6 +39,8 @@ type Input struct {
 	Maps userns.Maps
 	// NoCgroup leaves the container in its parent's control group.
 	NoCgroup bool
+	// Network is the container's network namespace, if it is being made already; it is the caller's to close.
+	Network *Network
 }
 
 // Running is a container's first process, or a process of exec.
@@ -66,13 +68,10 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 			}
 		}
 	}
-	ownNetwork := false
-	for _, n := range in.Spec.Linux.Namespaces {
-		ownNetwork = ownNetwork || n.Type == specs.NetworkNamespace && n.Path == ""
-	}
+	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
 		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files,
-		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Loopback: ownNetwork,
+		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
 		Keyring: "_ses." + in.ID, NoSetgroups: in.Maps.Single, Origins: in.Origins,
 	})
 	if err != nil {
@@ -104,17 +103,23 @@ type Pending struct {
 	toStart  *os.File // a byte lets the child go on
 	toMaps   *os.File // a byte says that the id maps are written
 	theirs   []*os.File
+	network  *Network
+	// closeNetwork says that the namespace is ours to let go of.
+	closeNetwork bool
 }
 
 // Prepare makes the control group of a container and all else that its first process needs. With await the process waits for
 // Release. On an error nothing is left; otherwise the caller starts it, or calls Abandon.
 func Prepare(in Input, await bool) (_ *Pending, err error) {
-	p := &Pending{in: in}
+	p := &Pending{in: in, network: in.Network}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Abandon())
 		}
 	}()
+	if _, ours := ownNetwork(in.Spec); ours && p.network == nil {
+		p.network, p.closeNetwork = MakeNetwork(), true
+	}
 	if !in.NoCgroup {
 		if p.group, err = cgroup.Create(in.Host, in.Spec.Linux.CgroupsPath, in.Spec.Linux.Resources); err != nil {
 			return nil, err
@@ -127,6 +132,13 @@ func Prepare(in Input, await bool) (_ *Pending, err error) {
 		return nil, err
 	}
 	p.inputs = descriptors(p.entrance, in.Stdin, in.Stdout, in.Stderr)
+	if p.program.Has(plan.InNetwork) {
+		ns, err := p.network.Wait()
+		if err != nil {
+			return nil, errdef.As(errdef.Unsupported, fmt.Errorf("cannot make the network namespace of the container: %w", err))
+		}
+		p.inputs[plan.InNetwork] = int(ns.Fd())
+	}
 	if in.Spec.Process.Terminal {
 		var theirs *os.File
 		if p.console, theirs, err = socketPair(); err != nil {
@@ -181,6 +193,10 @@ func (p *Pending) Close() {
 		}
 	}
 	p.theirs, p.console, p.toStart, p.toMaps = nil, nil, nil, nil
+	if p.closeNetwork {
+		p.network.Close()
+		p.closeNetwork = false
+	}
 	p.entrance.Close()
 	p.entrance = cgroup.Entrance{}
 }

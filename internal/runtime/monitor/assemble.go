@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"berth/internal/container"
@@ -58,7 +59,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 	out := lifecycle.Input{
 		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps,
 		Overlay: &plan.Overlay{
-			Lower: layers, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: !h.Privileged(),
+			Lower: append(slices.Clone(layers), s.MountPoints()), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: !h.Privileged(),
 			Volatile: c.Config.AutoRemove,
 		},
 		MountPoint: s.Run,

@@ -95,7 +95,7 @@ func (o Options) note(b *lifecycle.Born) error {
 		return err
 	}
 	return o.Store.SetProcess(o.Container.ID, state.Process{
-		PID: b.PID, StartTime: state.StartTime(b.PID), Cgroup: b.Cgroup(), StartedAt: time.Now(), MonitorID: b.ParentPID,
+		PID: b.PID, StartTime: state.StartTime(b.PID), Cgroup: b.Cgroup(), StartedAt: time.Now().UTC(), MonitorID: b.ParentPID,
 	})
 }
 
@@ -129,6 +129,7 @@ func prepare(o Options, await bool) (_ *lifecycle.Pending, _ pipes, err error) {
 		}
 	}
 	in.Stdin, in.Stdout, in.Stderr = p.theirs[0], p.theirs[1], p.theirs[2]
+	in.Network = o.Network
 	pending, err := lifecycle.Prepare(in, await)
 	if err != nil {
 		p.close()

@@ -41,6 +41,8 @@ type Options struct {
 	First Request
 	// Inherited is what a monitor has been given at its execve, by the command that starts the container or by itself.
 	Inherited *Inherited
+	// Network is the container's network namespace, if it is being made already.
+	Network *lifecycle.Network
 	// Alive is the lock that says that the monitor lives.
 	Alive *disk.Lock
 	// RemoveTree deletes a container's directory, whoever owns what is in it.
@@ -158,11 +160,14 @@ func (m *monitor) live(next life) error {
 			}
 			return m.giveUp(record, err)
 		}
-		record.Status, record.FinishedAt = state.Exited, time.Now()
+		record.Status, record.FinishedAt = state.Exited, time.Now().UTC()
 		record.ExitCode, record.OOMKilled, record.Error = exit.ExitCode, exit.OOMKilled, exit.Error
 		record.Stopped = m.stopped()
 		if !m.restarts(record) {
 			return m.finish(record, exit)
+		}
+		if err := m.clear(); err != nil {
+			return err
 		}
 		record.Status = state.Restarting
 		record.RestartCount++
@@ -193,7 +198,7 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	}
 	m.streams.in, m.streams.out = p.in, p.out
 	m.namespaces, m.singleID = pending.Joinable()
-	now := time.Now()
+	now := time.Now().UTC()
 	process := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: pending.Cgroup(), StartedAt: now, MonitorID: os.Getpid()}
 	if err := m.Store.SetProcess(m.c.ID, process); err != nil {
 		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
@@ -254,9 +259,11 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	_ = unix.Close(pidfd)
 	if g := m.group(); g != nil {
 		exit.OOMKilled = g.OOMKills() > 0
-		// Without a pid namespace of its own, processes of the container may be left; they go with it.
-		if err := g.Remove(); err != nil {
-			exit.Error = err.Error()
+		if m.namespaces&unix.CLONE_NEWPID == 0 {
+			// Processes of the container may be left; they go with it.
+			if err := g.Remove(); err != nil {
+				exit.Error = err.Error()
+			}
 		}
 	}
 	m.execs.Wait()
@@ -331,23 +338,36 @@ func (p *restartPause) wait(ran time.Duration, halt <-chan struct{}) bool {
 
 // finish records the end, removes the container if it is one of those, tells the clients, and goes.
 func (m *monitor) finish(r state.Record, exit Ended) error {
-	err := settle(m.Options, r)
+	if !m.c.Config.AutoRemove {
+		err := errors.Join(m.clear(), settle(m.Options, r))
+		m.tellAll(FrameEnded, exit)
+		return m.leave(err)
+	}
+	// It is no more as soon as it has lost its name; nobody need wait until all is deleted.
+	gone, err := m.Store.Retire(m.c)
 	m.tellAll(FrameEnded, exit)
+	if err == nil {
+		err = errors.Join(m.clear(), m.Store.Delete(m.c.ID, gone, m.RemoveTree), removeVolumes(m.Options))
+	}
 	return m.leave(err)
 }
 
 // settle makes a container's end the truth on disk.
 func settle(o Options, r state.Record) error {
 	c := o.Container
-	if !c.Config.AutoRemove {
-		if err := o.Store.SetRecord(c.ID, r, disk.Durable); err != nil {
-			return err
-		}
-		return o.Store.Forget(c.ID)
+	if c.Config.AutoRemove {
+		return errors.Join(o.Store.Remove(c, o.RemoveTree), removeVolumes(o))
 	}
-	err := o.Store.Remove(c, o.RemoveTree)
+	if err := o.Store.SetRecord(c.ID, r, disk.Durable); err != nil {
+		return err
+	}
+	return o.Store.Forget(c.ID)
+}
+
+// removeVolumes removes the volumes that only a container knows.
+func removeVolumes(o Options) (err error) {
 	volumes := volume.Store{Dir: filepath.Join(o.Store.Data, "volumes")}
-	for _, v := range c.Volumes {
+	for _, v := range o.Container.Volumes {
 		if v.Anonymous {
 			if e := volumes.Remove(v.Name, o.RemoveTree); !errdef.Is(e, errdef.NotFound) {
 				err = errors.Join(err, e)
@@ -448,9 +468,13 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	return m.untilEnd(pidfd, 0), nil
 }
 
-// clear ends what may have been started of a container of which no process is known, by its control group.
+// clear removes the container's control group, and ends what is left in there.
 func (m *monitor) clear() error {
-	g, err := cgroup.Open(m.Host(), cgroup.PathOf(m.c.ID))
+	h := m.Host()
+	if !h.Privileged() {
+		return nil
+	}
+	g, err := cgroup.Open(h, cgroup.PathOf(m.c.ID))
 	if err != nil {
 		return nil //nolint:nilerr // a host without control groups has none of it
 	}

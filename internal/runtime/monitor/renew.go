@@ -169,7 +169,7 @@ func ParseInherited(s string) (*Inherited, error) {
 	return i, nil
 }
 
-// Lock is the lock "alive".
+// Lock is the lock that says that the monitor lives.
 func (i *Inherited) Lock() *disk.Lock { return disk.Inherited(keep(i.Alive, "alive")) }
 
 // keep takes a descriptor that has come through an execve, which closes it the next time.

@@ -36,6 +36,8 @@ type Input struct {
 	Create bool
 	// Await makes the child wait, when its file systems are mounted, until its parent lets it go on.
 	Await bool
+	// Network says that the parent makes the new network namespace, which is then an input.
+	Network bool
 	// Loopback switches the loopback interface of a new network namespace on.
 	Loopback bool
 	// PreserveFDs is how many descriptors from 3 on the program is given.
@@ -221,7 +223,7 @@ func (c *compiler) has(t specs.LinuxNamespaceType) bool {
 func (c *compiler) namespaces() {
 	var born, later uint64
 	var joined []specs.LinuxNamespace
-	split := false
+	split, network := false, false
 	for _, n := range c.spec.Linux.Namespaces {
 		f := namespaceFlag(n.Type)
 		switch {
@@ -230,6 +232,8 @@ func (c *compiler) namespaces() {
 			split = split || n.Type == specs.PIDNamespace
 		case n.Type == specs.CgroupNamespace || n.Type == specs.TimeNamespace:
 			later |= f
+		case n.Type == specs.NetworkNamespace && c.in.Network:
+			network = true
 		default:
 			born |= f
 		}
@@ -254,6 +258,12 @@ func (c *compiler) namespaces() {
 		f := namespaceFlag(n.Type)
 		c.do("join the "+string(n.Type)+" namespace", callSetns, fd, flags(int(f), namespaceFlags(f)))
 		c.do("done with it", callClose, fd)
+	}
+	if network {
+		c.from("network")
+		ns := c.input(InNetwork)
+		c.do("join the network namespace that is made for it", callSetns, ns, flags(unix.CLONE_NEWNET, "CLONE_NEWNET"))
+		c.do("done with it", callClose, ns)
 	}
 	if later != 0 {
 		c.from("namespace cgroup")

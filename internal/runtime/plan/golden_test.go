@@ -51,7 +51,7 @@ func newScene(h host.Facts) *scene {
 			Hosts: "/data/containers/c/hosts", HostnameFile: "/data/containers/c/hostname",
 		},
 		plan: plan.Input{
-			Host: h, Overlay: &overlay, MountPoint: "/run/berth/root", Filter: filter, CgroupTasks: 1, Loopback: true, Keyring: "_ses.c",
+			Host: h, Overlay: &overlay, MountPoint: "/run/berth/root", Filter: filter, CgroupTasks: 1, Await: true, Network: true, Keyring: "_ses.c",
 			FileSources: map[string]bool{"/data/containers/c/hosts": true, "/data/containers/c/hostname": true},
 		},
 	}
@@ -107,7 +107,7 @@ var programs = []struct {
 		s.plan.NoSetgroups = true
 		o := overlay
 		o.UserXattr = true
-		s.plan.Overlay, s.plan.CgroupTasks = &o, 0
+		s.plan.Overlay, s.plan.CgroupTasks, s.plan.Network, s.plan.Loopback = &o, 0, false, true
 		return s.compile(t)
 	}},
 	{"read-only", "The root is read-only, and so are the files bound over it", func(t testing.TB) *plan.Program {

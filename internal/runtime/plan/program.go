@@ -125,6 +125,7 @@ const (
 	InStart   = "start"   // pipe: a byte lets the child go on to execve
 	InMaps    = "maps"    // pipe: a byte says that the user namespace has its id maps
 	InMapsEnd = "mapsend" // the pipe's other end, of which the child must not keep a copy
+	InNetwork = "network" // the network namespace that the parent has made for the container
 	InGo      = "go"      // pipe: a byte says that what the child is has been written down, and its network made
 	InGoEnd   = "goend"   // the pipe's other end, of which the child must not keep a copy
 )
