@@ -1,0 +1,483 @@
+package network
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"berth/internal/errdef"
+	"berth/internal/network/netlink"
+	"berth/internal/network/nft"
+
+	"golang.org/x/sys/unix"
+)
+
+const routeProtocol = unix.NETLINK_ROUTE
+
+// Request is what a container wants of a network.
+type Request struct {
+	Container string // its ID
+	Name      string // the container's
+	// Interface is the name inside; empty is the first of eth0, eth1, ... that is free, for a container that runs already.
+	Interface string
+	Addresses []netip.Addr // at most one of each family; others are chosen
+	MAC       netlink.MAC  // the zero value is made from the address
+	RandomMAC bool
+	Aliases   []string
+	Ports     []Published // as Reserve returned them
+	// DefaultRoute says that what leaves the container's networks goes through this one. One of its networks has it.
+	DefaultRoute bool
+}
+
+// Change is a setting of the host that was changed because a network needs it.
+type Change struct{ Path, Old, New string }
+
+func (c Change) String() string { return fmt.Sprintf("%s changed from %s to %s", c.Path, c.Old, c.New) }
+
+// kernel is the connections of one act.
+type kernel struct {
+	host *netlink.Conn // routes and links where the bridges are
+	nft  nft.Conn
+}
+
+func connect() (kernel, error) {
+	host, err := netlink.Open(routeProtocol)
+	if err != nil {
+		return kernel{}, err
+	}
+	filter, err := nft.Open()
+	if err != nil {
+		return kernel{}, errors.Join(err, host.Close())
+	}
+	return kernel{host, filter}, nil
+}
+
+// lingering is how long a connection to nftables stays open after its use. The end of one waits until the kernel has freed what
+// anybody has deleted, some 8 ms, and holds up every other change of nftables meanwhile (nft_rcv_nl_event of
+// net/netfilter/nf_tables_api.c); a moment later there is nothing to wait for.
+const lingering = 100 * time.Millisecond
+
+// close closes the connections, that to nftables a little later.
+func (k kernel) close() {
+	_ = k.host.Close()
+	time.AfterFunc(lingering, func() { _ = k.nft.Close() })
+}
+
+// Attach connects a container, whose network namespace is ns, to a network, and makes what the network needs. It is for a
+// container that starts as for one that runs. changes are settings of the host that it had to change, also when it fails.
+// What it has taken when it fails is given back.
+func (s Store) Attach(network string, r Request, ns *os.File) (e Endpoint, changes []Change, err error) {
+	l, err := s.lock()
+	if err != nil {
+		return e, nil, err
+	}
+	defer l.Unlock()
+	n, err := s.load(network)
+	if err != nil {
+		return e, nil, err
+	}
+	if n.Driver == DriverHost || n.Driver == DriverNull { // docker's words
+		return e, nil, errdef.New(errdef.Invalid, "container cannot be connected to network %s", n.Name)
+	}
+	k, err := connect()
+	if err != nil {
+		return e, nil, err
+	}
+	defer k.close()
+	// What an earlier start of the container may have left.
+	if err := s.leave(k, n.Name, r.Container, Disconnected); err != nil {
+		return e, nil, err
+	}
+	way, changes, err := s.ensure(k, &n)
+	if err != nil {
+		return e, changes, err
+	}
+	_, ipv6 := n.subnet(false)
+	inside, err := enter(ns, ipv6)
+	if err != nil {
+		return e, changes, err
+	}
+	defer inside.Close()
+	if e, err = s.plan(n, r, inside); err != nil {
+		return e, changes, err
+	}
+	if err = s.record(e); err != nil {
+		return e, changes, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.release(k, e, Disconnected))
+		}
+	}()
+	if err := s.takeLeases(e); err != nil {
+		return e, changes, err
+	}
+	if err := way.link(k.host, e, ns); err != nil {
+		return e, changes, err
+	}
+	if err := configure(inside, e); err != nil {
+		return e, changes, err
+	}
+	more, err := s.publish(k, n, e, e.Ports)
+	return e, append(changes, more...), err
+}
+
+// leave gives back what the container holds in the network, if it holds something.
+func (s Store) leave(k kernel, network, container string, why Leaving) error {
+	old, err := s.Endpoint(network, container)
+	if errdef.Is(err, errdef.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.release(k, old, why)
+}
+
+// enter opens a connection in a container's namespace. Before there is an interface it says what the kernel is to do on its own
+// there: nothing. A router's advertisement that another container sends is not believed (CVE-2020-13401).
+func enter(ns *os.File, ipv6 bool) (c *netlink.Conn, err error) {
+	err = netlink.InNamespace(ns, func() error {
+		disable := "1"
+		if ipv6 {
+			disable = "0"
+		}
+		for _, setting := range [...]struct{ path, value string }{
+			{"/proc/sys/net/ipv6/conf/default/disable_ipv6", disable},
+			{"/proc/sys/net/ipv6/conf/default/accept_ra", "0"},
+		} {
+			if err := writeSetting(setting.path, setting.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		c, err = netlink.Open(routeProtocol)
+		return err
+	})
+	return c, err
+}
+
+// plan is the endpoint that a request leads to.
+func (s Store) plan(n Network, r Request, inside *netlink.Conn) (Endpoint, error) {
+	e := Endpoint{
+		Format: Format, Network: n.Name, Container: r.Container, Name: r.Name, Interface: r.Interface, MAC: r.MAC,
+		DefaultRoute: r.DefaultRoute && !n.Internal, Internal: n.Internal, Aliases: r.Aliases, Ports: r.Ports,
+	}
+	if err := checkName(r.Container); err != nil {
+		return e, err
+	}
+	taken, err := s.leased(n.Name)
+	if err != nil {
+		return e, err
+	}
+	for _, subnet := range n.Subnets {
+		a, err := chooseAddress(n, subnet, r.Addresses, taken)
+		if err != nil {
+			return e, err
+		}
+		e.Addresses = append(e.Addresses, netip.PrefixFrom(a, subnet.Prefix.Bits()))
+		e.Gateways = append(e.Gateways, subnet.Gateway)
+	}
+	if e.Interface == "" {
+		if e.Interface, err = freeInterface(inside); err != nil {
+			return e, err
+		}
+	}
+	var chance [10]byte
+	_, _ = rand.Read(chance[:]) // never fails (crypto/rand, Go 1.24)
+	if n.Driver == DriverBridge {
+		e.HostLink = "veth" + hex.EncodeToString(chance[:5])
+	}
+	switch {
+	case r.RandomMAC:
+		copy(e.MAC[:], chance[4:])
+		e.MAC[0] = e.MAC[0]&^1 | 2 // one station's, and nobody's product
+	case e.MAC == (netlink.MAC{}):
+		e.MAC = macOf(e.Addresses[0].Addr())
+	}
+	return e, nil
+}
+
+func freeInterface(inside *netlink.Conn) (string, error) {
+	links, err := inside.Links()
+	if err != nil {
+		return "", err
+	}
+	for i := 0; ; i++ {
+		name := "eth" + strconv.Itoa(i)
+		if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Name == name }) {
+			return name, nil
+		}
+	}
+}
+
+// way is how an interface of a network is made.
+type way struct {
+	driver   Driver
+	index    int // of the bridge, or of macvlan's parent
+	mtu      int
+	isolated bool
+	mode     string
+}
+
+// link makes the interface in the container.
+func (w way) link(host *netlink.Conn, e Endpoint, ns *os.File) error {
+	if w.driver == DriverMacvlan {
+		return host.Do(netlink.CreateMacvlan(netlink.Macvlan{Name: e.Interface, Parent: w.index, Mode: w.mode, MAC: e.MAC, MTU: w.mtu, Namespace: ns}))
+	}
+	err := host.Do(
+		netlink.CreateVeth(netlink.Veth{Name: e.HostLink, Master: w.index, MTU: w.mtu, PeerName: e.Interface, PeerMAC: e.MAC, PeerNamespace: ns}),
+		// Hairpin: a container reaches itself by a port that it publishes.
+		netlink.SetPort(e.HostLink, true, w.isolated),
+	)
+	if errors.Is(err, unix.EXFULL) {
+		return errdef.New(errdef.NoSpace, "the network %s is full: a bridge of Linux has at most 1023 ports: %w", e.Network, err)
+	}
+	return err
+}
+
+// configure gives the interface in the container its addresses and routes, and sets it and lo up.
+func configure(inside *netlink.Conn, e Endpoint) error {
+	l, err := inside.LinkByName(e.Interface)
+	if err != nil {
+		return err
+	}
+	requests := []netlink.Request{netlink.SetUp("lo"), netlink.SetUp(e.Interface)}
+	for _, p := range e.Addresses {
+		requests = append(requests, netlink.AddAddress(l.Index, p))
+	}
+	if e.DefaultRoute {
+		for _, gateway := range e.Gateways {
+			requests = append(requests, netlink.AddRoute(netlink.Route{To: defaultTo(gateway), Gateway: gateway, Index: l.Index}))
+		}
+	}
+	return inside.Do(requests...)
+}
+
+// defaultTo is the destination of a default route of the address's family.
+func defaultTo(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// LoopbackUp sets lo up in a namespace: all that a container without a network has.
+func LoopbackUp(ns *os.File) error {
+	c, err := netlink.OpenIn(ns, routeProtocol)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.Do(netlink.SetUp("lo")), c.Close())
+}
+
+// Leaving says why a container leaves a network.
+type Leaving bool
+
+const (
+	// Disconnected: the container runs on. Its interface is removed, which takes some 25 ms.
+	Disconnected Leaving = false
+	// Ended: the container's processes are gone, and its interface goes with its network namespace. The port of the bridge is
+	// closed at once; should something else hold the namespace, Sweep removes the interface.
+	Ended Leaving = true
+)
+
+// Release gives back all that a container holds in a network, from its record alone. It may be repeated, and holding nothing is
+// no error.
+func (s Store) Release(network, container string, why Leaving) error {
+	if _, err := s.Endpoint(network, container); errdef.Is(err, errdef.NotFound) {
+		return nil
+	}
+	l, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	k, err := connect()
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	return s.leave(k, network, container, why)
+}
+
+// ReleaseAll is Release for every network.
+func (s Store) ReleaseAll(container string, why Leaving) error {
+	names, err := s.usedNetworks()
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, name := range names {
+		errs = errors.Join(errs, s.Release(name, container, why))
+	}
+	return errs
+}
+
+// release gives back, in the order that package's comment says. The record goes last, and only if all else is gone.
+func (s Store) release(k kernel, e Endpoint, why Leaving) error {
+	errs := s.unpublish(k, e, e.Ports)
+	switch {
+	case e.HostLink == "": // macvlan: the interface is in the container only
+	case why == Ended:
+		errs = errors.Join(errs, k.host.Do(netlink.DisablePort(e.HostLink).Tolerate(unix.ENODEV, unix.EINVAL)))
+	default:
+		errs = errors.Join(errs, k.host.Do(netlink.DeleteLink(e.HostLink).Tolerate(unix.ENODEV)))
+	}
+	if err := errors.Join(errs, s.giveLeases(e)); err != nil {
+		return err
+	}
+	if err := os.Remove(s.endpointFile(e.Network, e.Container)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// publish adds the elements of ports. An element that leads elsewhere is what a container has left that ended without giving it
+// back: the port is reserved for this one.
+func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) ([]Change, error) {
+	elements := portElements(e, ports)
+	if len(elements) == 0 {
+		return nil, nil
+	}
+	changes, err := localnet(n, ports)
+	if err != nil {
+		return changes, err
+	}
+	t := nft.Table{Name: s.TableName()}
+	err = k.nft.Commit(adding(t, elements)...)
+	if errors.Is(err, unix.EEXIST) {
+		err = replaceStale(k, t, elements)
+	}
+	return changes, errors.Join(err, forgetFlows(k, ports))
+}
+
+// replaceStale adds elements in the place of those with their keys.
+func replaceStale(k kernel, t nft.Table, elements map[string][]nft.Element) error {
+	var requests [][]netlink.Request
+	for set, some := range elements {
+		stale, err := k.nft.Present(t, set, some)
+		if err != nil {
+			return err
+		}
+		requests = append(requests, t.DeleteElements(set, keys(stale)))
+	}
+	return k.nft.Commit(append(requests, adding(t, elements)...)...)
+}
+
+// forgetFlows makes the kernel decide anew about UDP flows to published ports: it does so once for each flow, and a peer that goes
+// on sending would for ever be sent to where the port led, or did not lead, before.
+func forgetFlows(k kernel, ports []Published) error {
+	var own map[netip.Addr]bool
+	for _, p := range ports {
+		if p.Protocol != UDP {
+			continue
+		}
+		flows, err := k.nft.UDPFlows(p.HostIP.Is4(), p.HostPort)
+		if err != nil {
+			return err
+		}
+		if len(flows) > 0 && own == nil {
+			if own, err = ownAddresses(k.host); err != nil {
+				return err
+			}
+		}
+		// Flows to other hosts' ports of that number pass through here, too.
+		flows = slices.DeleteFunc(flows, func(f nft.Flow) bool {
+			to := f.Target.Addr()
+			return to != p.HostIP && !(p.HostIP.IsUnspecified() && (own[to] || to.IsLoopback()))
+		})
+		if err := k.nft.Forget(flows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func ownAddresses(host *netlink.Conn) (map[netip.Addr]bool, error) {
+	all, err := host.Addresses()
+	own := make(map[netip.Addr]bool, len(all))
+	for _, a := range all {
+		own[a.Prefix.Addr()] = true
+	}
+	return own, err
+}
+
+func adding(t nft.Table, elements map[string][]nft.Element) [][]netlink.Request {
+	var requests [][]netlink.Request
+	for set, some := range elements {
+		requests = append(requests, t.AddElements(set, some))
+	}
+	return requests
+}
+
+func keys(elements []nft.Element) []nft.Element {
+	all := make([]nft.Element, len(elements))
+	for i, e := range elements {
+		all[i] = nft.Element{Key: e.Key, End: e.End}
+	}
+	return all
+}
+
+// unpublish removes the elements of ports that are there and lead to the endpoint.
+func (s Store) unpublish(k kernel, e Endpoint, ports []Published) error {
+	t := nft.Table{Name: s.TableName()}
+	var requests [][]netlink.Request
+	for set, some := range portElements(e, ports) {
+		present, err := k.nft.Present(t, set, some)
+		if err != nil {
+			return err
+		}
+		present = slices.DeleteFunc(present, func(p nft.Element) bool { return !slices.ContainsFunc(some, p.Equal) })
+		requests = append(requests, t.DeleteElements(set, keys(present)))
+	}
+	err := k.nft.Commit(requests...)
+	if errors.Is(err, unix.ENOENT) { // somebody has flushed the table just now
+		err = nil
+	}
+	return errors.Join(err, forgetFlows(k, ports))
+}
+
+// SetPorts changes the published ports of a container that runs. New ones are to be reserved before, and the sockets of those that
+// are gone closed afterwards.
+func (s Store) SetPorts(network, container string, ports []Published) (changes []Change, err error) {
+	l, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer l.Unlock()
+	n, err := s.load(network)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.Endpoint(network, container)
+	if err != nil {
+		return nil, err
+	}
+	k, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	defer k.close()
+	old := e.Ports
+	gone := slices.DeleteFunc(slices.Clone(old), func(p Published) bool { return slices.Contains(ports, p) })
+	// Until all is done the record names the old and the new ones.
+	e.Ports = append(gone, ports...)
+	if err := s.record(e); err != nil {
+		return nil, err
+	}
+	if err := s.unpublish(k, e, gone); err != nil {
+		return nil, err
+	}
+	if changes, err = s.publish(k, n, e, ports); err != nil {
+		return changes, err
+	}
+	e.Ports = ports
+	return changes, s.record(e)
+}

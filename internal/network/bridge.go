@@ -1,0 +1,340 @@
+package network
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/network/netlink"
+	"berth/internal/network/nft"
+
+	"golang.org/x/sys/unix"
+)
+
+// ensure makes what a network needs on the host, if it is not there: the bridge, the rules, forwarding. It may complete n.
+func (s Store) ensure(k kernel, n *Network) (way, []Change, error) {
+	o, err := n.options()
+	if err != nil {
+		return way{}, nil, err
+	}
+	w := way{driver: n.Driver, mtu: o.mtu, isolated: !o.icc, mode: o.mode}
+	if n.Driver == DriverMacvlan {
+		parent, err := k.host.LinkByName(o.parent)
+		if errdef.Is(err, errdef.NotFound) {
+			return w, nil, errdef.New(errdef.NotFound, "the network %s is on the interface %s, which is not there", n.Name, o.parent)
+		}
+		w.index = parent.Index
+		return w, nil, err
+	}
+	// A bridge is set up as the last step of its making, so that one that is up is whole.
+	bridge, err := k.host.LinkByName(n.BridgeName())
+	switch {
+	case err != nil && !errdef.Is(err, errdef.NotFound):
+		return w, nil, err
+	case err == nil && (bridge.Kind != "bridge" || !s.ownsBridge(*n)):
+		return w, nil, errdef.New(errdef.Conflict, "the network %s needs the name %s, which an interface has that is not berth's", n.Name, bridge.Name)
+	case err == nil && bridge.Up && len(n.Subnets) > 0:
+		w.index = bridge.Index
+		return w, nil, s.ensureRules(k)
+	}
+	changes, err := s.makeBridge(k, n, o)
+	if err != nil {
+		return w, changes, err
+	}
+	bridge, err = k.host.LinkByName(n.BridgeName())
+	w.index = bridge.Index
+	return w, changes, err
+}
+
+// bridgeFile says that the bridge of a network whose user has named it is berth's, and not one that was there before.
+func (s Store) bridgeFile(name string) string { return filepath.Join(s.runDir(name), "bridge") }
+
+// ownsBridge reports whether a bridge with the network's name for it is berth's. Names that berth has chosen are nobody else's.
+func (s Store) ownsBridge(n Network) bool {
+	if BuiltIn(n.Name) || n.Options[OptionBridgeName] == "" {
+		return true
+	}
+	_, err := os.Lstat(s.bridgeFile(n.Name))
+	return err == nil
+}
+
+// claimBridge writes down that the bridge is berth's, before it is made.
+func (s Store) claimBridge(n Network) error {
+	if s.ownsBridge(n) {
+		return nil
+	}
+	if err := os.MkdirAll(s.runDir(n.Name), 0o700); err != nil {
+		return err
+	}
+	return disk.Replace(s.bridgeFile(n.Name), []byte(n.BridgeName()+"\n"), 0o600, disk.Volatile)
+}
+
+// makeBridge makes a network's bridge or completes one that was half-made.
+func (s Store) makeBridge(k kernel, n *Network, o options) ([]Change, error) {
+	if err := s.settleSubnets(n); err != nil {
+		return nil, err
+	}
+	if err := s.claimBridge(*n); err != nil {
+		return nil, err
+	}
+	name := n.BridgeName()
+	if err := k.host.Do(netlink.CreateBridge(name, macOf(n.Subnets[0].Gateway), o.mtu).Tolerate(unix.EEXIST)); err != nil {
+		return nil, err
+	}
+	bridge, err := k.host.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := hostSettings(*n, name)
+	if err != nil {
+		return changes, err
+	}
+	if err := s.repair(k); err != nil {
+		return changes, err
+	}
+	var requests []netlink.Request
+	for _, subnet := range n.Subnets {
+		address := netip.PrefixFrom(subnet.Gateway, subnet.Prefix.Bits())
+		requests = append(requests, netlink.AddAddress(bridge.Index, address).Tolerate(unix.EEXIST))
+	}
+	return changes, k.host.Do(append(requests, netlink.SetUp(name))...)
+}
+
+// settleSubnets makes sure that the subnets of a network whose bridge is about to be made are nobody else's. Those of the network
+// "bridge" are chosen here, and again if the host has come to use them since.
+func (s Store) settleSubnets(n *Network) error {
+	others, err := s.List()
+	if err != nil {
+		return err
+	}
+	chosen := *n
+	if n.Name == NameBridge && len(n.Subnets) > 0 {
+		if _, err := s.chooseSubnets(*n, others, nil); err == nil {
+			return nil
+		}
+		if endpoints, err := s.Endpoints(n.Name); err != nil || len(endpoints) > 0 {
+			return errors.Join(err, errdef.New(errdef.Conflict, "the subnets of the network %s are used by this host, too", n.Name))
+		}
+		chosen.Subnets = nil
+	}
+	chosen, err = s.chooseSubnets(chosen, others, append([]pool{bridgePool}, pools...))
+	if err != nil {
+		return err
+	}
+	if n.Name == NameBridge {
+		err = s.write(chosen)
+	}
+	*n = chosen
+	return err
+}
+
+// ensureRules makes the table unless it is there and whole.
+func (s Store) ensureRules(k kernel) error {
+	ok, err := k.nft.Intact(nft.Table{Name: s.TableName(), Comment: rulesVersion, Chains: chains()})
+	if err != nil || ok {
+		return err
+	}
+	return s.repair(k)
+}
+
+// Repair makes the table of rules anew, with the elements of all networks and endpoints, in one transaction: for when somebody has
+// flushed it, and after a change of what is in it.
+func (s Store) Repair() error {
+	l, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	return s.repairLocked()
+}
+
+// Heal is Repair unless the table is intact; repaired says that it was not. For whom Watch has woken: of many the first repairs.
+func (s Store) Heal() (repaired bool, err error) {
+	if ok, err := s.Intact(); ok || err != nil {
+		return false, err
+	}
+	l, err := s.lock()
+	if err != nil {
+		return false, err
+	}
+	defer l.Unlock()
+	if ok, err := s.Intact(); ok || err != nil {
+		return false, err
+	}
+	return true, s.repairLocked()
+}
+
+// Watch returns a socket that becomes readable when somebody may have removed the table of rules: firewalld at each reload, or
+// nft flush ruleset. Who waits for it empties it, and calls Heal.
+func Watch() (*os.File, error) { return nft.Watch() }
+
+func (s Store) repairLocked() error {
+	k, err := connect()
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	return s.repair(k)
+}
+
+// Intact reports whether the table of rules is there and whole; elements are not looked at.
+func (s Store) Intact() (bool, error) {
+	c, err := nft.Open()
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	return c.Intact(nft.Table{Name: s.TableName(), Comment: rulesVersion, Chains: chains()})
+}
+
+func (s Store) repair(k kernel) error {
+	t, err := s.wanted()
+	if err != nil {
+		return err
+	}
+	return k.nft.Commit(t.Delete(), t.Make())
+}
+
+// wanted is the table as the records say it should be.
+func (s Store) wanted() (nft.Table, error) {
+	networks, err := s.List()
+	if err != nil {
+		return nft.Table{}, err
+	}
+	endpoints, err := s.allEndpoints()
+	if err != nil {
+		return nft.Table{}, err
+	}
+	return table(s.TableName(), networks, endpoints)
+}
+
+// repairIfMade makes the table anew if it is there: where no container has run yet, none is made.
+func (s Store) repairIfMade() error {
+	c, err := nft.Open()
+	if err != nil {
+		return nil // a kernel without nf_tables: there is no table
+	}
+	defer c.Close()
+	made, err := c.Exists(nft.Table{Name: s.TableName()})
+	if err != nil || !made {
+		return nil
+	}
+	return s.repairLocked()
+}
+
+// takeDown removes the bridge of a network. The name of another kind of interface is not touched.
+func (s Store) takeDown(n Network) error {
+	if n.Driver != DriverBridge || !s.ownsBridge(n) {
+		return nil
+	}
+	c, err := netlink.Open(routeProtocol)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	bridge, err := c.LinkByName(n.BridgeName())
+	if errdef.Is(err, errdef.NotFound) || err == nil && bridge.Kind != "bridge" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return c.Do(netlink.DeleteLink(bridge.Name).Tolerate(unix.ENODEV))
+}
+
+// hostSettings are what the kernel must do for a network: not listen to routers on its bridge, and forward, unless nothing leaves
+// the network. What is changed beyond the bridge is returned.
+func hostSettings(n Network, bridge string) ([]Change, error) {
+	_, ipv6 := n.subnet(false)
+	own := map[string]string{"accept_ra": "0", "disable_ipv6": "1"}
+	if ipv6 {
+		own["disable_ipv6"] = "0"
+	}
+	for name, value := range own {
+		err := writeSetting(filepath.Join("/proc/sys/net/ipv6/conf", bridge, name), value)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if n.Internal {
+		return nil, nil
+	}
+	var changes []Change
+	set := func(path, value string) error {
+		change, err := changeSetting(path, value)
+		if change.New != "" {
+			changes = append(changes, change)
+		}
+		return err
+	}
+	if err := set("/proc/sys/net/ipv4/ip_forward", "1"); err != nil || !ipv6 {
+		return changes, err
+	}
+	return changes, forwardIPv6(set)
+}
+
+// forwardIPv6 turns forwarding on. A host that forwards no longer learns its own routes from routers, unless accept_ra is 2
+// (Documentation/networking/ip-sysctl.rst): interfaces that do learn them must go on, or the host loses its network.
+func forwardIPv6(set func(path, value string) error) error {
+	const conf = "/proc/sys/net/ipv6/conf"
+	entries, err := os.ReadDir(conf)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		learns, err := readSetting(filepath.Join(conf, e.Name(), "accept_ra"))
+		forwards, err2 := readSetting(filepath.Join(conf, e.Name(), "forwarding"))
+		if errors.Join(err, err2) != nil || learns != "1" || forwards != "0" {
+			continue
+		}
+		if err := set(filepath.Join(conf, e.Name(), "accept_ra"), "2"); err != nil {
+			return err
+		}
+	}
+	return set(filepath.Join(conf, "all/forwarding"), "1")
+}
+
+// localnet lets answers to the host's own 127.0.0.1 come in by the network's bridge, if a port is published there. The rules of the
+// chain "early" keep others out.
+func localnet(n Network, ports []Published) ([]Change, error) {
+	if n.Driver != DriverBridge {
+		return nil, nil
+	}
+	for _, p := range ports {
+		if p.HostIP.Is4() && (p.HostIP.IsUnspecified() || p.HostIP.IsLoopback()) {
+			return nil, writeSetting(filepath.Join("/proc/sys/net/ipv4/conf", n.BridgeName(), "route_localnet"), "1")
+		}
+	}
+	return nil, nil
+}
+
+func readSetting(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	return strings.TrimSpace(string(data)), err
+}
+
+func writeSetting(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+// changeSetting writes a setting if it has another value; New is empty if it had this one.
+func changeSetting(path, value string) (Change, error) {
+	old, err := readSetting(path)
+	if err != nil || old == value {
+		return Change{}, err
+	}
+	if err := writeSetting(path, value); err != nil {
+		return Change{}, errdef.Hint(err, "sysctl -w %s=%s, as the host's root", strings.ReplaceAll(strings.TrimPrefix(path, "/proc/sys/"), "/", "."), value)
+	}
+	return Change{path, old, value}, nil
+}

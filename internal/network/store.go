@@ -1,0 +1,332 @@
+package network
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/ident"
+	"berth/internal/network/netlink"
+)
+
+// Format is the version of the files of this package.
+const Format = 1
+
+// Store is the networks of one instance.
+type Store struct {
+	Data string // the data root: networks/NAME/network.json
+	Run  string // the run root: networks/NAME/leases, endpoints
+}
+
+// defaultRun is the run root whose bridge and table have the plain names; other instances' have a key in theirs.
+const defaultRun = "/run/berth"
+
+// key tells this instance from others on the host: 64 hexadecimal digits.
+func (s Store) key(what string) string {
+	sum := sha256.Sum256([]byte(filepath.Clean(s.Run) + "\x00" + what))
+	return hex.EncodeToString(sum[:])
+}
+
+// TableName is the name of the instance's nftables table, of family inet.
+func (s Store) TableName() string {
+	if filepath.Clean(s.Run) == defaultRun {
+		return "berth"
+	}
+	return "berth-" + ident.Short(s.key(""))
+}
+
+func (s Store) dataDir(name string) string { return filepath.Join(s.Data, "networks", name) }
+func (s Store) runDir(name string) string  { return filepath.Join(s.Run, "networks", name) }
+
+func (s Store) lock() (*disk.Lock, error) {
+	path := filepath.Join(s.Run, "networks", ".lock")
+	l, err := disk.TakeLock(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, err
+		}
+		l, err = disk.TakeLock(path)
+	}
+	return l, err
+}
+
+// builtIn is a network that every instance has, as it is before it is first used.
+func (s Store) builtIn(name string) Network {
+	n := Network{Format: Format, Name: name, ID: s.key(name)}
+	switch name {
+	case NameHost:
+		n.Driver = DriverHost
+	case NameNone:
+		n.Driver = DriverNull
+	default:
+		n.Driver = DriverBridge
+		if filepath.Clean(s.Run) == defaultRun {
+			n.Options = map[string]string{OptionBridgeName: "berth0"}
+		}
+	}
+	return n
+}
+
+// Load finds a network by its name, its ID or the beginning of its ID.
+func (s Store) Load(nameOrID string) (Network, error) {
+	n, err := s.load(nameOrID)
+	if err == nil || !errdef.Is(err, errdef.NotFound) || !ident.Is(nameOrID) {
+		return n, err
+	}
+	all, err := s.List()
+	if err != nil {
+		return n, err
+	}
+	var found []Network
+	for _, n := range all {
+		if strings.HasPrefix(n.ID, nameOrID) {
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return n, notFound(nameOrID)
+	case 1:
+		return found[0], nil
+	}
+	return n, errdef.New(errdef.Invalid, "network %s is ambiguous (%d matches found on name)", nameOrID, len(found))
+}
+
+func notFound(name string) error {
+	return errdef.Hint(errdef.New(errdef.NotFound, "network %s not found", name), "berth network ls lists the networks")
+}
+
+// load reads the network of that name.
+func (s Store) load(name string) (Network, error) {
+	if checkName(name) != nil {
+		return Network{}, notFound(name)
+	}
+	data, err := os.ReadFile(filepath.Join(s.dataDir(name), "network.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		if BuiltIn(name) {
+			return s.builtIn(name), nil
+		}
+		return Network{}, notFound(name)
+	}
+	if err != nil {
+		return Network{}, err
+	}
+	var n Network
+	if err := json.Unmarshal(data, &n); err != nil {
+		return n, errdef.New(errdef.Corrupt, "cannot read the network %s: %w", name, err)
+	}
+	return n, nil
+}
+
+// List returns all networks, by name.
+func (s Store) List() ([]Network, error) {
+	names := []string{NameBridge, NameHost, NameNone}
+	entries, err := os.ReadDir(filepath.Join(s.Data, "networks"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if e.IsDir() && !BuiltIn(e.Name()) && checkName(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	var all []Network
+	for _, name := range names {
+		n, err := s.load(name)
+		switch {
+		case errdef.Is(err, errdef.NotFound): // just removed, or half-made
+		case err != nil:
+			return nil, err
+		default:
+			all = append(all, n)
+		}
+	}
+	return all, nil
+}
+
+// Create completes a network (ID, driver, subnets, gateways, time) and writes it. Nothing is made in the kernel before a
+// container needs it.
+func (s Store) Create(n Network) (Network, error) {
+	if BuiltIn(n.Name) { // docker's words
+		return n, errdef.New(errdef.Denied, "operation is not permitted on predefined %s network", n.Name)
+	}
+	if n.Driver == "" {
+		n.Driver = DriverBridge
+	}
+	if err := Check(n); err != nil {
+		return n, err
+	}
+	l, err := s.lock()
+	if err != nil {
+		return n, err
+	}
+	defer l.Unlock()
+	others, err := s.List()
+	if err != nil {
+		return n, err
+	}
+	for _, o := range others {
+		if o.Name == n.Name {
+			return n, errdef.New(errdef.Conflict, "network with name %s already exists", n.Name)
+		}
+		if name := n.Options[OptionBridgeName]; name != "" && o.Driver == DriverBridge && o.BridgeName() == name {
+			return n, errdef.New(errdef.Conflict, "cannot create network %s: the bridge %s belongs to the network %s", n.Name, name, o.Name)
+		}
+	}
+	n.Format, n.ID, n.Created = Format, ident.New(), time.Now()
+	if n, err = s.chooseSubnets(n, others, pools); err != nil {
+		return n, err
+	}
+	return n, s.write(n)
+}
+
+func (s Store) write(n Network) error {
+	if err := os.MkdirAll(s.dataDir(n.Name), 0o700); err != nil {
+		return err
+	}
+	data, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(disk.SyncDir(s.Data), disk.SyncDir(filepath.Join(s.Data, "networks"))); err != nil {
+		return err
+	}
+	return disk.Replace(filepath.Join(s.dataDir(n.Name), "network.json"), append(data, '\n'), 0o600, disk.Durable)
+}
+
+// chooseSubnets completes what the user has not said, and refuses what overlaps other networks or, of a bridge, the host's routes.
+func (s Store) chooseSubnets(n Network, others []Network, from []pool) (Network, error) {
+	var nets, host []netip.Prefix
+	for _, o := range others {
+		for _, subnet := range o.Subnets {
+			if o.Name != n.Name {
+				nets = append(nets, subnet.Prefix)
+			}
+		}
+	}
+	if n.Driver == DriverBridge {
+		var err error
+		if host, err = hostPrefixes(n.BridgeName()); err != nil {
+			return n, err
+		}
+	}
+	n.Subnets = slices.Clone(n.Subnets)
+	for _, subnet := range n.Subnets {
+		if other, overlaps := overlapping(subnet.Prefix, nets); overlaps {
+			return n, errdef.New(errdef.Conflict, "invalid pool request: Pool overlaps with other one on this address space (%s and %s)", subnet.Prefix, other)
+		}
+		if other, overlaps := overlapping(subnet.Prefix, host); overlaps {
+			return n, errdef.New(errdef.Conflict, "the subnet %s overlaps %s, which this host uses", subnet.Prefix, other)
+		}
+	}
+	if _, has := n.subnet(true); !has {
+		prefix, err := choosePrefix(from, append(nets, host...))
+		if err != nil {
+			return n, err
+		}
+		n.Subnets = append(n.Subnets, Subnet{Prefix: prefix})
+	}
+	if _, has := n.subnet(false); n.EnableIPv6 && !has {
+		n.Subnets = append(n.Subnets, Subnet{Prefix: uniqueLocal(n.ID)})
+	}
+	for i, subnet := range n.Subnets {
+		if !subnet.Gateway.IsValid() {
+			n.Subnets[i].Gateway = subnet.Prefix.Addr().Next()
+			if subnet.Range.IsValid() && subnet.Range != subnet.Prefix {
+				n.Subnets[i].Gateway = firstOf(subnet)
+			}
+		}
+	}
+	return n, nil
+}
+
+// firstOf is the first address of a subnet's range that can be one.
+func firstOf(s Subnet) netip.Addr {
+	a := s.Range.Masked().Addr()
+	if a == s.Prefix.Addr() {
+		a = a.Next()
+	}
+	return a
+}
+
+// hostPrefixes are the subnets that the host itself uses: its routes and addresses, without those of the bridge own.
+func hostPrefixes(own string) ([]netip.Prefix, error) {
+	c, err := netlink.Open(routeProtocol)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	links, err := c.Links()
+	if err != nil {
+		return nil, err
+	}
+	ownIndex := -1
+	for _, l := range links {
+		if l.Name == own {
+			ownIndex = l.Index
+		}
+	}
+	routes, err := c.Routes()
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := c.Addresses()
+	if err != nil {
+		return nil, err
+	}
+	var all []netip.Prefix
+	for _, r := range routes {
+		if r.Index != ownIndex {
+			all = append(all, r.To)
+		}
+	}
+	for _, a := range addresses {
+		if a.Index != ownIndex {
+			all = append(all, a.Prefix.Masked())
+		}
+	}
+	return all, nil
+}
+
+// Remove removes a network that no container uses, and its bridge.
+func (s Store) Remove(nameOrID string) error {
+	n, err := s.Load(nameOrID)
+	if err != nil {
+		return err
+	}
+	if BuiltIn(n.Name) { // docker's words
+		return errdef.New(errdef.Denied, "%s is a pre-defined network and cannot be removed", n.Name)
+	}
+	l, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	endpoints, err := s.Endpoints(n.Name)
+	if err != nil {
+		return err
+	}
+	if len(endpoints) > 0 {
+		return errdef.Hint(errdef.New(errdef.Conflict, "error while removing network: network %s has active endpoints (name:%q)", n.Name, endpoints[0].Name),
+			"stop or disconnect its containers first")
+	}
+	if err := s.takeDown(n); err != nil {
+		return err
+	}
+	// Without its file there is no network; what is left of its directories has no meaning.
+	if err := os.Remove(filepath.Join(s.dataDir(n.Name), "network.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(disk.SyncDir(s.dataDir(n.Name)), os.RemoveAll(s.dataDir(n.Name)), os.RemoveAll(s.runDir(n.Name)), s.repairIfMade())
+}

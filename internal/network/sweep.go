@@ -1,0 +1,117 @@
+package network
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"berth/internal/disk"
+	"berth/internal/network/netlink"
+
+	"golang.org/x/sys/unix"
+)
+
+// Swept is something that a container had left and that was given back.
+type Swept struct{ Network, Container, What string }
+
+// Sweep gives back what containers hold that are no more, finishes what was cut off, and makes the rules anew if they are there. alive
+// says whether a container may hold something; it must be true from before its first Attach on.
+func (s Store) Sweep(alive func(container string) bool) ([]Swept, error) {
+	l, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer l.Unlock()
+	k, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	defer k.close()
+	names, err := s.usedNetworks()
+	if err != nil {
+		return nil, err
+	}
+	var swept []Swept
+	var errs error
+	for _, name := range names {
+		some, err := s.sweepNetwork(k, name, alive)
+		swept, errs = append(swept, some...), errors.Join(errs, err)
+	}
+	some, err := s.sweepLinks(k.host)
+	return append(swept, some...), errors.Join(errs, err, s.repairIfMade())
+}
+
+func (s Store) sweepNetwork(k kernel, name string, alive func(string) bool) ([]Swept, error) {
+	var swept []Swept
+	endpoints, err := s.Endpoints(name)
+	if err != nil {
+		return nil, err
+	}
+	errs := disk.SweepTemporaries(filepath.Join(s.runDir(name), "endpoints"))
+	held := map[string]bool{} // leases that records name
+	for _, e := range endpoints {
+		if !alive(e.Container) {
+			errs = errors.Join(errs, s.release(k, e, Disconnected))
+			swept = append(swept, Swept{name, e.Container, "endpoint"})
+			continue
+		}
+		for _, p := range e.Addresses {
+			held[p.Addr().String()] = true
+		}
+	}
+	leases, err := os.ReadDir(filepath.Join(s.runDir(name), "leases"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = errors.Join(errs, err)
+	}
+	for _, lease := range leases {
+		path := filepath.Join(s.runDir(name), "leases", lease.Name())
+		container, err := os.Readlink(path)
+		if held[lease.Name()] || err == nil && alive(container) {
+			continue
+		}
+		errs = errors.Join(errs, os.Remove(path))
+		swept = append(swept, Swept{name, container, "lease of " + lease.Name()})
+	}
+	return swept, errs
+}
+
+// sweepLinks removes interfaces on this instance's bridges that no record names.
+func (s Store) sweepLinks(host *netlink.Conn) ([]Swept, error) {
+	networks, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	endpoints, err := s.allEndpoints()
+	if err != nil {
+		return nil, err
+	}
+	recorded := map[string]bool{}
+	for _, e := range endpoints {
+		recorded[e.HostLink] = true
+	}
+	links, err := host.Links()
+	if err != nil {
+		return nil, err
+	}
+	bridges := map[int]string{}
+	for _, l := range links {
+		for _, n := range networks {
+			if n.Driver == DriverBridge && l.Name == n.BridgeName() {
+				bridges[l.Index] = n.Name
+			}
+		}
+	}
+	var swept []Swept
+	var errs error
+	for _, l := range links {
+		network, ours := bridges[l.Master]
+		if !ours || l.Kind != "veth" || recorded[l.Name] || !strings.HasPrefix(l.Name, "veth") {
+			continue
+		}
+		errs = errors.Join(errs, host.Do(netlink.DeleteLink(l.Name).Tolerate(unix.ENODEV)))
+		swept = append(swept, Swept{network, "", "interface " + l.Name})
+	}
+	return swept, errs
+}
