@@ -3,6 +3,8 @@ package cli
 import (
 	"bufio"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -37,6 +39,10 @@ type options struct {
 	attachOutput bool
 	bundle       string
 	pidFile      string
+
+	// Of the network that --network names, if it is one.
+	networks []container.Endpoint
+	endpoint container.Endpoint
 }
 
 func set(f func(o *options, v string) error) func(*call, string) error {
@@ -58,6 +64,11 @@ func list(at func(o *options) *[]string) func(*call, string) error {
 // containerFlags are the flags of run and create.
 func containerFlags() []flag {
 	return []flag{
+		{"add-host", "", "list", "Add a custom host-to-IP mapping (host:ip)", set(func(o *options, v string) error {
+			h, err := container.ParseHost(v)
+			o.config.Hosts = append(o.config.Hosts, h)
+			return err
+		})},
 		{"cap-add", "", "list", "Add Linux capabilities", list(func(o *options) *[]string { return &o.config.CapAdd })},
 		{"cap-drop", "", "list", "Drop Linux capabilities", list(func(o *options) *[]string { return &o.config.CapDrop })},
 		{"cgroupns", "", "string", "Cgroup namespace to use (host|private)", choice(func(o *options) *string { return &o.config.Cgroupn }, "cgroup namespace", "host", "private")},
@@ -72,6 +83,15 @@ func containerFlags() []flag {
 		})},
 		{"cpuset-cpus", "", "string", "CPUs in which to allow execution (0-3, 0,1)", text(func(o *options) *string { return &o.config.Resources.CPUSet })},
 		{"device", "", "list", "Add a host device to the container", set(setDevice)},
+		{"dns", "", "list", "Set custom DNS servers", set(func(o *options, v string) error {
+			if _, err := netip.ParseAddr(v); err != nil {
+				return errdef.New(errdef.Invalid, "%s is not an ip address", v)
+			}
+			o.config.DNS = append(o.config.DNS, v)
+			return nil
+		})},
+		{"dns-option", "", "list", "Set DNS options", list(func(o *options) *[]string { return &o.config.DNSOptions })},
+		{"dns-search", "", "list", "Set custom DNS search domains", list(func(o *options) *[]string { return &o.config.DNSSearch })},
 		{"domainname", "", "string", "Container NIS domain name", text(func(o *options) *string { return &o.config.Domainname })},
 		{"entrypoint", "", "string", "Overwrite the default ENTRYPOINT of the image", set(func(o *options, v string) error {
 			o.config.EntrypointSet, o.config.Entrypoint = true, nil
@@ -92,6 +112,11 @@ func containerFlags() []flag {
 			o.config.Env = append(more, o.config.Env...) // -e wins
 			return err
 		})},
+		{"expose", "", "list", "Expose a port or a range of ports", set(func(o *options, v string) error {
+			ports, err := container.ParseExpose(v)
+			o.config.Exposed = append(o.config.Exposed, ports...)
+			return err
+		})},
 		{"group-add", "", "list", "Add additional groups to join", list(func(o *options) *[]string { return &o.config.Groups })},
 		{"hostname", "h", "string", "Container host name", set(func(o *options, v string) error {
 			o.config.Hostname = v
@@ -99,6 +124,14 @@ func containerFlags() []flag {
 		})},
 		{"init", "", "", "Run an init inside the container that forwards signals and reaps processes", boolean(func(o *options) *bool { return &o.config.Init })},
 		{"interactive", "i", "", "Keep STDIN open even if not attached", boolean(func(o *options) *bool { return &o.config.Interactive })},
+		{"ip", "", "string", "IPv4 address (e.g., 172.30.100.104)", set(func(o *options, v string) (err error) {
+			o.endpoint.IPv4, err = container.ParseAddress(v, false)
+			return err
+		})},
+		{"ip6", "", "string", "IPv6 address (e.g., 2001:db8::33)", set(func(o *options, v string) (err error) {
+			o.endpoint.IPv6, err = container.ParseAddress(v, true)
+			return err
+		})},
 		{"ipc", "", "string", "IPC mode to use (host|private)", choice(func(o *options) *string { return &o.config.IPC }, "IPC mode", "host", "private")},
 		{"label", "l", "list", "Set meta data on a container", set(func(o *options, v string) error {
 			if o.config.Labels == nil {
@@ -113,6 +146,13 @@ func containerFlags() []flag {
 		})},
 		{"log-driver", "", "string", "Logging driver for the container (json-file|none)", choice(func(o *options) *string { return &o.config.Log.Driver }, "log driver", "json-file", "none")},
 		{"log-opt", "", "list", "Log driver options (max-size, max-file)", set(setLogOption)},
+		{"mac-address", "", "string", "Container MAC address (e.g., 92:d0:c6:0a:29:33)", set(func(o *options, v string) error {
+			o.endpoint.MAC = v
+			if m, err := net.ParseMAC(v); err != nil || len(m) != 6 {
+				return errdef.New(errdef.Invalid, "%s is not a valid mac address", v)
+			}
+			return nil
+		})},
 		{"memory", "m", "bytes", "Memory limit", set(func(o *options, v string) (err error) {
 			o.config.Resources.MemoryBytes, err = container.ParseBytes(v)
 			return err
@@ -131,7 +171,12 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"name", "", "string", "Assign a name to the container", text(func(o *options) *string { return &o.config.Name })},
-		{"network", "", "network", "Connect a container to a network (none|host)", text(func(o *options) *string { return &o.config.Network })},
+		{"network", "", "network", "Connect a container to a network", set(func(o *options, v string) error {
+			e, err := container.ParseNetwork(v)
+			o.networks = append(o.networks, e)
+			return err
+		})},
+		{"network-alias", "", "list", "Add network-scoped alias for the container", list(func(o *options) *[]string { return &o.endpoint.Aliases })},
 		{"oom-score-adj", "", "int", "Tune host's OOM preferences (-1000 to 1000)", set(func(o *options, v string) error {
 			n, err := strconv.Atoi(v)
 			if err != nil || n < -1000 || n > 1000 {
@@ -147,6 +192,12 @@ func containerFlags() []flag {
 		})},
 		{"platform", "", "string", "Set platform if server is multi-platform capable", text(func(o *options) *string { return &o.config.Platform })},
 		{"privileged", "", "", "Give extended privileges to this container", boolean(func(o *options) *bool { return &o.config.Privileged })},
+		{"publish", "p", "list", "Publish a container's port(s) to the host", set(func(o *options, v string) error {
+			ports, err := container.ParsePublish(v)
+			o.config.Ports = append(o.config.Ports, ports...)
+			return err
+		})},
+		{"publish-all", "P", "", "Publish all exposed ports to random ports", boolean(func(o *options) *bool { return &o.config.PublishAll })},
 		{"pull", "", "string", "Pull image before running (always|missing|never)", choice(func(o *options) *string { return &o.pull }, "pull option", "always", "missing", "never")},
 		{"quiet", "q", "", "Suppress the pull output", boolean(func(o *options) *bool { return &o.quiet })},
 		{"read-only", "", "", "Mount the container's root filesystem as read only", boolean(func(o *options) *bool { return &o.config.ReadOnly })},

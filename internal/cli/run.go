@@ -24,8 +24,8 @@ import (
 func (c *call) config() (container.Config, error) {
 	cfg := c.options.config
 	cfg.Image, cfg.Command = c.args[0], c.args[1:]
-	if cfg.Network == "" {
-		cfg.Network = "none"
+	if err := c.networks(&cfg); err != nil {
+		return cfg, err
 	}
 	switch {
 	case cfg.AutoRemove && cfg.Restart.Name != "":
@@ -34,6 +34,49 @@ func (c *call) config() (container.Config, error) {
 		return cfg, c.usage("Conflicting options: hostname and the UTS mode")
 	}
 	return cfg, nil
+}
+
+// networks puts the networks that the flags name into a configuration.
+func (c *call) networks(cfg *container.Config) error {
+	asked, one := c.options.networks, c.options.endpoint
+	if len(asked) == 0 {
+		asked = []container.Endpoint{{Network: engine.DefaultNetwork()}}
+	}
+	first := &asked[0]
+	if first.Network == "default" {
+		first.Network = engine.DefaultNetwork()
+	}
+	cfg.Network = first.Network
+	single := cfg.Network == container.NetworkNone || cfg.Network == container.NetworkHost
+	for _, e := range asked[1:] {
+		if single || e.Network == container.NetworkNone || e.Network == container.NetworkHost {
+			return c.usage("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+		}
+	}
+	switch {
+	case len(one.Aliases) > 0 && (single || cfg.Network == container.NetworkBridge):
+		return c.usage("conflicting options: network-scoped aliases are only supported for user-defined networks")
+	case single && (one.IPv4.IsValid() || one.IPv6.IsValid() || one.MAC != ""):
+		return c.usage("conflicting options: an address needs a network")
+	case cfg.Network == container.NetworkHost && (len(cfg.Ports) > 0 || cfg.PublishAll):
+		fmt.Fprintln(c.err, "WARNING: Published ports are discarded when using host network mode")
+		cfg.Ports, cfg.PublishAll = nil, false
+	}
+	if single {
+		return nil
+	}
+	first.Aliases = append(first.Aliases, one.Aliases...)
+	if one.IPv4.IsValid() {
+		first.IPv4 = one.IPv4
+	}
+	if one.IPv6.IsValid() {
+		first.IPv6 = one.IPv6
+	}
+	if one.MAC != "" {
+		first.MAC = one.MAC
+	}
+	cfg.Networks = asked
+	return nil
 }
 
 func (c *call) pullPolicy() string {

@@ -48,11 +48,20 @@ type Config struct {
 	ShmBytes    int64             `json:",omitempty"`
 	OOMScoreAdj int               `json:",omitempty"`
 
-	Network string `json:",omitempty"` // none, host
-	PID     string `json:",omitempty"` // host, or private when empty
-	IPC     string `json:",omitempty"` // host, none, private
-	UTS     string `json:",omitempty"` // host
-	Cgroupn string `json:",omitempty"` // host, private
+	Network string `json:",omitempty"` // none, host, or the first of Networks
+	// Networks are those that the container has an interface on, the one with the default route first; none with none and host.
+	Networks   []Endpoint `json:",omitempty"`
+	Ports      []Port     `json:",omitempty"`
+	PublishAll bool       `json:",omitempty"`
+	Exposed    []string   `json:",omitempty"` // "80/tcp", with those of the image
+	DNS        []string   `json:",omitempty"`
+	DNSSearch  []string   `json:",omitempty"`
+	DNSOptions []string   `json:",omitempty"`
+	Hosts      []Host     `json:",omitempty"` // further lines of /etc/hosts
+	PID        string     `json:",omitempty"` // host, or private when empty
+	IPC        string     `json:",omitempty"` // host, none, private
+	UTS        string     `json:",omitempty"` // host
+	Cgroupn    string     `json:",omitempty"` // host, private
 
 	Platform    string        `json:",omitempty"`
 	StopSignal  string        `json:",omitempty"`
@@ -181,6 +190,15 @@ func Merge(c Config, im image.Config) Config {
 			labels[k] = v
 		}
 		c.Labels = labels
+	}
+	c.Exposed = slices.Clone(c.Exposed)
+	for _, e := range sorted(im.ExposedPorts) {
+		ports, _ := ParseExpose(e) // what an image says amiss publishes nothing
+		for _, p := range ports {
+			if !slices.Contains(c.Exposed, p) {
+				c.Exposed = append(c.Exposed, p)
+			}
+		}
 	}
 	for _, target := range sorted(im.Volumes) {
 		clean := cleanTarget(target)

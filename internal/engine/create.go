@@ -116,10 +116,8 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 
 // check refuses what could not be started: everything that can be known before the container is made.
 func (e *Engine) check(c *state.Container) error {
-	switch c.Config.Network {
-	case "none", "host":
-	default:
-		return errdef.Hint(errdef.New(errdef.Unsupported, "network %q: only the networks none and host are there", c.Config.Network), "use --network none or --network host")
+	if err := e.checkNetworks(c); err != nil {
+		return err
 	}
 	_, err := spec.Build(spec.Input{ID: c.ID, Config: c.Config, Host: e.Host(), InitProgram: c.InitProgram})
 	return err

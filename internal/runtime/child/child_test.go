@@ -228,10 +228,15 @@ func under(t *testing.T, p *plan.Program, parentScript string) (c *Child, printe
 		t.Fatal(err)
 	}
 	defer null.Close()
-	parent := plan.CompileParent(plan.ParentInput{Path: "/bin/sh", Args: []string{"sh", "-c", parentScript}, Files: 3})
+	parent := plan.CompileParent(plan.ParentInput{Args: []string{"sh", "-c", parentScript}, Files: 3})
+	shell, err := os.Open("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shell.Close()
 	p.Waits = true
 	c, pid, err := StartUnder(p, Options{}, parent, map[string]int{
-		plan.InFile(0): int(null.Fd()), plan.InFile(1): int(write.Fd()), plan.InFile(2): int(write.Fd()),
+		plan.InProgram: int(shell.Fd()), plan.InFile(0): int(null.Fd()), plan.InFile(1): int(write.Fd()), plan.InFile(2): int(write.Fd()),
 	})
 	_ = write.Close()
 	if err == nil {
@@ -278,11 +283,17 @@ func TestFailuresUnderAnotherProcess(t *testing.T) {
 		t.Errorf("an operation of the child: %v", err)
 	}
 	// The parent cannot execute its program: the child is there, and its number is known.
-	parent := plan.CompileParent(plan.ParentInput{Path: "/no/such/program", Args: []string{"x"}})
+	parent := plan.CompileParent(plan.ParentInput{Args: []string{"x"}})
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	noProgram := map[string]int{plan.InProgram: int(null.Fd())}
 	p := program("exec sleep 60")
 	p.Waits = true
-	c, _, err := StartUnder(p, Options{}, parent, nil)
-	if !errors.As(err, &f) || f.Op.Special != plan.Exec || f.Errno != syscall.ENOENT || c == nil {
+	c, _, err := StartUnder(p, Options{}, parent, noProgram)
+	if !errors.As(err, &f) || f.Op.Special != plan.Exec || f.Errno != syscall.EACCES || c == nil {
 		t.Fatalf("a parent without a program: %v", err)
 	}
 	if err := unix.Kill(c.PID, unix.SIGKILL); err != nil {
@@ -291,7 +302,7 @@ func TestFailuresUnderAnotherProcess(t *testing.T) {
 	// No child can be made: nothing is left.
 	p = program("exit 0")
 	p.Waits, p.CloneFlags = true, unix.CLONE_SIGHAND // which needs CLONE_VM
-	c, _, err = StartUnder(p, Options{}, plan.CompileParent(plan.ParentInput{Path: "/bin/true", Args: []string{"true"}}), nil)
+	c, _, err = StartUnder(p, Options{}, plan.CompileParent(plan.ParentInput{Args: []string{"true"}}), noProgram)
 	if !errors.Is(err, syscall.EINVAL) || c != nil {
 		t.Errorf("a child that cannot be made: %v", err)
 	}

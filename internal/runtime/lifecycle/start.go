@@ -257,7 +257,7 @@ func (p *Pending) writeMaps(pid int) error {
 // Parent is what becomes of the process that is a container's parent: a program that is executed with these descriptors, from 0
 // on, while the container's first process is being made.
 type Parent struct {
-	Path      string
+	Program   *os.File
 	Args, Env []string
 	Files     []int
 }
@@ -290,14 +290,18 @@ func (p *Pending) Console() int {
 // StartUnder starts the first process as the child of a parent that is yet to be executed. On an error nothing is left but the
 // control group.
 func (p *Pending) StartUnder(parent Parent) (*Born, error) {
-	inputs := map[string]int{}
+	inputs := map[string]int{plan.InProgram: int(parent.Program.Fd())}
 	for i, fd := range parent.Files {
 		inputs[plan.InFile(i)] = fd
 	}
-	program := plan.CompileParent(plan.ParentInput{Path: parent.Path, Args: parent.Args, Env: parent.Env, Files: len(parent.Files)})
+	program := plan.CompileParent(plan.ParentInput{Args: parent.Args, Env: parent.Env, Files: len(parent.Files)})
 	c, parentPID, err := child.StartUnder(p.program, p.options(), program, inputs)
 	if err != nil {
 		p.Close() // the process, if there is one, waits for a word
+		var f *child.Failure
+		if errors.As(err, &f) {
+			return nil, fmt.Errorf("cannot start the container's monitor: %w", err)
+		}
 		return nil, startError(err, p.in.Spec.Process.Args[0])
 	}
 	for _, f := range append(p.theirs, p.console) {

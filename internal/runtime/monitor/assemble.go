@@ -2,12 +2,10 @@ package monitor
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
@@ -156,36 +154,4 @@ func device(host, path string) (specs.LinuxDevice, error) {
 	mode := os.FileMode(st.Mode & 0o777)
 	d.FileMode = &mode
 	return d, nil
-}
-
-// writeEtc writes the container's hosts, hostname and resolv.conf, as docker makes them.
-func writeEtc(s state.Store, c *state.Container, hostname string) error {
-	var hosts strings.Builder
-	if c.Config.Network == "host" {
-		data, err := os.ReadFile("/etc/hosts")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		hosts.Write(data)
-	} else {
-		hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
-	}
-	if hostname == "" {
-		var name unix.Utsname
-		if err := unix.Uname(&name); err != nil {
-			return os.NewSyscallError("uname", err)
-		}
-		hostname = unix.ByteSliceToString(name.Nodename[:])
-	}
-	resolv, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, f := range []struct{ name, text string }{{"hosts", hosts.String()}, {"hostname", hostname + "\n"}, {"resolv.conf", string(resolv)}} {
-		// Nobody reads them but the container, which does not run, and every start writes them anew.
-		if err := os.WriteFile(s.EtcFile(c.ID, f.name), []byte(f.text), 0o644); err != nil {
-			return fmt.Errorf("cannot write the container's /etc/%s: %w", f.name, err)
-		}
-	}
-	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -43,7 +42,7 @@ type Launch struct {
 func Begin(o Options, l Launch, request AttachRequest) (*Conn, error) {
 	conn, born, err := begin(o, l, request)
 	if err != nil && !born {
-		r := state.Record{Status: state.Exited, ExitCode: startExitCode(err), Error: err.Error()}
+		r := state.Record{Status: state.Created, ExitCode: startExitCode(err), Error: err.Error()}
 		err = errors.Join(err, settle(o, r))
 		o.Alive.Unlock()
 	}
@@ -57,15 +56,14 @@ func begin(o Options, l Launch, request AttachRequest) (_ *Conn, born bool, _ er
 			return nil, false, err
 		}
 	}
-	pending, p, err := prepare(o, true)
+	p, err := prepare(o, true)
 	if err != nil {
 		return nil, false, err
 	}
 	defer p.close()
-	defer pending.Close()
-	conn, b, err := launch(o, l, pending, p)
+	conn, b, err := launch(o, l, p)
 	if err != nil {
-		return nil, false, errors.Join(err, pending.Abandon())
+		return nil, false, errors.Join(err, p.pending.Abandon())
 	}
 	word := BeginRequest{AttachRequest: request}
 	word.Version = Version
@@ -99,46 +97,83 @@ func (o Options) note(b *lifecycle.Born) error {
 	})
 }
 
-// prepare decides how the container is made, and makes what it is given: the files of /etc, its standard streams, its control group.
-func prepare(o Options, await bool) (_ *lifecycle.Pending, _ pipes, err error) {
+// prepared is a container that is ready to be started.
+type prepared struct {
+	pending *lifecycle.Pending
+	pipes   pipes
+	net     connection
+	network *lifecycle.Network // its network namespace, if it is ours to let go of
+}
+
+// close closes all that is open of it here.
+func (p *prepared) close() {
+	if p.pending != nil {
+		p.pending.Close()
+	}
+	if p.network != nil {
+		p.network.Close()
+	}
+	p.pipes.close()
+	p.net.close()
+}
+
+// prepare decides how the container is made, and makes what it is given: its place on networks, the files of /etc, its standard
+// streams, its control group.
+func prepare(o Options, await bool) (p prepared, err error) {
+	defer func() {
+		if err != nil {
+			p.close()
+			err = errors.Join(err, o.release())
+			p = prepared{}
+		}
+	}()
 	layers, err := o.Layers()
 	if err != nil {
-		return nil, pipes{}, err
+		return p, err
 	}
-	h := o.Host()
-	in, err := Assemble(o.Store, o.Container, h, layers)
+	c, h := o.Container, o.Host()
+	in, err := Assemble(o.Store, c, h, layers)
 	if err != nil {
-		return nil, pipes{}, err
+		return p, err
 	}
-	if err := writeEtc(o.Store, o.Container, spec.Hostname(spec.Input{ID: o.Container.ID, Config: o.Container.Config})); err != nil {
-		return nil, pipes{}, err
+	in.Network = o.Network
+	if c.Config.OwnNetwork() {
+		if in.Network == nil {
+			p.network = lifecycle.MakeNetwork()
+			in.Network = p.network
+		}
+		ns, err := in.Network.Wait()
+		if err != nil {
+			return p, err
+		}
+		if p.net, err = connect(o, ns); err != nil {
+			return p, err
+		}
+	}
+	if err := writeEtc(o.Store, c, spec.Hostname(spec.Input{ID: c.ID, Config: c.Config}), &p.net); err != nil {
+		return p, err
 	}
 	if profile := in.Spec.Process.ApparmorProfile; profile != "" {
 		if err := lsm.Ensure(profile); err != nil {
-			return nil, pipes{}, err
+			return p, err
 		}
 	}
-	var p pipes
-	if !o.Container.Config.TTY {
+	if !c.Config.TTY {
 		owner := -1
 		if h.Privileged() {
 			owner = int(in.Spec.Process.User.UID)
 		}
-		if p, err = makePipes(o.Store.RunDir(o.Container.ID), o.Container.Config.Interactive, owner); err != nil {
-			return nil, pipes{}, err
+		if p.pipes, err = makePipes(o.Store.RunDir(c.ID), c.Config.Interactive, owner); err != nil {
+			return p, err
 		}
 	}
-	in.Stdin, in.Stdout, in.Stderr = p.theirs[0], p.theirs[1], p.theirs[2]
-	in.Network = o.Network
-	pending, err := lifecycle.Prepare(in, await)
-	if err != nil {
-		p.close()
-	}
-	return pending, p, err
+	in.Stdin, in.Stdout, in.Stderr = p.pipes.theirs[0], p.pipes.theirs[1], p.pipes.theirs[2]
+	p.pending, err = lifecycle.Prepare(in, await)
+	return p, err
 }
 
 // launch makes the two processes and the connection to the one that becomes the monitor.
-func launch(o Options, l Launch, pending *lifecycle.Pending, p pipes) (_ *Conn, _ *lifecycle.Born, err error) {
+func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err error) {
 	var open []int
 	defer func() {
 		for _, fd := range open {
@@ -170,22 +205,27 @@ func launch(o Options, l Launch, pending *lifecycle.Pending, p pipes) (_ *Conn, 
 		return nil, nil, err
 	}
 	i := &Inherited{}
-	i.Namespaces, i.SingleID = pending.Joinable()
+	i.Namespaces, i.SingleID = p.pending.Joinable()
 	files := []int{null, null, journal}
 	for _, f := range []struct {
 		number *int
 		fd     int
 	}{
-		{&i.Alive, raw(o.Alive.File())}, {&i.Listener, listener}, {&i.Command, pair[1]}, {&i.Console, pending.Console()},
-		{&i.In, raw(p.in)}, {&i.Out, raw(p.end(0))}, {&i.Err, raw(p.end(1))}, {&i.Terminal, -1},
+		{&i.Alive, raw(o.Alive.File())}, {&i.Listener, listener}, {&i.Command, pair[1]}, {&i.Console, p.pending.Console()},
+		{&i.In, raw(p.pipes.in)}, {&i.Out, raw(p.pipes.end(0))}, {&i.Err, raw(p.pipes.end(1))}, {&i.Terminal, -1},
+		{&i.Queries, raw(p.net.resolver.UDP)}, {&i.TCPQueries, raw(p.net.resolver.TCP)},
 	} {
 		if *f.number = -1; f.fd >= 0 {
 			*f.number = len(files)
 			files = append(files, f.fd)
 		}
 	}
-	b, err := pending.StartUnder(lifecycle.Parent{
-		Path: "/proc/self/fd/" + strconv.Itoa(int(l.Program.Fd())), Args: append(l.Args, i.String()), Env: l.Env, Files: files,
+	for _, f := range p.net.ports {
+		i.Ports = append(i.Ports, len(files))
+		files = append(files, raw(f))
+	}
+	b, err := p.pending.StartUnder(lifecycle.Parent{
+		Program: l.Program, Args: append(l.Args, i.String()), Env: l.Env, Files: files,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
@@ -261,6 +301,11 @@ func (m *monitor) attend(record *state.Record) (Ended, error) {
 	}
 	pidfd, err := m.take(record)
 	if err != nil {
+		return Ended{}, err
+	}
+	if err := m.serveNames(m.process.PID); err != nil {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		m.goOn(pidfd)
 		return Ended{}, err
 	}
 	m.recordRunning(*record)

@@ -11,6 +11,7 @@ package monitor
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/network/dns"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/state"
@@ -62,8 +64,11 @@ type monitor struct {
 	namespaces uintptr
 	singleID   bool
 	streams    *streams
-	command    *Conn    // the command that is starting the container
-	console    *os.File // the socket by which the container's terminal comes
+	net        connection
+	names      *dns.Server // the container's resolver, if it has one
+	namesIn    *os.File    // the network namespace from which that asks, if it is the container's
+	command    *Conn       // the command that is starting the container
+	console    *os.File    // the socket by which the container's terminal comes
 	execs      sync.WaitGroup
 	accepting  sync.WaitGroup
 	recording  sync.WaitGroup
@@ -185,27 +190,34 @@ func (m *monitor) live(next life) error {
 
 // once starts the container again and waits for its end.
 func (m *monitor) once(record *state.Record) (Ended, error) {
-	pending, p, err := prepare(m.Options, false)
+	m.Network = nil // that was the first start's
+	p, err := prepare(m.Options, false)
 	if err != nil {
 		return Ended{}, err
 	}
-	defer pending.Close()
-	r, err := pending.Start()
-	p.closeTheirs()
+	r, err := p.pending.Start()
 	if err != nil {
 		p.close()
-		return Ended{}, err
+		return Ended{}, errors.Join(err, m.release())
 	}
-	m.streams.in, m.streams.out = p.in, p.out
-	m.namespaces, m.singleID = pending.Joinable()
+	m.streams.in, m.streams.out, m.net = p.pipes.in, p.pipes.out, p.net
+	p.pipes.in, p.pipes.out, p.net = nil, nil, connection{}
+	m.namespaces, m.singleID = p.pending.Joinable()
+	cgroupPath := p.pending.Cgroup()
+	p.close()
 	now := time.Now().UTC()
-	process := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: pending.Cgroup(), StartedAt: now, MonitorID: os.Getpid()}
+	process := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: cgroupPath, StartedAt: now, MonitorID: os.Getpid()}
 	if err := m.Store.SetProcess(m.c.ID, process); err != nil {
 		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
 		return Ended{}, err
 	}
 	m.streams.begin(r.Console)
 	m.runs(process, r.PIDFD, record)
+	if err := m.serveNames(r.PID); err != nil {
+		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
+		m.untilEnd(r.PIDFD, r.PID)
+		return Ended{}, err
+	}
 	m.tellAll(FrameStarted, Started{r.PID}) // before any output
 	m.recordRunning(*record)
 	m.grown.Store(true)
@@ -267,6 +279,9 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 		}
 	}
 	m.execs.Wait()
+	if err := m.disconnect(); err != nil && exit.Error == "" {
+		exit.Error = err.Error()
+	}
 	if err := m.streams.drain(); err != nil && exit.Error == "" {
 		exit.Error = err.Error()
 	}
@@ -355,6 +370,9 @@ func (m *monitor) finish(r state.Record, exit Ended) error {
 // settle makes a container's end the truth on disk.
 func settle(o Options, r state.Record) error {
 	c := o.Container
+	if err := o.release(); err != nil {
+		return err
+	}
 	if c.Config.AutoRemove {
 		return errors.Join(o.Store.Remove(c, o.RemoveTree), removeVolumes(o))
 	}
@@ -453,6 +471,9 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	}
 	if err := m.streams.reopen(); err != nil {
 		return Ended{}, err
+	}
+	if err := m.reconnect(p.PID); err != nil {
+		fmt.Fprintln(os.Stderr, err) // the container lives; its names do not, and monitor.log says why
 	}
 	m.streams.begin(nil)
 	p.MonitorID = os.Getpid()

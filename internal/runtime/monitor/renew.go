@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/network/dns"
 	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
@@ -120,8 +121,11 @@ type Inherited struct {
 	Command, Console int
 	In, Out, Err     int
 	Terminal         int
-	Namespaces       uintptr
-	SingleID         bool
+	// Queries and TCPQueries are the resolver's sockets, Ports those that hold published ports.
+	Queries, TCPQueries int
+	Ports               []int
+	Namespaces          uintptr
+	SingleID            bool
 }
 
 // fields are its descriptors and their names.
@@ -129,6 +133,7 @@ func (i *Inherited) fields() map[string]*int {
 	return map[string]*int{
 		"alive": &i.Alive, "listener": &i.Listener, "command": &i.Command, "console": &i.Console,
 		"in": &i.In, "out": &i.Out, "err": &i.Err, "terminal": &i.Terminal,
+		"queries": &i.Queries, "tcpqueries": &i.TCPQueries,
 	}
 }
 
@@ -139,6 +144,9 @@ func (i *Inherited) String() string {
 	}
 	if i.SingleID {
 		parts = append(parts, "single=1")
+	}
+	for _, fd := range i.Ports {
+		parts = append(parts, "port="+strconv.Itoa(fd))
 	}
 	return strings.Join(parts, ",")
 }
@@ -161,6 +169,8 @@ func ParseInherited(s string) (*Inherited, error) {
 			i.Namespaces = uintptr(n)
 		case name == "single":
 			i.SingleID = n == 1
+		case name == "port":
+			i.Ports = append(i.Ports, n)
 		}
 	}
 	if len(fields) > 0 {
@@ -180,7 +190,7 @@ func keep(fd int, name string) *os.File {
 
 // execute does not return, or says why it has.
 func (m *monitor) execute() error {
-	i := &Inherited{Command: -1, Console: -1, In: -1, Out: -1, Err: -1, Terminal: -1, Namespaces: m.namespaces, SingleID: m.singleID}
+	i := &Inherited{Command: -1, Console: -1, Queries: -1, TCPQueries: -1, In: -1, Out: -1, Err: -1, Terminal: -1, Namespaces: m.namespaces, SingleID: m.singleID}
 	var open []int
 	defer func() {
 		for _, fd := range open {
@@ -213,6 +223,14 @@ func (m *monitor) execute() error {
 			hand(f, []*int{&i.Out, &i.Err}[n])
 		}
 	}
+	if r := m.net.resolver; r.UDP != nil {
+		hand(r.UDP, &i.Queries)
+		hand(r.TCP, &i.TCPQueries)
+	}
+	i.Ports = make([]int, len(m.net.ports))
+	for n, f := range m.net.ports {
+		hand(f, &i.Ports[n])
+	}
 	if errs != nil {
 		return errs
 	}
@@ -233,6 +251,14 @@ func (m *monitor) inherit(i *Inherited) (err error) {
 	}
 	if i.Console >= 0 {
 		m.console = keep(i.Console, "console")
+	}
+	for _, fd := range i.Ports {
+		m.net.ports = append(m.net.ports, keep(fd, "port"))
+	}
+	if i.Queries >= 0 && i.TCPQueries >= 0 {
+		if m.net.resolver, err = dns.FromFiles(keep(i.Queries, "queries"), keep(i.TCPQueries, "queries")); err != nil {
+			return err
+		}
 	}
 	m.namespaces, m.singleID = i.Namespaces, i.SingleID
 	s := m.streams
@@ -261,6 +287,9 @@ func (m *monitor) resume(record *state.Record) (Ended, error) {
 	pidfd, err := m.take(record)
 	if err != nil {
 		return Ended{}, err
+	}
+	if err := m.serveNames(m.process.PID); err != nil {
+		fmt.Fprintln(os.Stderr, err) // the container lives; its names do not, and monitor.log says why
 	}
 	return m.goOn(pidfd), nil
 }

@@ -1,0 +1,260 @@
+package container
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"berth/internal/errdef"
+)
+
+// What Config.Network can be beside the name of a network. The network "bridge" is the one that every instance has; "default" is
+// docker's other word for it.
+const (
+	NetworkNone   = "none"
+	NetworkHost   = "host"
+	NetworkBridge = "bridge"
+)
+
+// OwnNetwork reports whether the container has interfaces of its own on networks.
+func (c Config) OwnNetwork() bool { return len(c.Networks) > 0 }
+
+// Endpoint is what a container asks of a network.
+type Endpoint struct {
+	Network string
+	Aliases []string   `json:",omitempty"`
+	IPv4    netip.Addr `json:",omitzero"`
+	IPv6    netip.Addr `json:",omitzero"`
+	MAC     string     `json:",omitempty"`
+}
+
+// Port is a port of the container that is published, or several: HostPort to HostPortEnd are the ports of the host of which one is
+// taken; zero is any.
+type Port struct {
+	Protocol              string     // tcp, udp, sctp
+	HostIP                netip.Addr `json:",omitzero"`
+	HostPort, HostPortEnd uint16     `json:",omitempty"`
+	ContainerPort         uint16
+}
+
+// Host is a line of /etc/hosts, from --add-host. An Address that is "host-gateway" is the host's, as the container sees it.
+type Host struct{ Name, Address string }
+
+// HostGateway is the address by which --add-host means the host.
+const HostGateway = "host-gateway"
+
+// ParseNetwork reads --network: a name, or key=value pairs of an endpoint.
+func ParseNetwork(s string) (Endpoint, error) {
+	if !strings.Contains(s, "=") {
+		if s == "" {
+			return Endpoint{}, errdef.New(errdef.Invalid, "invalid network: the name is empty")
+		}
+		return Endpoint{Network: s}, nil
+	}
+	var e Endpoint
+	for part := range strings.SplitSeq(s, ",") {
+		key, value, has := strings.Cut(part, "=")
+		if !has {
+			return e, errdef.New(errdef.Invalid, "invalid field %s: it is not KEY=VALUE", part)
+		}
+		var err error
+		switch strings.ToLower(key) {
+		case "name":
+			e.Network = value
+		case "alias":
+			e.Aliases = append(e.Aliases, value)
+		case "ip":
+			e.IPv4, err = ParseAddress(value, false)
+		case "ip6":
+			e.IPv6, err = ParseAddress(value, true)
+		case "mac-address":
+			e.MAC = value
+		default:
+			return e, errdef.Hint(errdef.New(errdef.Invalid, "invalid field key %s", key), "the keys of --network are name, alias, ip, ip6 and mac-address")
+		}
+		if err != nil {
+			return e, err
+		}
+	}
+	if e.Network == "" {
+		return e, errdef.New(errdef.Invalid, "network name/id is not specified")
+	}
+	return e, nil
+}
+
+// ParseAddress reads an address of a family.
+func ParseAddress(s string, ipv6 bool) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Is6() != ipv6 || a.Zone() != "" || a.Is4In6() {
+		family := "IPv4"
+		if ipv6 {
+			family = "IPv6"
+		}
+		return netip.Addr{}, errdef.New(errdef.Invalid, "invalid %s address: %s", family, s)
+	}
+	return a, nil
+}
+
+// maxPublished bounds how many ports one flag may name.
+const maxPublished = 65536
+
+// ParsePublish reads --publish: [[IP:]HOSTPORT:]PORT[/PROTOCOL], where a port may be a range.
+func ParsePublish(s string) ([]Port, error) {
+	invalid := func(why string) error {
+		return errdef.Hint(errdef.New(errdef.Invalid, "invalid publish option %q: %s", s, why), "it is [[IP:]HOST-PORT:]CONTAINER-PORT[/PROTOCOL], a port or a range")
+	}
+	rest, protocol, err := splitProtocol(s)
+	if err != nil {
+		return nil, err
+	}
+	var p Port
+	p.Protocol = protocol
+	if rest, err = cutHostIP(rest, &p); err != nil {
+		return nil, invalid(err.Error())
+	}
+	host, inside, has := strings.Cut(rest, ":")
+	if !has {
+		host, inside = "", rest
+	}
+	first, last, err := portRange(inside)
+	if err != nil {
+		return nil, invalid("invalid containerPort: " + inside)
+	}
+	if host == "" {
+		return eachPort(p, first, last, func(*Port) {}), nil
+	}
+	hostFirst, hostLast, err := portRange(host)
+	if err != nil {
+		return nil, invalid("invalid hostPort: " + host)
+	}
+	switch n := last - first; {
+	case n == 0:
+		p.HostPort, p.HostPortEnd, p.ContainerPort = hostFirst, hostLast, first
+		return []Port{p}, nil
+	case n != hostLast-hostFirst:
+		return nil, invalid("invalid ranges specified for container and host Ports: " + inside + " and " + host)
+	}
+	return eachPort(p, first, last, func(q *Port) {
+		q.HostPort = hostFirst + q.ContainerPort - first
+		q.HostPortEnd = q.HostPort
+	}), nil
+}
+
+// cutHostIP takes the address of the host off the front of a --publish.
+func cutHostIP(s string, p *Port) (rest string, err error) {
+	ip := ""
+	switch {
+	case strings.HasPrefix(s, "["):
+		end := strings.Index(s, "]:")
+		if end < 0 {
+			return "", fmt.Errorf("the address in brackets does not end")
+		}
+		ip, rest = s[1:end], s[end+2:]
+	case strings.Count(s, ":") >= 2:
+		ip, rest, _ = strings.Cut(s, ":")
+	default:
+		return s, nil
+	}
+	if strings.Count(rest, ":") > 1 {
+		return "", fmt.Errorf("too many colons")
+	}
+	if ip == "" {
+		return rest, nil
+	}
+	if p.HostIP, err = netip.ParseAddr(ip); err != nil {
+		return "", fmt.Errorf("invalid IP address: %s", ip)
+	}
+	return rest, nil
+}
+
+func eachPort(p Port, first, last uint16, more func(*Port)) []Port {
+	var all []Port
+	for n := int(first); n <= int(last); n++ {
+		p.ContainerPort = uint16(n)
+		more(&p)
+		all = append(all, p)
+	}
+	return all
+}
+
+func splitProtocol(s string) (rest, protocol string, err error) {
+	rest, protocol, has := strings.Cut(s, "/")
+	if protocol = strings.ToLower(protocol); !has {
+		protocol = "tcp"
+	}
+	if !slices.Contains([]string{"tcp", "udp", "sctp"}, protocol) {
+		return "", "", errdef.New(errdef.Invalid, "invalid proto: %s", protocol)
+	}
+	return rest, protocol, nil
+}
+
+func portRange(s string) (first, last uint16, err error) {
+	a, b, has := strings.Cut(s, "-")
+	if !has {
+		b = a
+	}
+	x, err := strconv.ParseUint(a, 10, 16)
+	if err != nil {
+		return 0, 0, err
+	}
+	y, err := strconv.ParseUint(b, 10, 16)
+	if err != nil || y < x || x == 0 || y-x >= maxPublished {
+		return 0, 0, fmt.Errorf("%s is no range of ports", s)
+	}
+	return uint16(x), uint16(y), nil
+}
+
+// ParseExpose reads --expose, and what an image exposes: PORT[-PORT][/PROTOCOL]; each is returned as "80/tcp".
+func ParseExpose(s string) ([]string, error) {
+	rest, protocol, err := splitProtocol(s)
+	if err != nil {
+		return nil, err
+	}
+	first, last, err := portRange(rest)
+	if err != nil {
+		return nil, errdef.New(errdef.Invalid, "invalid port format for --expose: %s", s)
+	}
+	var all []string
+	for n := int(first); n <= int(last); n++ {
+		all = append(all, fmt.Sprintf("%d/%s", n, protocol))
+	}
+	return all, nil
+}
+
+// PublishedPorts are the ports to be published: those asked for, and with PublishAll all exposed ones that are not among them.
+func (c Config) PublishedPorts() []Port {
+	all := slices.Clone(c.Ports)
+	if !c.PublishAll {
+		return all
+	}
+	for _, e := range c.Exposed {
+		number, protocol, _ := strings.Cut(e, "/")
+		n, err := strconv.ParseUint(number, 10, 16)
+		if err != nil || slices.ContainsFunc(all, func(p Port) bool { return p.ContainerPort == uint16(n) && p.Protocol == protocol }) {
+			continue
+		}
+		all = append(all, Port{Protocol: protocol, ContainerPort: uint16(n)})
+	}
+	return all
+}
+
+// ParseHost reads --add-host: NAME:ADDRESS, or NAME=ADDRESS.
+func ParseHost(s string) (Host, error) {
+	name, address, has := strings.Cut(s, "=")
+	if !has {
+		name, address, has = strings.Cut(s, ":")
+	}
+	if !has || name == "" {
+		return Host{}, errdef.New(errdef.Invalid, "bad format for add-host: %q", s)
+	}
+	if address != HostGateway {
+		bare := strings.TrimSuffix(strings.TrimPrefix(address, "["), "]")
+		if _, err := netip.ParseAddr(bare); err != nil {
+			return Host{}, errdef.New(errdef.Invalid, "invalid IP address in add-host: %q", address)
+		}
+		address = bare
+	}
+	return Host{name, address}, nil
+}
