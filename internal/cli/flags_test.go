@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -20,11 +21,14 @@ var samples = map[string][]string{
 		"type=bind,src=/a,dst=/b,readonly,bind-propagation=shared,bind-recursive=disabled", "type=bind,src=/a,dst=/c,readonly,bind-recursive=writable", "src=vol,dst=/b,volume-nocopy,volume-label=a=b",
 		"type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700",
 	},
-	"name": {"nn"}, "network": {"host"}, "oom-score-adj": {"5"}, "pid": {"host"}, "pids-limit": {"5"}, "platform": {"linux/arm64"},
+	"name": {"nn"}, "network": {"host", "name=n,alias=a,ip=10.0.0.2,ip6=fd00::2,mac-address=02:00:00:00:00:01"}, "oom-score-adj": {"5"}, "pid": {"host"}, "pids-limit": {"5"}, "platform": {"linux/arm64"},
 	"privileged": {"true"}, "pull": {"always"}, "quiet": {"true"}, "read-only": {"true"}, "restart": {"on-failure:3"}, "rm": {"true"},
 	"security-opt": {"no-new-privileges", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
 	"stop-signal": {"SIGQUIT"}, "stop-timeout": {"5"}, "sysctl": {"a=b"}, "tmpfs": {"/b:exec"}, "tty": {"true"}, "ulimit": {"nofile=1:2"},
 	"user": {"1"}, "uts": {"host"}, "volume": {"/a:/b", "/anonymous"}, "workdir": {"/w"},
+	"add-host": {"db:10.0.0.1"}, "dns": {"10.0.0.53"}, "dns-option": {"ndots:1"}, "dns-search": {"example.com"}, "expose": {"80"},
+	"ip": {"10.0.0.2"}, "ip6": {"fd00::2"}, "mac-address": {"02:00:00:00:00:01"}, "network-alias": {"db"},
+	"publish": {"127.0.0.1:8000-8001:80/udp"}, "publish-all": {"true"},
 	"attach": {"STDIN"}, "detach": {"true"}, "detach-keys": {"ctrl-a"}, "explain": {"true"}, "sig-proxy": {"false"},
 }
 
@@ -32,16 +36,17 @@ var samples = map[string][]string{
 var withoutFlag = map[string]string{
 	"Image":   "the first argument",
 	"Command": "the arguments after it",
+	"Network": "the first of Networks",
 }
 
 // reached adds the names of the fields of v that are not zero to names, those of structures and lists by their parts.
 func reached(v reflect.Value, name string, names map[string]bool) {
-	switch v.Kind() {
-	case reflect.Struct:
+	switch kind := v.Kind(); {
+	case kind == reflect.Struct && v.Type() != reflect.TypeFor[netip.Addr]():
 		for i := range v.NumField() {
 			reached(v.Field(i), join(name, v.Type().Field(i).Name), names)
 		}
-	case reflect.Slice:
+	case kind == reflect.Slice:
 		for i := range v.Len() {
 			reached(v.Index(i), name, names)
 		}
@@ -54,14 +59,14 @@ func reached(v reflect.Value, name string, names map[string]bool) {
 
 // fields are the names that reached could find for a type.
 func fields(t reflect.Type, name string) []string {
-	switch t.Kind() {
-	case reflect.Struct:
+	switch kind := t.Kind(); {
+	case kind == reflect.Struct && t != reflect.TypeFor[netip.Addr]():
 		var all []string
 		for i := range t.NumField() {
 			all = append(all, fields(t.Field(i).Type, join(name, t.Field(i).Name))...)
 		}
 		return all
-	case reflect.Slice:
+	case kind == reflect.Slice:
 		return fields(t.Elem(), name)
 	}
 	return []string{name}
@@ -110,6 +115,8 @@ func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 				t.Errorf("--%s %s is accepted and changes nothing", f.name, v)
 			}
 			reached(reflect.ValueOf(c.options.config), "", names)
+			reached(reflect.ValueOf(c.options.networks), "Networks", names)
+			reached(reflect.ValueOf(c.options.endpoint), "Networks", names)
 		}
 	}
 	for name := range samples {
@@ -130,7 +137,8 @@ func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 
 func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 	for name, values := range map[string][]string{
-		"cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x"}, "env": {"", "=x"},
+		"add-host": {"x", "a:b"}, "dns": {"x"}, "expose": {"x", "80/x"}, "ip": {"x", "::1"}, "ip6": {"10.0.0.1"}, "mac-address": {"x"}, "network": {"", "a=b"},
+		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x"}, "env": {"", "=x"},
 		"env-file": {"/nonexistent"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"syslog"},
 		"log-opt": {"max-size=x", "max-file=0", "color=red"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x"}, "oom-score-adj": {"1001", "x"},
 		"pid": {"x"}, "pids-limit": {"x"}, "pull": {"x"}, "restart": {"x"}, "security-opt": {"x"}, "shm-size": {"x"}, "stop-signal": {"SIGX"},

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"berth/internal/host"
+	"berth/internal/network"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -187,6 +188,9 @@ func cleanUp(berth, dir string, vars []string, slow factor) ([]string, error) {
 			errs = append(errs, err)
 		}
 	}
+	if os.Geteuid() == 0 {
+		errs = append(errs, network.Store{Data: dir + "/d", Run: dir + "/r"}.Vacate())
+	}
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			_ = os.Chmod(path, 0o700)
@@ -217,6 +221,12 @@ func leftOf(dir string) []string {
 		}
 		return nil
 	})
+	for _, kind := range []string{"endpoints", "leases"} {
+		held, _ := filepath.Glob(dir + "/r/networks/*/" + kind + "/*")
+		for _, path := range held {
+			left = append(left, "file "+path)
+		}
+	}
 	for _, place := range []string{"containers", "names"} {
 		entries, _ := os.ReadDir(filepath.Join(dir, "d", place))
 		for _, e := range entries {
@@ -235,9 +245,9 @@ func machine() []string {
 			all = append(all, "mount "+f[4])
 		}
 	}
-	links, _ := os.ReadDir("/sys/class/net")
+	links, _ := net.Interfaces()
 	for _, l := range links {
-		all = append(all, "link "+l.Name())
+		all = append(all, "link "+l.Name)
 	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() || !strings.HasPrefix(d.Name(), "berth-") {

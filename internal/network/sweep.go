@@ -8,7 +8,9 @@ import (
 	"strings"
 
 	"berth/internal/disk"
+	"berth/internal/errdef"
 	"berth/internal/network/netlink"
+	"berth/internal/network/nft"
 
 	"golang.org/x/sys/unix"
 )
@@ -114,4 +116,39 @@ func (s Store) sweepLinks(host *netlink.Conn) ([]Swept, error) {
 		swept = append(swept, Swept{network, "", "interface " + l.Name})
 	}
 	return swept, errs
+}
+
+// Vacate removes the rules and the bridges of an instance, for when it is to be no more. While a container holds something it is an
+// error.
+func (s Store) Vacate() error {
+	l, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	held, err := s.allEndpoints()
+	if err != nil {
+		return err
+	}
+	if len(held) > 0 {
+		return errdef.New(errdef.Conflict, "cannot take the networks down: container %s is on the network %s", held[0].Name, held[0].Network)
+	}
+	networks, err := s.List()
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, n := range networks {
+		errs = errors.Join(errs, s.takeDown(n))
+	}
+	c, err := nft.Open()
+	if err != nil {
+		return errs // a kernel without nf_tables has no table
+	}
+	defer c.Close()
+	t := nft.Table{Name: s.TableName()}
+	if made, err := c.Exists(t); err != nil || !made {
+		return errs
+	}
+	return errors.Join(errs, c.Commit(t.Delete()))
 }

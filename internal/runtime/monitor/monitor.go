@@ -360,9 +360,10 @@ func (m *monitor) finish(r state.Record, exit Ended) error {
 	}
 	// It is no more as soon as it has lost its name; nobody need wait until all is deleted.
 	gone, err := m.Store.Retire(m.c)
+	err = errors.Join(err, removeVolumes(m.Options))
 	m.tellAll(FrameEnded, exit)
 	if err == nil {
-		err = errors.Join(m.clear(), m.Store.Delete(m.c.ID, gone, m.RemoveTree), removeVolumes(m.Options))
+		err = errors.Join(m.clear(), m.Store.Delete(m.c.ID, gone, m.RemoveTree))
 	}
 	return m.leave(err)
 }
