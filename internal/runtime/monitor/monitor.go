@@ -66,9 +66,11 @@ type monitor struct {
 	streams    *streams
 	net        connection
 	names      *dns.Server // the container's resolver, if it has one
-	namesIn    *os.File    // the network namespace from which that asks, if it is the container's
-	command    *Conn       // the command that is starting the container
-	console    *os.File    // the socket by which the container's terminal comes
+	watch      *os.File    // tells when the rules of networks are removed
+	guarding   sync.WaitGroup
+	namesIn    *os.File // the network namespace from which that asks, if it is the container's
+	command    *Conn    // the command that is starting the container
+	console    *os.File // the socket by which the container's terminal comes
 	execs      sync.WaitGroup
 	accepting  sync.WaitGroup
 	recording  sync.WaitGroup
@@ -257,6 +259,7 @@ func (m *monitor) recordRunning(r state.Record) {
 // untilEnd waits for the end of the first process and clears away what the container held. child is its pid if it is a child of
 // ours, or 0.
 func (m *monitor) untilEnd(pidfd, child int) Ended {
+	m.guard()
 	err := awaitEnd(pidfd)
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
 	exit := Ended{ExitCode: unknownExit}

@@ -207,11 +207,41 @@ func (m *monitor) serveNames(pid int) error {
 	return nil
 }
 
+// guard watches over the rules of the container's networks as long as it runs: somebody may remove them, as firewalld does at each
+// reload, and then published ports and the separation of networks are gone (CVE-2025-54388). Of many monitors the first repairs.
+func (m *monitor) guard() {
+	if !m.c.Config.OwnNetwork() {
+		return
+	}
+	var err error
+	if m.watch, err = network.Watch(); err != nil {
+		fmt.Fprintln(os.Stderr, "cannot watch over the rules of the container's networks:", err)
+		return
+	}
+	watch, store := m.watch, networks(m.Store)
+	m.guarding.Go(func() {
+		buf := make([]byte, 4<<10)
+		for {
+			if _, err := watch.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return // closed
+			}
+			if _, err := store.Heal(); err != nil {
+				fmt.Fprintln(os.Stderr, "cannot repair the rules of the container's networks:", err)
+			}
+		}
+	})
+}
+
 // disconnect gives back what the container holds of its networks.
 func (m *monitor) disconnect() error {
 	var errs error
+	if m.watch != nil {
+		errs = m.watch.Close()
+		m.guarding.Wait()
+		m.watch = nil
+	}
 	if m.names != nil {
-		errs = m.names.Close()
+		errs = errors.Join(errs, m.names.Close())
 		m.names, m.net.resolver = nil, dns.Sockets{}
 	}
 	if m.namesIn != nil {
