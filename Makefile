@@ -7,7 +7,7 @@ OUT      ?= bin
 PACKED    = internal/program/embedded
 BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w -X berth/internal/cli.Version=$(VERSION)'
 
-.PHONY: build run test attacks crash debian powercut powercut-vm bench test-vm clean
+.PHONY: build run test attacks crash debian powercut powercut-vm bench test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -70,3 +70,7 @@ powercut-vm:
 # The tests on a host with systemd, cgroup v2 and AppArmor, in a virtual machine; BERTH_SHORT=1 takes less than five minutes.
 test-vm:
 	@./test/vm
+
+# berth on arm64, emulated: a kernel of Debian's in QEMU; BERTH_SHORT=1 takes less than three minutes.
+test-arm64:
+	@./test/arm64/run

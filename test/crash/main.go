@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -74,6 +75,8 @@ func run(program, only string, jobs int, short bool) error {
 	total, violations, began := 0, 0, time.Now()
 	for i := range jobs {
 		wg.Go(func() {
+			// A tracer waits for every child of its thread, which must therefore have no child of another job's.
+			runtime.LockOSThread()
 			in, err := newInstance(filepath.Join(dir, fmt.Sprint(i)), program)
 			for s := range work {
 				var n, bad int

@@ -75,5 +75,8 @@ func dependsOn(f Failed) []string {
 	case "seccomp":
 		return []string{Seccomp}
 	}
+	if f.Errno == unix.ENOSPC { // whatever wrote a file
+		return []string{DataRoot}
+	}
 	return nil
 }
