@@ -42,6 +42,8 @@ type command struct {
 	stop bool
 	// status is the exit status of a failure that has none of its own.
 	status int
+	// starts says that the command starts processes in containers itself.
+	starts bool
 	// full says that the command needs the whole program (see internal/program).
 	full   bool
 	hidden bool
@@ -231,6 +233,13 @@ func (c *call) main(args []string) error {
 			return nil
 		}
 		return err
+	}
+	if cmd.starts {
+		unix.Umask(int(c.umask)) // for the next one to find
+		if err := engine.Protect(); err != nil {
+			return err
+		}
+		unix.Umask(0o022)
 	}
 	if c.settings, c.sources, err = settings.Load(globals); err != nil {
 		return err

@@ -32,7 +32,7 @@ var (
 func commands() []command {
 	return []command{
 		{
-			name: "container run", alias: "run", args: "IMAGE [COMMAND] [ARG...]", short: "Create and run a new container from an image",
+			name: "container run", starts: true, alias: "run", args: "IMAGE [COMMAND] [ARG...]", short: "Create and run a new container from an image",
 			example: "berth run --rm -it --network none box", flags: runFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdRun,
 		},
 		{
@@ -69,7 +69,7 @@ func commands() []command {
 		},
 		{name: "container create", alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdCreate},
 		{
-			name: "container start", alias: "start", args: "CONTAINER [CONTAINER...]", short: "Start one or more stopped containers", example: "berth start -ai web", least: 1, most: -1, run: (*call).cmdStart,
+			name: "container start", starts: true, alias: "start", args: "CONTAINER [CONTAINER...]", short: "Start one or more stopped containers", example: "berth start -ai web", least: 1, most: -1, run: (*call).cmdStart,
 			flags: []flag{
 				{"attach", "a", "", "Attach STDOUT/STDERR and forward signals", boolean(func(o *options) *bool { return &o.attachOutput })},
 				flagDetachKeys,
@@ -95,7 +95,7 @@ func commands() []command {
 			},
 		},
 		{name: "container stop", alias: "stop", args: "CONTAINER [CONTAINER...]", short: "Stop one or more running containers", example: "berth stop -t 3 web", least: 1, most: -1, run: (*call).cmdStop, flags: []flag{flagSignal, flagTimeout}},
-		{name: "container restart", alias: "restart", args: "CONTAINER [CONTAINER...]", short: "Restart one or more containers", example: "berth restart web", least: 1, most: -1, run: (*call).cmdRestart, flags: []flag{flagSignal, flagTimeout}},
+		{name: "container restart", starts: true, alias: "restart", args: "CONTAINER [CONTAINER...]", short: "Restart one or more containers", example: "berth restart web", least: 1, most: -1, run: (*call).cmdRestart, flags: []flag{flagSignal, flagTimeout}},
 		{name: "container kill", alias: "kill", args: "CONTAINER [CONTAINER...]", short: "Kill one or more running containers", example: "berth kill -s HUP web", least: 1, most: -1, run: (*call).cmdKill, flags: []flag{flagSignal}},
 		{name: "container pause", alias: "pause", args: "CONTAINER [CONTAINER...]", short: "Pause all processes within one or more containers", example: "berth pause web", least: 1, most: -1, run: (*call).cmdPause},
 		{name: "container unpause", alias: "unpause", args: "CONTAINER [CONTAINER...]", short: "Unpause all processes within one or more containers", example: "berth unpause web", least: 1, most: -1, run: (*call).cmdUnpause},
@@ -108,13 +108,14 @@ func commands() []command {
 			},
 		},
 		{name: "container rename", alias: "rename", args: "CONTAINER NEW_NAME", short: "Rename a container", example: "berth rename web shop", least: 2, most: 2, run: (*call).cmdRename},
+		{name: "container port", alias: "port", args: "CONTAINER [PRIVATE_PORT[/PROTO]]", short: "List port mappings or a specific mapping for the container", example: "berth port web 80/tcp", least: 1, most: 2, run: (*call).cmdPort},
 		{name: "container prune", short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagYes}},
 		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat}},
 		{
 			name: "inspect", args: "NAME|ID [NAME|ID...]", short: "Return low-level information on berth objects", example: "berth inspect web", least: 1, most: -1, run: (*call).cmdInspect,
 			flags: []flag{
 				flagFormat,
-				{"type", "", "string", "Only inspect objects of the given type (container|image|volume)", choice(func(o *options) *string { return &o.kind }, "type", "container", "image", "volume")},
+				{"type", "", "string", "Only inspect objects of the given type (container|image|network|volume)", choice(func(o *options) *string { return &o.kind }, "type", "container", "image", "network", "volume")},
 			},
 		},
 		{name: "explain", args: "CONTAINER", short: "Show what a running container is made of, and where that differs from its plan", example: "berth explain web", least: 1, most: 1, run: (*call).cmdExplain},
@@ -159,13 +160,43 @@ func commands() []command {
 		{name: "volume inspect", args: "VOLUME [VOLUME...]", short: "Display detailed information on one or more volumes", example: "berth volume inspect data", least: 1, most: -1, run: (*call).cmdVolumeInspect, flags: []flag{flagFormat}},
 		{name: "volume rm", args: "VOLUME [VOLUME...]", short: "Remove one or more volumes", example: "berth volume rm data", least: 1, most: -1, run: (*call).cmdVolumeRm, flags: []flag{flagForce}},
 
+		{name: "network create", args: "NETWORK", short: "Create a network", example: "berth network create --subnet 10.9.0.0/24 shop", least: 1, most: 1, run: (*call).cmdNetworkCreate, flags: networkCreateFlags()},
+		{
+			name: "network ls", short: "List networks", example: "berth network ls", run: (*call).cmdNetworkLs,
+			flags: []flag{
+				flagFilter,
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				flagNoTrunc, flagQuiet,
+			},
+		},
+		{
+			name: "network inspect", args: "NETWORK [NETWORK...]", short: "Display detailed information on one or more networks", example: "berth network inspect shop", least: 1, most: -1, run: (*call).cmdNetworkInspect,
+			flags: []flag{flagFormat, {"verbose", "v", "", "Verbose output for diagnostics (of services of a swarm, which there are not)", nil}},
+		},
+		{
+			name: "network rm", args: "NETWORK [NETWORK...]", short: "Remove one or more networks", example: "berth network rm shop", least: 1, most: -1, run: (*call).cmdNetworkRm,
+			flags: []flag{{"force", "f", "", "Do not error if the network does not exist", boolean(func(o *options) *bool { return &o.force })}},
+		},
+		{
+			name: "network prune", short: "Remove all unused networks", example: "berth network prune -f", run: (*call).cmdNetworkPrune,
+			flags: []flag{
+				{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", list(func(o *options) *[]string { return &o.filters })},
+				flagYes,
+			},
+		},
+		{name: "network connect", args: "NETWORK CONTAINER", short: "Connect a container to a network", example: "berth network connect --alias db shop store", least: 2, most: 2, run: (*call).cmdNetworkConnect, flags: networkConnectFlags()},
+		{
+			name: "network disconnect", args: "NETWORK CONTAINER", short: "Disconnect a container from a network", example: "berth network disconnect shop store", least: 2, most: 2, run: (*call).cmdNetworkDisconnect,
+			flags: []flag{{"force", "f", "", "Force the container to disconnect from a network", boolean(func(o *options) *bool { return &o.force })}},
+		},
+
 		{name: "version", short: "Show the berth version information", example: "berth version", run: (*call).cmdVersion, flags: []flag{flagFormat, {"short", "", "", "Print the version on one line", boolean(func(o *options) *bool { return &o.short })}}},
 		{name: "system info", alias: "info", short: "Display system-wide information", example: "berth info", run: (*call).cmdInfo, flags: []flag{flagFormat}},
 		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},
 		{name: "system apparmor-profile", short: "Print the AppArmor profile that lets this program make user namespaces", example: needs.AppArmorCommand, run: (*call).cmdAppArmorProfile},
 		{name: "config", short: "Print each setting in force and where it comes from", example: "berth config", run: (*call).cmdConfig},
 		{
-			name: "runtime run", args: "CONTAINER", short: "Run the container of an OCI bundle", example: "berth runtime run --bundle /tmp/bundle id", least: 1, most: 1, status: 1, run: (*call).cmdRuntimeRun,
+			name: "runtime run", starts: true, args: "CONTAINER", short: "Run the container of an OCI bundle", example: "berth runtime run --bundle /tmp/bundle id", least: 1, most: 1, status: 1, run: (*call).cmdRuntimeRun,
 			flags: []flag{
 				{"bundle", "b", "string", "Path to the root of the bundle directory", text(func(o *options) *string { return &o.bundle })},
 				{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.pidFile })},
@@ -186,6 +217,10 @@ func canonical(name string) string {
 		return "image rm"
 	case "container remove":
 		return "container rm"
+	case "network list":
+		return "network ls"
+	case "network remove":
+		return "network rm"
 	case "volume list":
 		return "volume ls"
 	case "volume remove":

@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/network"
 	"berth/internal/runtime/spec"
 )
 
@@ -43,6 +44,11 @@ type options struct {
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint
 	endpoint container.Endpoint
+
+	// A network that is to be made, without its subnets, which are these.
+	network                   network.Network
+	subnets, gateways, ranges []string
+	refused                   error // why a flag of docker's can have no effect here
 }
 
 func set(f func(o *options, v string) error) func(*call, string) error {

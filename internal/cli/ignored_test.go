@@ -14,7 +14,9 @@ import (
 
 // withoutEffect are the flags that change nothing, and why that is their meaning.
 var withoutEffect = map[string]string{
-	"image ls --all": "docker hides intermediate images without it; there are none",
+	"image ls --all":            "docker hides intermediate images without it; there are none",
+	"network create --ipv4":     "every network has IPv4; --ipv4=false is refused",
+	"network inspect --verbose": "it adds to what a swarm's networks are shown with; there are none",
 }
 
 // source is what the functions of a package mention and whom they call, by their names without receivers.

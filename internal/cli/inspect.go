@@ -61,7 +61,7 @@ func (c *call) cmdInspect() error {
 		for _, k := range []struct {
 			name string
 			find func(*engine.Engine, string) (any, error)
-		}{{"container", inspectContainer}, {"image", inspectImage}, {"volume", inspectVolume}} {
+		}{{"container", inspectContainer}, {"image", inspectImage}, {"network", inspectNetwork}, {"volume", inspectVolume}} {
 			if c.options.kind != "" && c.options.kind != k.name {
 				continue
 			}

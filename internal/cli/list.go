@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/internal/container"
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/ident"
@@ -46,7 +47,7 @@ func (c *call) cmdPs() error {
 	if o.latest {
 		o.last = 1
 	}
-	match, err := psFilter(o.filters)
+	match, err := filter(o.filters, func(key, value string) (func(engine.Listed) (bool, error), error) { return psFilter(e, key, value) })
 	if err != nil {
 		return err
 	}
@@ -60,13 +61,21 @@ func (c *call) cmdPs() error {
 	var cells [][]string
 	for _, l := range all {
 		running := l.Record.Status == state.Running || l.Record.Status == state.Paused || l.Record.Status == state.Restarting
-		if !showAll && !running || !match(l) {
+		if !showAll && !running {
+			continue
+		}
+		if yes, err := match(l); err != nil {
+			return err
+		} else if !yes {
 			continue
 		}
 		if o.last > 0 && len(rows) == o.last {
 			break
 		}
-		r := psRowOf(l, o.noTrunc)
+		r, err := psRowOf(e, l, o.noTrunc)
+		if err != nil {
+			return err
+		}
 		rows = append(rows, r)
 		cells = append(cells, []string{r.ID, r.Image, r.Command, r.RunningFor, r.Status, r.Ports, r.Names})
 	}
@@ -84,7 +93,7 @@ func (c *call) cmdPs() error {
 	return table(c.out, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}, cells)
 }
 
-func psRowOf(l engine.Listed, noTrunc bool) psRow {
+func psRowOf(e *engine.Engine, l engine.Listed, noTrunc bool) (psRow, error) {
 	id, command := l.ID, strings.Join(l.Config.Args(), " ")
 	if !noTrunc {
 		id = ident.Short(id)
@@ -92,21 +101,39 @@ func psRowOf(l engine.Listed, noTrunc bool) psRow {
 			command = string(r[:19]) + "…"
 		}
 	}
-	var labels, mounts []string
-	for k, v := range l.Config.Labels {
-		labels = append(labels, k+"="+v)
-	}
-	slices.Sort(labels)
+	var mounts []string
 	for _, m := range l.Config.Mounts {
 		if m.Source != "" {
 			mounts = append(mounts, m.Source)
 		}
 	}
+	ports, err := portsOf(e, l)
 	return psRow{
 		Command: strconv.Quote(command), CreatedAt: l.Created.Format("2006-01-02 15:04:05 -0700 MST"), ID: id, Image: l.Image.Name,
-		Labels: strings.Join(labels, ","), LocalVolumes: strconv.Itoa(len(l.Volumes)), Mounts: strings.Join(mounts, ","), Names: l.Name,
-		Networks: l.Config.Network, RunningFor: ago(l.Created), Size: "0B", State: string(l.Record.Status), Status: statusText(l.Record),
+		Labels: labelText(l.Config.Labels), LocalVolumes: strconv.Itoa(len(l.Volumes)), Mounts: strings.Join(mounts, ","), Names: l.Name,
+		Networks: strings.Join(networksOf(l.Config), ","), Ports: portsText(ports), RunningFor: ago(l.Created), Size: "0B", State: string(l.Record.Status), Status: statusText(l.Record),
+	}, err
+}
+
+// networksOf are the names of a container's networks.
+func networksOf(c container.Config) []string {
+	var names []string
+	for _, asked := range c.Networks {
+		names = append(names, asked.Network)
 	}
+	if names == nil {
+		names = []string{c.Network}
+	}
+	return names
+}
+
+// portsOf are the open ports of a container, none unless it runs.
+func portsOf(e *engine.Engine, l engine.Listed) ([]openPort, error) {
+	if l.Record.Status != state.Running && l.Record.Status != state.Paused || !l.Config.OwnNetwork() {
+		return nil, nil
+	}
+	published, err := publishedOf(e, l.Container)
+	return openPorts(published, l.Config.Exposed), err
 }
 
 func ago(t time.Time) string {
@@ -131,72 +158,116 @@ func statusText(r state.Record) string {
 	return "Created"
 }
 
-// psFilter reads docker's filters that a container's own record can answer.
-func psFilter(filters []string) (func(engine.Listed) bool, error) {
-	type test = func(engine.Listed) bool
-	byKey := map[string][]test{}
+// filter reads --filter, each of which of reads. Of one key one must match, but of labels all.
+func filter[T any](filters []string, of func(key, value string) (func(T) (bool, error), error)) (func(T) (bool, error), error) {
+	byKey := map[string][]func(T) (bool, error){}
 	for _, f := range filters {
 		key, value, has := strings.Cut(f, "=")
 		if !has {
 			return nil, errdef.New(errdef.Invalid, "invalid argument %q for \"-f, --filter\" flag: bad format of filter (expected name=value)", f)
 		}
-		var t test
-		switch key {
-		case "id":
-			t = func(l engine.Listed) bool { return strings.HasPrefix(l.ID, value) }
-		case "name":
-			t = func(l engine.Listed) bool { return strings.Contains(l.Name, strings.TrimPrefix(value, "/")) }
-		case "status":
-			if !slices.Contains([]string{"created", "running", "paused", "restarting", "exited", "removing", "dead"}, value) {
-				return nil, errdef.New(errdef.Invalid, "invalid filter 'status=%s'", value)
-			}
-			t = func(l engine.Listed) bool { return string(l.Record.Status) == value }
-		case "exited":
-			n, err := strconv.Atoi(value)
-			if err != nil {
-				return nil, errdef.New(errdef.Invalid, "invalid filter 'exited=%s'", value)
-			}
-			t = func(l engine.Listed) bool { return l.Record.Status == state.Exited && l.Record.ExitCode == n }
-		case "label":
-			name, want, exact := strings.Cut(value, "=")
-			t = func(l engine.Listed) bool {
-				have, ok := l.Config.Labels[name]
-				return ok && (!exact || have == want)
-			}
-		case "ancestor":
-			t = func(l engine.Listed) bool {
-				return l.Image.Name == value || strings.TrimSuffix(l.Image.Name, ":latest") == value || strings.HasPrefix(l.Image.ID.Hex(), value)
-			}
-		case "volume":
-			t = func(l engine.Listed) bool {
-				for _, v := range l.Volumes {
-					if v.Name == value || v.Target == value {
-						return true
-					}
-				}
-				return false
-			}
-		case "network":
-			t = func(l engine.Listed) bool { return l.Config.Network == value }
-		default:
-			return nil, errdef.New(errdef.Invalid, "invalid filter '%s'", key)
+		t, err := of(key, value)
+		if err != nil {
+			return nil, err
 		}
 		byKey[key] = append(byKey[key], t)
 	}
-	return func(l engine.Listed) bool {
+	return func(v T) (bool, error) {
 		for key, tests := range byKey {
-			ok := key == "label" // labels must all match, of other keys one
+			all := key == "label"
+			ok := all
 			for _, t := range tests {
-				if key == "label" {
-					ok = ok && t(l)
-				} else {
-					ok = ok || t(l)
+				yes, err := t(v)
+				if err != nil {
+					return false, err
 				}
+				ok = all && ok && yes || !all && (ok || yes)
 			}
 			if !ok {
-				return false
+				return false, nil
 			}
 		}
-		return true
+		return true, nil
 	}, nil
+}
+
+// simple is a filter that needs to read nothing.
+func simple[T any](t func(T) bool) func(T) (bool, error) {
+	return func(v T) (bool, error) { return t(v), nil }
+}
+
+// psFilter reads one of docker's filters of containers.
+func psFilter(e *engine.Engine, key, value string) (func(engine.Listed) (bool, error), error) {
+	switch key {
+	case "network":
+		return func(l engine.Listed) (bool, error) { return onNetwork(e, l, value) }, nil
+	case "publish", "expose":
+		has, err := portFilter(key, value)
+		return func(l engine.Listed) (bool, error) {
+			ports, err := portsOf(e, l)
+			return slices.ContainsFunc(ports, func(p openPort) bool {
+				if key == "expose" {
+					return has(p.inner, p.protocol)
+				}
+				return p.hostIP.IsValid() && has(p.host, p.protocol)
+			}), err
+		}, err
+	}
+	t, err := recordFilter(key, value)
+	return simple(t), err
+}
+
+// onNetwork reports whether a container is on a network, which is given by its name or ID.
+func onNetwork(e *engine.Engine, l engine.Listed, asked string) (bool, error) {
+	names := networksOf(l.Config)
+	if slices.Contains(names, asked) {
+		return true, nil
+	}
+	if !ident.Is(asked) {
+		return false, nil
+	}
+	n, err := e.Networks().Load(asked)
+	if errdef.Is(err, errdef.NotFound) {
+		err = nil
+	}
+	return slices.Contains(names, n.Name), err
+}
+
+// recordFilter is one of the filters that a container's own record can answer.
+func recordFilter(key, value string) (t func(engine.Listed) bool, err error) {
+	switch key {
+	case "id":
+		t = func(l engine.Listed) bool { return strings.HasPrefix(l.ID, value) }
+	case "name":
+		t = func(l engine.Listed) bool { return strings.Contains(l.Name, strings.TrimPrefix(value, "/")) }
+	case "status":
+		if !slices.Contains([]string{"created", "running", "paused", "restarting", "exited", "removing", "dead"}, value) {
+			return nil, errdef.New(errdef.Invalid, "invalid filter 'status=%s'", value)
+		}
+		t = func(l engine.Listed) bool { return string(l.Record.Status) == value }
+	case "exited":
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return nil, errdef.New(errdef.Invalid, "invalid filter 'exited=%s'", value)
+		}
+		t = func(l engine.Listed) bool { return l.Record.Status == state.Exited && l.Record.ExitCode == n }
+	case "label":
+		t = func(l engine.Listed) bool { return hasLabel(l.Config.Labels, value) }
+	case "ancestor":
+		t = func(l engine.Listed) bool {
+			return l.Image.Name == value || strings.TrimSuffix(l.Image.Name, ":latest") == value || strings.HasPrefix(l.Image.ID.Hex(), value)
+		}
+	case "volume":
+		t = func(l engine.Listed) bool {
+			for _, v := range l.Volumes {
+				if v.Name == value || v.Target == value {
+					return true
+				}
+			}
+			return false
+		}
+	default:
+		return nil, errdef.New(errdef.Invalid, "invalid filter '%s'", key)
+	}
+	return t, nil
 }

@@ -35,9 +35,7 @@ type View struct {
 	GraphDriver     ViewDriver
 	Mounts          []ViewMount
 	Config          ViewConfig
-	NetworkSettings struct {
-		Networks map[string]struct{ NetworkID string }
-	}
+	NetworkSettings ViewNetworks
 }
 
 // ViewState is what a container is doing.
@@ -57,33 +55,39 @@ type ViewState struct {
 
 // ViewHost is what of the configuration depends on the host.
 type ViewHost struct {
-	Binds          []string
-	LogConfig      ViewLog
-	NetworkMode    string
-	RestartPolicy  ViewRestart
-	AutoRemove     bool
-	CapAdd         []string
-	CapDrop        []string
-	CgroupnsMode   string
-	GroupAdd       []string
-	IpcMode        string
-	OomScoreAdj    int
-	PidMode        string
-	Privileged     bool
-	ReadonlyRootfs bool
-	SecurityOpt    []string
-	UTSMode        string
-	ShmSize        int64
-	Runtime        string
-	CPUShares      uint64 `json:"CpuShares"`
-	Memory         int64
-	NanoCPUs       int64 `json:"NanoCpus"`
-	CpusetCpus     string
-	MemorySwap     int64
-	PidsLimit      int64
-	Init           bool
-	MaskedPaths    []string
-	ReadonlyPaths  []string
+	Binds           []string
+	LogConfig       ViewLog
+	NetworkMode     string
+	PortBindings    map[string][]ViewBinding
+	RestartPolicy   ViewRestart
+	AutoRemove      bool
+	CapAdd          []string
+	CapDrop         []string
+	CgroupnsMode    string
+	DNS             []string `json:"Dns"`
+	DNSOptions      []string `json:"DnsOptions"`
+	DNSSearch       []string `json:"DnsSearch"`
+	ExtraHosts      []string
+	GroupAdd        []string
+	IpcMode         string
+	OomScoreAdj     int
+	PidMode         string
+	Privileged      bool
+	PublishAllPorts bool
+	ReadonlyRootfs  bool
+	SecurityOpt     []string
+	UTSMode         string
+	ShmSize         int64
+	Runtime         string
+	CPUShares       uint64 `json:"CpuShares"`
+	Memory          int64
+	NanoCPUs        int64 `json:"NanoCpus"`
+	CpusetCpus      string
+	MemorySwap      int64
+	PidsLimit       int64
+	Init            bool
+	MaskedPaths     []string
+	ReadonlyPaths   []string
 }
 
 // ViewLog, ViewRestart, ViewDriver, ViewMount and ViewConfig are parts of View.
@@ -111,18 +115,19 @@ type (
 		Propagation string
 	}
 	ViewConfig struct {
-		Hostname   string
-		Domainname string
-		User       string
-		Tty        bool
-		OpenStdin  bool
-		Env        []string
-		Cmd        []string
-		Image      string
-		WorkingDir string
-		Entrypoint []string
-		Labels     map[string]string
-		StopSignal string `json:",omitempty"`
+		Hostname     string
+		Domainname   string
+		User         string
+		ExposedPorts map[string]struct{} `json:",omitempty"`
+		Tty          bool
+		OpenStdin    bool
+		Env          []string
+		Cmd          []string
+		Image        string
+		WorkingDir   string
+		Entrypoint   []string
+		Labels       map[string]string
+		StopSignal   string `json:",omitempty"`
 	}
 )
 
@@ -173,7 +178,8 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		IpcMode: orDefault(cfg.IPC, "private"), OomScoreAdj: cfg.OOMScoreAdj, PidMode: cfg.PID, Privileged: cfg.Privileged, ReadonlyRootfs: cfg.ReadOnly,
 		UTSMode: cfg.UTS, ShmSize: shm, Runtime: "berth", CPUShares: cfg.Resources.CPUShares, Memory: cfg.Resources.MemoryBytes,
 		NanoCPUs: cfg.Resources.NanoCPUs, CpusetCpus: cfg.Resources.CPUSet, MemorySwap: cfg.Resources.MemorySwapBytes, PidsLimit: cfg.Resources.PidsLimit, Init: cfg.Init,
-		SecurityOpt: securityOptions(cfg.Security),
+		SecurityOpt: securityOptions(cfg.Security), PortBindings: bindings(cfg.Ports), PublishAllPorts: cfg.PublishAll,
+		DNS: orNone(cfg.DNS), DNSOptions: orNone(cfg.DNSOptions), DNSSearch: orNone(cfg.DNSSearch), ExtraHosts: hostLines(cfg),
 	}
 	v.GraphDriver = ViewDriver{driverOf(c), map[string]string{"UpperDir": e.Containers.Dir(c.ID) + "/upper", "WorkDir": e.Containers.Dir(c.ID) + "/work"}}
 	if c.Driver == state.DriverCopy {
@@ -195,12 +201,13 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	v.Config = ViewConfig{
 		Hostname: spec.Hostname(spec.Input{ID: c.ID, Config: cfg}), Domainname: cfg.Domainname, User: cfg.User, Tty: cfg.TTY, OpenStdin: cfg.Interactive,
 		Env: cfg.Env, Cmd: cfg.Command, Image: c.Image.Name, WorkingDir: cfg.Workdir, Entrypoint: cfg.Entrypoint, Labels: cfg.Labels, StopSignal: cfg.StopSignal,
+		ExposedPorts: exposed(cfg),
 	}
 	if v.Config.Labels == nil {
 		v.Config.Labels = map[string]string{}
 	}
-	v.NetworkSettings.Networks = map[string]struct{ NetworkID string }{cfg.Network: {}}
-	return v, nil
+	v.NetworkSettings, err = e.viewNetworks(c, v.State.Pid)
+	return v, err
 }
 
 func securityOptions(s container.Security) []string {
@@ -218,6 +225,14 @@ func securityOptions(s container.Security) []string {
 		out = append(out, "systempaths=unconfined")
 	}
 	return out
+}
+
+// orNone is a list that is [] in JSON when it is empty.
+func orNone(l []string) []string {
+	if l == nil {
+		return []string{}
+	}
+	return l
 }
 
 func orDefault(s, d string) string {

@@ -41,6 +41,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	defer program.Close()
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
+	o.Settle = e.settlePorts
 	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)
@@ -127,14 +128,61 @@ func monitorEnv() []string {
 	return append(env, "GOMAXPROCS=2")
 }
 
+// self is this program's file.
+const self = "/proc/self/exe"
+
+// Protect makes this process one whose program no container can write to, by executing it again if need be. The first process of a
+// container is for a moment a copy of the process that starts it, and /proc/PID/exe leads to that one's file: an image could have it
+// executed, and keep it open (CVE-2019-5736).
+func Protect() error {
+	const again = "BERTH_PROTECTED" // says to the next one that it is executed by this
+	tried := os.Getenv(again) != ""
+	if err := os.Unsetenv(again); err != nil {
+		return err
+	}
+	if protected() {
+		return nil
+	}
+	if tried {
+		return errdef.New(errdef.Unsupported, "cannot start containers: the program's own file could be written to from there")
+	}
+	program, err := ownProgram()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	if program.Name() == self {
+		return nil // nobody here may write to it
+	}
+	return os.NewSyscallError("execve", syscall.Exec("/proc/self/fd/"+strconv.Itoa(int(program.Fd())), os.Args, append(os.Environ(), again+"=1")))
+}
+
+// protected reports whether nobody can write to this program's file by way of /proc/PID/exe: it is on a read-only mount, or a sealed
+// copy in memory.
+func protected() bool {
+	var fs unix.Statfs_t
+	if unix.Statfs(self, &fs) == nil && fs.Flags&unix.ST_RDONLY != 0 {
+		return true
+	}
+	f, err := os.Open(self)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
+	return err == nil && seals&unix.F_SEAL_WRITE != 0
+}
+
 // ownProgram opens this program in a way in which no container can write to it: the children of a monitor are for a moment
-// processes of their container, and /proc/PID/exe of a process leads to its program's file (CVE-2019-5736). As root
-// that is a read-only mount attached to nothing; otherwise the file itself if it is not ours to change, else a sealed copy.
+// processes of their container, too. As root that is a read-only mount attached to nothing; otherwise the file itself if it is not
+// ours to change, else a sealed copy.
 func ownProgram() (*os.File, error) {
-	const self = "/proc/self/exe"
+	if protected() {
+		return os.Open(self)
+	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, self, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err == nil {
-		f := os.NewFile(uintptr(fd), self)
+		f := os.NewFile(uintptr(fd), "berth")
 		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err == nil {
 			return f, nil
 		}

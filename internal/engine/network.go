@@ -1,12 +1,21 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
 	"os"
+	"slices"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/network"
+	"berth/internal/network/netlink"
+	"berth/internal/runtime/monitor"
 	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // Networks are the networks of this instance.
@@ -22,6 +31,15 @@ func DefaultNetwork() string {
 	return container.NetworkNone
 }
 
+// needNetworks refuses who may not make networks; what is it that they wanted.
+func (e *Engine) needNetworks(format string, args ...any) error {
+	if e.Host().Privileged() {
+		return nil
+	}
+	return errdef.Hint(errdef.New(errdef.Unsupported, "%s: networks need root so far", fmt.Sprintf(format, args...)),
+		"use --network none or --network host")
+}
+
 // checkNetworks finds the networks that a container names, and puts their own names in the place of IDs.
 func (e *Engine) checkNetworks(c *state.Container) error {
 	if !c.Config.OwnNetwork() {
@@ -31,9 +49,8 @@ func (e *Engine) checkNetworks(c *state.Container) error {
 		}
 		return errdef.New(errdef.Invalid, "the container names no network")
 	}
-	if !e.Host().Privileged() {
-		return errdef.Hint(errdef.New(errdef.Unsupported, "cannot connect the container to the network %s: networks need root so far", c.Config.Network),
-			"use --network none or --network host")
+	if err := e.needNetworks("cannot connect the container to the network %s", c.Config.Network); err != nil {
+		return err
 	}
 	seen := map[string]bool{}
 	for i := range c.Config.Networks {
@@ -50,4 +67,380 @@ func (e *Engine) checkNetworks(c *state.Container) error {
 	}
 	c.Config.Network = c.Config.Networks[0].Network
 	return nil
+}
+
+// CreateNetwork makes a network.
+func (e *Engine) CreateNetwork(n network.Network) (network.Network, error) {
+	if err := e.needNetworks("cannot create the network %s", n.Name); err != nil {
+		return n, err
+	}
+	return e.Networks().Create(n)
+}
+
+// PruneNetworks removes the networks that no container is on, but for those that every instance has and those that are to be kept.
+// One that cannot be removed does not keep the others from being.
+func (e *Engine) PruneNetworks(keep func(network.Network) bool) (removed []string, errs error) {
+	all, err := e.Networks().List()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range all {
+		if network.BuiltIn(n.Name) || keep(n) {
+			continue
+		}
+		held, err := e.Networks().Endpoints(n.Name)
+		if err == nil && len(held) > 0 {
+			continue
+		}
+		if err == nil {
+			err = e.Networks().Remove(n.Name)
+		}
+		switch {
+		case err == nil:
+			removed = append(removed, n.Name)
+		case errdef.Is(err, errdef.NotFound), errdef.Is(err, errdef.Conflict): // somebody was quicker
+		default:
+			errs = errors.Join(errs, err)
+		}
+	}
+	return removed, errs
+}
+
+// Endpoints are what a container holds of its networks, in their order: nothing unless it runs.
+func (e *Engine) Endpoints(c *state.Container) ([]network.Endpoint, error) {
+	var all []network.Endpoint
+	for _, asked := range c.Config.Networks {
+		held, err := e.Networks().Endpoint(asked.Network, c.ID)
+		switch {
+		case errdef.Is(err, errdef.NotFound):
+		case err != nil:
+			return nil, err
+		default:
+			all = append(all, held)
+		}
+	}
+	return all, nil
+}
+
+// Connect connects a container to one more network: at once if it runs, and at every start from then on.
+func (e *Engine) Connect(ref string, asked container.Endpoint) error {
+	return e.changeNetworks(ref, asked.Network, func(c *state.Container, n network.Network, p state.Process) error {
+		asked.Network = n.Name
+		if err := checkConnect(c, n, asked); err != nil {
+			return err
+		}
+		ns, err := namespaceOf(p)
+		if err != nil {
+			return err
+		}
+		var held network.Endpoint
+		if ns != nil {
+			defer ns.Close()
+			if held, err = e.attach(c, asked, ns); err != nil {
+				return fmt.Errorf("cannot connect container %s to the network %s: %w", c.Name, n.Name, err)
+			}
+		}
+		if err := e.Containers.SetNetworks(c, append(slices.Clone(c.Config.Networks), asked)); err != nil {
+			return errors.Join(err, e.takeBack(held))
+		}
+		if err := e.announce(c, p); err != nil || runs(p) {
+			return err
+		}
+		return e.takeBack(held) // it has ended meanwhile, and its monitor may not have seen what it got
+	})
+}
+
+// takeBack gives back what has just been taken for a container, unless that has been started again since.
+func (e *Engine) takeBack(held network.Endpoint) error {
+	now, err := e.Networks().Endpoint(held.Network, held.Container)
+	if errdef.Is(err, errdef.NotFound) || err == nil && now.HostLink != held.HostLink {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return e.Networks().Release(held.Network, held.Container, network.Disconnected)
+}
+
+// checkConnect refuses what docker refuses, in its words.
+func checkConnect(c *state.Container, n network.Network, asked container.Endpoint) error {
+	switch {
+	case n.Driver == network.DriverHost:
+		return errdef.New(errdef.Denied, "cannot connect container to host network - container must be created in host network mode")
+	case n.Driver == network.DriverNull:
+		return errdef.New(errdef.Denied, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	case c.Config.Network == container.NetworkHost:
+		return errdef.New(errdef.Denied, "container sharing network namespace with another container or host cannot be connected to any other network")
+	case n.Name == container.NetworkBridge && len(asked.Aliases) > 0:
+		return errdef.New(errdef.Invalid, "network-scoped aliases are only supported for user-defined networks")
+	case on(c, n.Name):
+		return errdef.New(errdef.Conflict, "endpoint with name %s already exists in network %s", c.Name, n.Name)
+	}
+	return nil
+}
+
+func on(c *state.Container, name string) bool {
+	return slices.ContainsFunc(c.Config.Networks, func(asked container.Endpoint) bool { return asked.Network == name })
+}
+
+// attach connects a running container, by its network namespace.
+func (e *Engine) attach(c *state.Container, asked container.Endpoint, ns *os.File) (network.Endpoint, error) {
+	r, err := monitor.EndpointRequest(c, asked)
+	if err != nil {
+		return network.Endpoint{}, err
+	}
+	routed, err := hasDefaultRoute(ns)
+	if err != nil {
+		return network.Endpoint{}, err
+	}
+	r.DefaultRoute = !routed
+	if len(c.Config.Networks) == 0 { // its published ports are on the first of its networks
+		n, err := e.Networks().Load(asked.Network)
+		if err != nil {
+			return network.Endpoint{}, err
+		}
+		var sockets []*os.File
+		if r.Ports, sockets, err = e.Networks().Reserve(n, c.Name, monitor.PortRequests(c.Config)); err != nil {
+			return network.Endpoint{}, err
+		}
+		for _, f := range sockets {
+			defer f.Close() // then the monitor holds them
+		}
+	}
+	held, _, err := e.Networks().Attach(asked.Network, r, ns)
+	return held, err
+}
+
+// hasDefaultRoute reports whether something leaves the networks of a namespace.
+func hasDefaultRoute(ns *os.File) (bool, error) {
+	conn, err := netlink.OpenIn(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	routes, err := conn.Routes()
+	return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.To.Bits() == 0 }), err
+}
+
+// bequeath gives what the network had that a running container has just left to the next one in its list, as at a start: the way
+// out, and the published ports, which the monitor holds on.
+func (e *Engine) bequeath(c *state.Container, gone network.Endpoint, ns *os.File) error {
+	held, err := e.Endpoints(c)
+	if err != nil || len(held) == 0 {
+		return err
+	}
+	if len(gone.Ports) > 0 {
+		if _, err := e.Networks().SetPorts(held[0].Network, c.ID, gone.Ports); err != nil {
+			return err
+		}
+	}
+	routed, err := hasDefaultRoute(ns)
+	i := slices.IndexFunc(held, func(h network.Endpoint) bool { return !h.Internal })
+	if err != nil || routed || i < 0 {
+		return err
+	}
+	conn, err := netlink.OpenIn(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	link, err := conn.LinkByName(held[i].Interface)
+	if err != nil {
+		return err
+	}
+	var requests []netlink.Request
+	for _, g := range held[i].Gateways {
+		everywhere := netip.IPv4Unspecified()
+		if g.Is6() {
+			everywhere = netip.IPv6Unspecified()
+		}
+		requests = append(requests, netlink.AddRoute(netlink.Route{To: netip.PrefixFrom(everywhere, 0), Gateway: g, Index: link.Index}))
+	}
+	return conn.Do(requests...)
+}
+
+// Disconnect takes a container off a network. With force that is done, too, when only one of the two is there.
+func (e *Engine) Disconnect(ref, name string, force bool) error {
+	if force {
+		if gone, err := e.forget(ref, name); gone || err != nil {
+			return err
+		}
+	}
+	return e.changeNetworks(ref, name, func(c *state.Container, n network.Network, p state.Process) error {
+		if c.Config.Network == container.NetworkHost && n.Driver == network.DriverHost {
+			return errdef.New(errdef.Denied, "cannot disconnect container from host network - container was created in host network mode")
+		}
+		gone, err := e.Networks().Endpoint(n.Name, c.ID)
+		switch {
+		case errdef.Is(err, errdef.NotFound) && !on(c, n.Name):
+			return errdef.New(errdef.NotFound, "container %s is not connected to network %s", c.Name, n.Name)
+		case err != nil && !errdef.Is(err, errdef.NotFound):
+			return err
+		}
+		ns, err := namespaceOf(p)
+		if err != nil {
+			return err
+		}
+		defer ns.Close() // of nil, nothing
+		if err := e.Networks().Release(n.Name, c.ID, network.Disconnected); err != nil {
+			return err
+		}
+		rest := slices.DeleteFunc(slices.Clone(c.Config.Networks), func(asked container.Endpoint) bool { return asked.Network == n.Name })
+		if err := e.Containers.SetNetworks(c, rest); err != nil {
+			return err
+		}
+		if ns != nil {
+			if err := e.bequeath(c, gone, ns); err != nil {
+				return errors.Join(err, e.announce(c, p))
+			}
+		}
+		return e.announce(c, p)
+	})
+}
+
+// forget gives back what a container that is no more has left on a network. It reports whether there was something.
+func (e *Engine) forget(ref, name string) (bool, error) {
+	if _, err := e.Containers.Resolve(ref); !errdef.Is(err, errdef.NotFound) {
+		return false, err
+	}
+	n, err := e.Networks().Load(name)
+	if err != nil {
+		return false, err
+	}
+	all, err := e.Networks().Endpoints(n.Name)
+	if err != nil {
+		return false, err
+	}
+	for _, held := range all {
+		if held.Name == ref || held.Container == ref {
+			return true, e.Networks().Release(n.Name, held.Container, network.Disconnected)
+		}
+	}
+	return false, nil
+}
+
+// changeNetworks calls change with a container that nobody else changes meanwhile, a network, and where the container runs; the zero
+// value says that it does not.
+func (e *Engine) changeNetworks(ref, name string, change func(*state.Container, network.Network, state.Process) error) error {
+	if err := e.needNetworks("cannot change the networks of container %s", ref); err != nil {
+		return err
+	}
+	found, err := e.Containers.Resolve(ref)
+	if err != nil {
+		return err
+	}
+	n, err := e.Networks().Load(name)
+	if err != nil {
+		return err
+	}
+	l, err := e.lock(found.ID)
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	if err := e.settleLocked(found); err != nil {
+		return err
+	}
+	c, err := e.Containers.Load(found.ID) // as it is under the lock
+	if err != nil {
+		return err
+	}
+	p, err := e.Containers.Process(c.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		p, err = state.Process{}, nil
+	}
+	if err != nil {
+		return err
+	}
+	return change(c, n, p)
+}
+
+// namespaceOf opens the network namespace of a container that runs, and is nil for one that does not.
+func namespaceOf(p state.Process) (*os.File, error) {
+	pidfd := p.Open()
+	if pidfd < 0 {
+		return nil, nil
+	}
+	defer unix.Close(pidfd)
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID))
+	if unix.PidfdSendSignal(pidfd, 0, nil, 0) != nil { // it has ended meanwhile, and the number may be another's
+		if err == nil {
+			_ = ns.Close()
+		}
+		return nil, nil
+	}
+	return ns, err
+}
+
+// runs reports whether a container's first process is alive.
+func runs(p state.Process) bool {
+	pidfd := p.Open()
+	if pidfd < 0 {
+		return false
+	}
+	_ = unix.Close(pidfd)
+	return true
+}
+
+// announce tells the monitor of a container that its networks are others, if it runs.
+func (e *Engine) announce(c *state.Container, p state.Process) error {
+	if !runs(p) {
+		return nil
+	}
+	conn, err := monitor.Dial(e.Containers.RunDir(c.ID))
+	if err == nil {
+		err = errors.Join(conn.Send(monitor.FrameNetworks, nil), e.awaitWord(conn))
+	}
+	if err != nil && runs(p) {
+		return fmt.Errorf("cannot tell the monitor of container %s of its networks: %w", c.Name, err)
+	}
+	return nil
+}
+
+// awaitWord waits until the monitor has done what it was asked for and closes the connection.
+func (e *Engine) awaitWord(conn *monitor.Conn) error {
+	defer conn.Close()
+	for {
+		kind, payload, err := conn.Receive()
+		if err != nil {
+			return nil // closed: done
+		}
+		if kind == monitor.FrameFailed {
+			return failure(e.Settings, payload)
+		}
+	}
+}
+
+// sweepNetworks gives back what containers have left on networks that are no more, or do not run.
+func (e *Engine) sweepNetworks() error {
+	if !e.Host().Privileged() {
+		return nil
+	}
+	if _, err := os.Stat(e.Settings.RunRoot + "/networks"); err != nil {
+		return nil //nolint:nilerr // no container has been on a network since the boot
+	}
+	_, err := e.Networks().Sweep(func(id string) bool {
+		if _, err := e.Containers.Load(id); err != nil {
+			return e.Containers.Monitored(id)
+		}
+		_, err := os.Stat(e.Containers.RunDir(id))
+		return err == nil
+	})
+	return err
+}
+
+// settlePorts puts right what a container of which nobody takes care has of its published ports: it is adopted if it runs, and what it
+// held is given back if not.
+func (e *Engine) settlePorts(id string) error {
+	c, err := e.Containers.Load(id)
+	if err == nil {
+		_, _, err = e.Status(c)
+	}
+	if errdef.Is(err, errdef.NotFound) {
+		return e.Networks().ReleaseAll(id, network.Ended)
+	}
+	if err != nil || e.Containers.Monitored(id) {
+		return err
+	}
+	return e.Networks().ReleaseAll(id, network.Ended)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"berth/internal/errdef"
+	"berth/internal/network"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/state"
 
@@ -49,6 +50,10 @@ func (e *Engine) Remove(c *state.Container, force, volumes bool) error {
 }
 
 func (e *Engine) remove(c *state.Container, volumes bool) error {
+	// A container that does not run holds nothing of a network, unless something was killed.
+	if err := e.Networks().ReleaseAll(c.ID, network.Disconnected); err != nil {
+		return err
+	}
 	err := e.Containers.Remove(c, e.RemoveTree)
 	if !volumes {
 		return err
@@ -86,9 +91,9 @@ func (e *Engine) Prune(ctx context.Context) ([]string, error) {
 }
 
 // Sweep removes what killed commands have left: half-made containers, names without containers, run directories and
-// control groups of containers that are no more.
+// control groups of containers that are no more, and what those hold on networks.
 func (e *Engine) Sweep() error {
-	return errors.Join(e.sweepGroups(), e.Containers.Sweep(e.RemoveTree), e.Volumes.Sweep(e.RemoveTree))
+	return errors.Join(e.sweepGroups(), e.Containers.Sweep(e.RemoveTree), e.Volumes.Sweep(e.RemoveTree), e.sweepNetworks())
 }
 
 // sweepGroups removes the control groups of containers of this instance that are no more. Those of other instances are not

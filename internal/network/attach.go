@@ -45,6 +45,7 @@ func (c Change) String() string { return fmt.Sprintf("%s changed from %s to %s",
 type kernel struct {
 	host *netlink.Conn // routes and links where the bridges are
 	nft  nft.Conn
+	keep func(*os.File) // Store.Keep
 }
 
 func connect() (kernel, error) {
@@ -56,18 +57,23 @@ func connect() (kernel, error) {
 	if err != nil {
 		return kernel{}, errors.Join(err, host.Close())
 	}
-	return kernel{host, filter}, nil
+	return kernel{host: host, nft: filter}, nil
 }
 
-// lingering is how long a connection to nftables stays open after its use. The end of one waits until the kernel has freed what
+// Lingering is how long a connection to nftables stays open after its use. The end of one waits until the kernel has freed what
 // anybody has deleted, some 8 ms, and holds up every other change of nftables meanwhile (nft_rcv_nl_event of
-// net/netfilter/nf_tables_api.c); a moment later there is nothing to wait for.
-const lingering = 100 * time.Millisecond
+// net/netfilter/nf_tables_api.c); a moment later there is nothing to wait for. A process that has given published ports back, and
+// for whose end nobody waits, does well to live that long.
+const Lingering = 100 * time.Millisecond
 
 // close closes the connections, that to nftables a little later.
 func (k kernel) close() {
 	_ = k.host.Close()
-	time.AfterFunc(lingering, func() { _ = k.nft.Close() })
+	if k.keep != nil {
+		k.keep(k.nft.File())
+		return
+	}
+	time.AfterFunc(Lingering, func() { _ = k.nft.Close() })
 }
 
 // Attach connects a container, whose network namespace is ns, to a network, and makes what the network needs. It is for a
@@ -90,6 +96,7 @@ func (s Store) Attach(network string, r Request, ns *os.File) (e Endpoint, chang
 	if err != nil {
 		return e, nil, err
 	}
+	k.keep = s.Keep
 	defer k.close()
 	// What an earlier start of the container may have left.
 	if err := s.leave(k, n.Name, r.Container, Disconnected); err != nil {
@@ -339,8 +346,19 @@ func (s Store) release(k kernel, e Endpoint, why Leaving) error {
 	return nil
 }
 
-// publish adds the elements of ports. An element that leads elsewhere is what a container has left that ended without giving it
-// back: the port is reserved for this one.
+// HeldError says that a port is another container's by the records, although nobody holds it by a socket: that container has
+// ended, or its monitor has, and nobody has noticed yet.
+type HeldError struct {
+	Container string // its ID
+	err       error
+}
+
+func (e *HeldError) Error() string { return e.err.Error() }
+
+func (e *HeldError) Unwrap() error { return e.err }
+
+// publish adds the elements of ports. An element that leads elsewhere is another container's, or left by one of which there is no
+// record any more: then the port is reserved for this one.
 func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) ([]Change, error) {
 	elements := portElements(e, ports)
 	if len(elements) == 0 {
@@ -353,9 +371,33 @@ func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) ([]Ch
 	t := nft.Table{Name: s.TableName()}
 	err = k.nft.Commit(adding(t, elements)...)
 	if errors.Is(err, unix.EEXIST) {
+		if err := s.held(e, ports); err != nil {
+			return changes, err
+		}
 		err = replaceStale(k, t, elements)
 	}
 	return changes, errors.Join(err, forgetFlows(k, ports))
+}
+
+// held looks for another container that has one of the ports by its record.
+func (s Store) held(e Endpoint, ports []Published) error {
+	all, err := s.allEndpoints()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if other.Container == e.Container {
+			continue
+		}
+		for _, have := range other.Ports {
+			for _, p := range ports {
+				if have.Protocol == p.Protocol && have.HostPort == p.HostPort && collide(have.HostIP, p.HostIP) {
+					return &HeldError{other.Container, fmt.Errorf("driver failed programming external connectivity on endpoint %s: %w", e.Name, allocated(p, other.Name))}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // replaceStale adds elements in the place of those with their keys.

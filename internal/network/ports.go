@@ -178,11 +178,16 @@ func (s Store) taken(p Protocol, a netip.Addr, port uint16) error {
 	for _, e := range endpoints {
 		for _, have := range e.Ports {
 			if have.Protocol == p && have.HostPort == port && collide(have.HostIP, a) {
-				return errdef.Hint(errdef.New(errdef.Conflict, "Bind for %s failed: port is already allocated", bind), "the container %s has it", e.Name)
+				return allocated(Published{HostIP: a, HostPort: port}, e.Name)
 			}
 		}
 	}
 	return errdef.New(errdef.Conflict, "Bind for %s failed: address already in use", bind)
+}
+
+// allocated is docker's error for a port that another container has.
+func allocated(p Published, owner string) error {
+	return errdef.Hint(errdef.New(errdef.Conflict, "Bind for %s failed: port is already allocated", netip.AddrPortFrom(p.HostIP, p.HostPort)), "the container %s has it", owner)
 }
 
 func collide(a, b netip.Addr) bool {

@@ -26,6 +26,9 @@ const Format = 1
 type Store struct {
 	Data string // the data root: networks/NAME/network.json
 	Run  string // the run root: networks/NAME/leases, endpoints
+	// Keep, unless it is nil, takes the connection to nftables that Attach has used, in a process that ends soon: another one keeps it
+	// for at least Lingering. So the end of this one waits for nothing.
+	Keep func(*os.File)
 }
 
 // defaultRun is the run root whose bridge and table have the plain names; other instances' have a key in theirs.

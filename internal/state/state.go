@@ -24,6 +24,8 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/ident"
 	"berth/internal/image"
+
+	"golang.org/x/sys/unix"
 )
 
 // Format is the version of the files of this package.
@@ -247,6 +249,25 @@ func (s Store) Rename(c *Container, name string) error {
 	return os.Remove(s.nameFile(old))
 }
 
+// SetNetworks changes the networks of a container. The caller holds its lock.
+func (s Store) SetNetworks(c *Container, networks []container.Endpoint) error {
+	changed := *c
+	changed.Config.Networks, changed.Config.Network = networks, container.NetworkNone
+	if len(networks) > 0 {
+		changed.Config.Network = networks[0].Network
+	}
+	names, err := s.lockNames() // a rename writes the same file
+	if err != nil {
+		return err
+	}
+	defer names.Unlock()
+	if err := writeJSON(filepath.Join(s.Dir(c.ID), "config.json"), changed, disk.Durable); err != nil {
+		return err
+	}
+	*c = changed
+	return nil
+}
+
 // Resolve finds a container by name, ID or the beginning of an ID.
 func (s Store) Resolve(ref string) (*Container, error) {
 	name := strings.TrimPrefix(ref, "/")
@@ -437,7 +458,13 @@ func (s Store) Retire(c *Container) (gone string, err error) {
 func (s Store) Delete(id, gone string, removeTree func(dir string) error) error {
 	forgotten := make(chan error, 1)
 	go func() { forgotten <- s.Forget(id) }() // both are many small steps of the kernel
-	return errors.Join(removeTree(gone), <-forgotten)
+	err := removeTree(gone)
+	if errors.Is(err, unix.ENOTEMPTY) {
+		// NFS and FUSE keep a file that somebody has open, here the lock that our caller holds, and with it the directory. It
+		// is nobody's any more, and swept later.
+		err = nil
+	}
+	return errors.Join(err, <-forgotten)
 }
 
 // Sweep removes what killed commands have left: temporary directories, names without containers, run directories of

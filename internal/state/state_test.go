@@ -146,6 +146,24 @@ func TestTreeThatCannotBeRemovedIsSweptLater(t *testing.T) {
 	}
 }
 
+// As on NFS, where a file that is open stays under another name.
+func TestTreeThatKeepsAnOpenFileIsRemoved(t *testing.T) {
+	s := store(t)
+	c := create(t, s, id("a"), "box")
+	if err := s.Remove(c, os.Remove); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Resolve("box"); !errdef.Is(err, errdef.NotFound) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if err := s.Sweep(os.RemoveAll); err != nil {
+		t.Fatal(err)
+	}
+	if entries, _ := os.ReadDir(filepath.Join(s.Data, "containers")); len(entries) != 0 {
+		t.Errorf("left: %v", entries)
+	}
+}
+
 func TestSweepRemovesWhatKilledCommandsLeftAndNothingElse(t *testing.T) {
 	s := store(t)
 	c := create(t, s, id("a"), "box")

@@ -16,6 +16,7 @@ func runtimeMutants() []mutant {
 	)
 	return []mutant{
 		{1, "the engine's program is run through a read-only mount", launch, "Attr_set: unix.MOUNT_ATTR_RDONLY", "Attr_set: unix.MOUNT_ATTR_NOSUID", asRoot(exe)},
+		{1, "the command that starts a container runs from there, too", "internal/cli/cli.go", "	if cmd.starts {", "	if false {", asRoot(exe)},
 		{1, "the copy of the engine's program is sealed", launch, "unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE", "unix.F_SEAL_SEAL", asUser(exe)},
 		{1, "a user's own file is not run itself", launch, "return sealedCopy(self)", "return os.Open(self)", asUser(exe)},
 

@@ -52,21 +52,27 @@ func Hosts(n Names) (string, error) {
 	if len(n.Addrs) == 0 || n.Hostname == "" {
 		return b.String(), nil
 	}
+	if err := word("the host name", n.Hostname+n.Domainname); err != nil {
+		return "", err
+	}
+	names := OwnNames(n)
+	for _, a := range n.Addrs {
+		line(a.WithZone(""), names)
+	}
+	return b.String(), nil
+}
+
+// OwnNames are the container's own names, as they stand behind each of its addresses.
+func OwnNames(n Names) string {
 	names := n.Hostname
 	if n.Domainname != "" {
 		names += "." + n.Domainname
-	}
-	if err := word("the host name", names); err != nil {
-		return "", err
 	}
 	// The domain may be part of the host name; its first label is a name, too.
 	if short, _, ok := strings.Cut(names, "."); ok && short != "" {
 		names += " " + short
 	}
-	for _, a := range n.Addrs {
-		line(a.WithZone(""), names)
-	}
-	return b.String(), nil
+	return names
 }
 
 // HostsOnHost returns the /etc/hosts of a container with the host's network: the host's file as it is. With entries of

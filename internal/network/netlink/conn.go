@@ -80,6 +80,13 @@ func Open(protocol int) (*Conn, error) {
 	return &Conn{fd: fd, buf: make([]byte, 32<<10)}, nil
 }
 
+// File hands the socket over. The Conn is of no use any more.
+func (c *Conn) File() *os.File {
+	f := os.NewFile(uintptr(c.fd), "netlink")
+	c.fd = -1
+	return f
+}
+
 // OpenIn is Open in the network namespace that ns refers to.
 func OpenIn(ns *os.File, protocol int) (c *Conn, err error) {
 	err = InNamespace(ns, func() error {

@@ -11,7 +11,6 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/lsm"
-	"berth/internal/runtime/spec"
 	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
@@ -122,6 +121,9 @@ func (p *prepared) close() {
 func prepare(o Options, await bool) (p prepared, err error) {
 	defer func() {
 		if err != nil {
+			if p.pending != nil {
+				err = errors.Join(err, p.pending.Abandon())
+			}
 			p.close()
 			err = errors.Join(err, o.release())
 			p = prepared{}
@@ -137,39 +139,50 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		return p, err
 	}
 	in.Network = o.Network
-	if c.Config.OwnNetwork() {
-		if in.Network == nil {
-			p.network = lifecycle.MakeNetwork()
-			in.Network = p.network
-		}
-		ns, err := in.Network.Wait()
-		if err != nil {
-			return p, err
-		}
-		if p.net, err = connect(o, ns); err != nil {
-			return p, err
-		}
+	if c.Config.OwnNetwork() && in.Network == nil {
+		p.network = lifecycle.MakeNetwork()
+		in.Network = p.network
 	}
-	if err := writeEtc(o.Store, c, spec.Hostname(spec.Input{ID: c.ID, Config: c.Config}), &p.net); err != nil {
+	hostname, err := hostnameOf(c)
+	if err != nil {
 		return p, err
 	}
+	if err := writeEtc(o.Store, c, hostname); err != nil {
+		return p, err
+	}
+	// Meanwhile: most of both is the kernel's work.
+	connected := make(chan error, 1)
+	go func() {
+		var err error
+		p.net, err = connectIn(o, in.Network, await)
+		connected <- err
+	}()
+	p.pipes, p.pending, err = prepareProcess(o, in, await)
+	if err = errors.Join(<-connected, err); err != nil {
+		return p, err
+	}
+	return p, writeHosts(o.Store, c, hostname, &p.net)
+}
+
+// prepareProcess makes the container's standard streams, and all else that its first process needs.
+func prepareProcess(o Options, in lifecycle.Input, await bool) (p pipes, _ *lifecycle.Pending, err error) {
 	if profile := in.Spec.Process.ApparmorProfile; profile != "" {
 		if err := lsm.Ensure(profile); err != nil {
-			return p, err
+			return p, nil, err
 		}
 	}
-	if !c.Config.TTY {
+	if cfg := o.Container.Config; !cfg.TTY {
 		owner := -1
-		if h.Privileged() {
+		if in.Host.Privileged() {
 			owner = int(in.Spec.Process.User.UID)
 		}
-		if p.pipes, err = makePipes(o.Store.RunDir(c.ID), c.Config.Interactive, owner); err != nil {
-			return p, err
+		if p, err = makePipes(o.Store.RunDir(o.Container.ID), cfg.Interactive, owner); err != nil {
+			return p, nil, err
 		}
 	}
-	in.Stdin, in.Stdout, in.Stderr = p.pipes.theirs[0], p.pipes.theirs[1], p.pipes.theirs[2]
-	p.pending, err = lifecycle.Prepare(in, await)
-	return p, err
+	in.Stdin, in.Stdout, in.Stderr = p.theirs[0], p.theirs[1], p.theirs[2]
+	pending, err := lifecycle.Prepare(in, await)
+	return p, pending, err
 }
 
 // launch makes the two processes and the connection to the one that becomes the monitor.
@@ -222,6 +235,10 @@ func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err er
 	}
 	for _, f := range p.net.ports {
 		i.Ports = append(i.Ports, len(files))
+		files = append(files, raw(f))
+	}
+	for _, f := range p.net.kept {
+		i.Kept = append(i.Kept, len(files))
 		files = append(files, raw(f))
 	}
 	b, err := p.pending.StartUnder(lifecycle.Parent{

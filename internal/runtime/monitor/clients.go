@@ -105,6 +105,11 @@ func (m *monitor) answer(r Request) error {
 	case FrameHalt:
 		m.haltOnce.Do(func() { close(m.halt) })
 		return conn.Close()
+	case FrameNetworks:
+		if err := m.changeNetworks(); err != nil {
+			return err
+		}
+		return conn.Close()
 	}
 	return errdef.New(errdef.Invalid, "unknown request %q", r.kind)
 }

@@ -23,6 +23,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/network"
 	"berth/internal/network/dns"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
@@ -45,6 +46,8 @@ type Options struct {
 	Inherited *Inherited
 	// Network is the container's network namespace, if it is being made already.
 	Network *lifecycle.Network
+	// Settle puts right what a killed monitor of another container has left: it is adopted, or what it held is given back.
+	Settle func(id string) error
 	// Alive is the lock that says that the monitor lives.
 	Alive *disk.Lock
 	// RemoveTree deletes a container's directory, whoever owns what is in it.
@@ -64,7 +67,9 @@ type monitor struct {
 	namespaces uintptr
 	singleID   bool
 	streams    *streams
+	networking sync.Mutex // guards net, names, namesIn and watch, and which networks the configuration names, while the container runs
 	net        connection
+	kept       []*os.File  // until this process ends: connections that the command has handed on
 	names      *dns.Server // the container's resolver, if it has one
 	watch      *os.File    // tells when the rules of networks are removed
 	guarding   sync.WaitGroup
@@ -193,6 +198,9 @@ func (m *monitor) live(next life) error {
 // once starts the container again and waits for its end.
 func (m *monitor) once(record *state.Record) (Ended, error) {
 	m.Network = nil // that was the first start's
+	if err := m.reload(); err != nil {
+		return Ended{}, err
+	}
 	p, err := prepare(m.Options, false)
 	if err != nil {
 		return Ended{}, err
@@ -418,6 +426,9 @@ func (m *monitor) leave(err error) error {
 		_ = c.conn.Close()
 	}
 	m.Alive.Unlock()
+	if len(m.c.Config.PublishedPorts()) > 0 {
+		time.Sleep(network.Lingering)
+	}
 	return err
 }
 

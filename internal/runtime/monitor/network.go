@@ -3,9 +3,12 @@ package monitor
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
@@ -13,6 +16,8 @@ import (
 	"berth/internal/network/dns"
 	"berth/internal/network/etcfiles"
 	"berth/internal/network/netlink"
+	"berth/internal/runtime/lifecycle"
+	"berth/internal/runtime/spec"
 	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
@@ -24,13 +29,30 @@ type connection struct {
 	endpoints []network.Endpoint
 	ports     []*os.File  // they keep published ports from others
 	resolver  dns.Sockets // on a network with names
+	kept      []*os.File  // connections to nftables that the monitor keeps a while for the command (network.Store.Keep)
 }
 
 func networks(s state.Store) network.Store { return network.Store{Data: s.Data, Run: s.Run} }
 
+// connectIn connects a container to its networks, if it has any, when its network namespace is made. keep is for a process that ends
+// soon, and hands on what it has opened.
+func connectIn(o Options, made *lifecycle.Network, keep bool) (connection, error) {
+	if !o.Container.Config.OwnNetwork() {
+		return connection{}, nil
+	}
+	ns, err := made.Wait()
+	if err != nil {
+		return connection{}, errdef.As(errdef.Unsupported, fmt.Errorf("cannot make the network namespace of the container: %w", err))
+	}
+	return connect(o, ns, keep)
+}
+
 // connect connects a container to its networks, by its network namespace.
-func connect(o Options, ns *os.File) (c connection, err error) {
+func connect(o Options, ns *os.File, keep bool) (c connection, err error) {
 	cfg, store := o.Container.Config, networks(o.Store)
+	if keep {
+		store.Keep = func(f *os.File) { c.kept = append(c.kept, f) }
+	}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -42,19 +64,26 @@ func connect(o Options, ns *os.File) (c connection, err error) {
 		if err != nil {
 			return c, err
 		}
-		r, err := endpointRequest(o.Container, asked)
+		r, err := EndpointRequest(o.Container, asked)
 		if err != nil {
 			return c, err
 		}
 		r.Interface, r.DefaultRoute = fmt.Sprintf("eth%d", i), i == 0
 		if i == 0 {
 			var sockets []*os.File
-			if r.Ports, sockets, err = store.Reserve(n, o.Container.Name, portRequests(cfg)); err != nil {
+			if r.Ports, sockets, err = store.Reserve(n, o.Container.Name, PortRequests(cfg)); err != nil {
 				return c, err
 			}
 			c.ports = append(c.ports, sockets...)
 		}
 		e, _, err := store.Attach(n.Name, r, ns)
+		var held *network.HeldError
+		if errors.As(err, &held) && o.Settle != nil {
+			if err := o.Settle(held.Container); err != nil {
+				return c, err
+			}
+			e, _, err = store.Attach(n.Name, r, ns)
+		}
 		if err != nil {
 			return c, fmt.Errorf("cannot connect the container to the network %s: %w", n.Name, err)
 		}
@@ -93,8 +122,8 @@ func listenForNames(ns *os.File) (dns.Sockets, error) {
 	return sockets, nil
 }
 
-// endpointRequest is what a container asks of one network.
-func endpointRequest(c *state.Container, asked container.Endpoint) (network.Request, error) {
+// EndpointRequest is what a container asks of one network.
+func EndpointRequest(c *state.Container, asked container.Endpoint) (network.Request, error) {
 	r := network.Request{Container: c.ID, Name: c.Name, Aliases: asked.Aliases}
 	for _, a := range []netip.Addr{asked.IPv4, asked.IPv6} {
 		if a.IsValid() {
@@ -111,7 +140,8 @@ func endpointRequest(c *state.Container, asked container.Endpoint) (network.Requ
 	return r, nil
 }
 
-func portRequests(c container.Config) []network.PortRequest {
+// PortRequests are the ports that a container wants published.
+func PortRequests(c container.Config) []network.PortRequest {
 	var all []network.PortRequest
 	for _, p := range c.PublishedPorts() {
 		all = append(all, network.PortRequest{
@@ -123,10 +153,10 @@ func portRequests(c container.Config) []network.PortRequest {
 
 // close closes the sockets.
 func (c *connection) close() {
-	for _, f := range c.ports {
+	for _, f := range append(c.ports, c.kept...) {
 		_ = f.Close()
 	}
-	c.ports = nil
+	c.ports, c.kept = nil, nil
 	if c.resolver.UDP != nil {
 		_ = c.resolver.Close()
 		c.resolver = dns.Sockets{}
@@ -189,10 +219,19 @@ func resolverConfig(o Options, ns *os.File) (dns.Config, error) {
 
 // serveNames starts the resolver of a container that has one, whose first process is pid.
 func (m *monitor) serveNames(pid int) error {
-	if m.net.resolver.UDP == nil {
+	m.networking.Lock()
+	defer m.networking.Unlock()
+	return m.serveNamesLocked(pid)
+}
+
+func (m *monitor) serveNamesLocked(pid int) error {
+	if m.net.resolver.UDP == nil || m.names != nil {
 		return nil
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has ended already
+	}
 	if err != nil {
 		return err
 	}
@@ -210,7 +249,13 @@ func (m *monitor) serveNames(pid int) error {
 // guard watches over the rules of the container's networks as long as it runs: somebody may remove them, as firewalld does at each
 // reload, and then published ports and the separation of networks are gone (CVE-2025-54388). Of many monitors the first repairs.
 func (m *monitor) guard() {
-	if !m.c.Config.OwnNetwork() {
+	m.networking.Lock()
+	defer m.networking.Unlock()
+	m.guardLocked()
+}
+
+func (m *monitor) guardLocked() {
+	if m.watch != nil || !m.c.Config.OwnNetwork() {
 		return
 	}
 	var err error
@@ -234,6 +279,8 @@ func (m *monitor) guard() {
 
 // disconnect gives back what the container holds of its networks.
 func (m *monitor) disconnect() error {
+	m.networking.Lock()
+	defer m.networking.Unlock()
 	var errs error
 	if m.watch != nil {
 		errs = m.watch.Close()
@@ -272,7 +319,7 @@ func (m *monitor) reconnect(pid int) error {
 			return err
 		}
 		m.net.endpoints = append(m.net.endpoints, e)
-		ports, err := network.Hold(e.Ports)
+		ports, err := holdAgain(e.Ports)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err) // published all the same; somebody else has the port, too
 			continue
@@ -291,6 +338,172 @@ func (m *monitor) reconnect(pid int) error {
 		return err
 	}
 	return m.serveNames(pid)
+}
+
+// holdAgain takes the ports that a monitor before this one has held. It may have been killed a moment ago, and not be done with its
+// descriptors.
+func holdAgain(ports []network.Published) (held []*os.File, err error) {
+	for wait := time.Millisecond; ; wait *= 2 {
+		if held, err = network.Hold(ports); !errors.Is(err, unix.EADDRINUSE) || wait > time.Second {
+			return held, err
+		}
+		time.Sleep(wait)
+	}
+}
+
+// reload reads which networks the container is to be on: a command may have changed them since they were last read.
+func (m *monitor) reload() error {
+	now, err := m.Store.Load(m.c.ID)
+	if err != nil {
+		return err
+	}
+	m.networking.Lock()
+	defer m.networking.Unlock()
+	m.c.Config.Network, m.c.Config.Networks = now.Config.Network, now.Config.Networks
+	return nil
+}
+
+// changeNetworks goes on with the networks on which a command has put the running container, or from which it has taken it.
+func (m *monitor) changeNetworks() error {
+	now, err := m.Store.Load(m.c.ID)
+	if err != nil {
+		return err
+	}
+	m.networking.Lock()
+	defer m.networking.Unlock()
+	m.mu.Lock()
+	running, pid := m.running, m.process.PID
+	m.mu.Unlock()
+	if !running {
+		return nil // the next start reads it
+	}
+	m.grown.Store(true)
+	before := m.c.Config
+	m.c.Config.Network, m.c.Config.Networks = now.Config.Network, now.Config.Networks
+	if m.net.endpoints, err = m.held(); err != nil {
+		return err
+	}
+	m.guardLocked()
+	m.holdPorts()
+	err = m.rewriteHosts()
+	if named(m.c.Config) != named(before) {
+		err = errors.Join(err, m.rewriteResolvConf(before))
+	}
+	return errors.Join(err, m.changeNames(pid))
+}
+
+// held reads what the container holds of its networks.
+func (m *monitor) held() ([]network.Endpoint, error) {
+	var all []network.Endpoint
+	for _, asked := range m.c.Config.Networks {
+		e, err := networks(m.Store).Endpoint(asked.Network, m.c.ID)
+		if errdef.Is(err, errdef.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// holdPorts holds what is published, and nothing when nothing is any more. Ports that have only moved to another network are held on.
+func (m *monitor) holdPorts() {
+	var published []network.Published
+	for _, e := range m.net.endpoints {
+		published = append(published, e.Ports...)
+	}
+	switch {
+	case len(published) == 0:
+		for _, f := range m.net.ports {
+			_ = f.Close()
+		}
+		m.net.ports = nil
+	case len(m.net.ports) == 0:
+		var err error
+		if m.net.ports, err = network.Hold(published); err != nil {
+			fmt.Fprintln(os.Stderr, err) // published all the same; somebody else has the port, too
+		}
+	}
+}
+
+// rewriteHosts takes the lines of addresses that the container no longer has out of its /etc/hosts, and adds those of new ones. The
+// file is the container's, too: what else is in it stays.
+func (m *monitor) rewriteHosts() error {
+	path := m.Store.EtcFile(m.c.ID, "hosts")
+	have, err := etcfiles.Read(path, etcfiles.HostsLimit)
+	if err != nil {
+		return err
+	}
+	cfg := m.c.Config
+	names := etcfiles.Names{Hostname: spec.Hostname(spec.Input{ID: m.c.ID, Config: cfg}), Domainname: cfg.Domainname}
+	return writeInPlace(path, changeHosts(string(have), names, m.net.addresses(), cfg.Hosts))
+}
+
+// rewriteResolvConf changes the container's /etc/resolv.conf from one without our resolver to one with it, or back, unless somebody
+// has changed the file since.
+func (m *monitor) rewriteResolvConf(before container.Config) error {
+	path := m.Store.EtcFile(m.c.ID, "resolv.conf")
+	have, err := etcfiles.Read(path, etcfiles.ResolvConfLimit)
+	if err != nil {
+		return err
+	}
+	was, _, err := resolvConf(before)
+	if err != nil || string(have) != was {
+		return err
+	}
+	text, _, err := resolvConf(m.c.Config)
+	if err != nil {
+		return err
+	}
+	return writeInPlace(path, text)
+}
+
+// writeInPlace writes a file that is mounted in the container, where a new one with its name would not be seen.
+func writeInPlace(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err == nil {
+		err = f.Truncate(int64(len(text)))
+	}
+	return errors.Join(err, f.Close())
+}
+
+// changeNames makes the container's resolver answer for its networks as they are now; one that has none yet gets one.
+func (m *monitor) changeNames(pid int) error {
+	if m.names == nil && !named(m.c.Config) {
+		return nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	if m.names == nil {
+		defer ns.Close()
+		if m.net.resolver.UDP == nil {
+			if m.net.resolver, err = listenForNames(ns); err != nil {
+				return err
+			}
+		}
+		return m.serveNamesLocked(pid)
+	}
+	config, err := resolverConfig(m.Options, ns)
+	if err != nil || len(config.Servers) == 0 {
+		err = errors.Join(err, ns.Close())
+	} else if m.namesIn != nil { // the queries of the server are sent from there already
+		config.Dial = dns.DialIn(m.namesIn)
+		err = ns.Close()
+	} else {
+		m.namesIn = ns
+	}
+	if err == nil {
+		m.names.Configure(config)
+	}
+	return err
 }
 
 // resolvConf is the container's /etc/resolv.conf.
@@ -356,28 +569,70 @@ func hostsFile(c container.Config, hostname string, net *connection) (string, er
 	return etcfiles.Hosts(etcfiles.Names{Hostname: hostname, Domainname: c.Domainname, Addrs: net.addresses(), Extra: extra})
 }
 
-// writeEtc writes the container's hosts, hostname and resolv.conf, as docker makes them.
-func writeEtc(s state.Store, c *state.Container, hostname string, net *connection) error {
-	if hostname == "" {
-		var name unix.Utsname
-		if err := unix.Uname(&name); err != nil {
-			return os.NewSyscallError("uname", err)
+// changeHosts is the text of an /etc/hosts with lines of a container's own for its addresses. Lines with its names and other addresses
+// are of addresses that it had, unless they were asked for.
+func changeHosts(text string, own etcfiles.Names, addresses []netip.Addr, asked []container.Host) string {
+	names := etcfiles.OwnNames(own)
+	if names == "" {
+		return text
+	}
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		address, of, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		wanted := slices.ContainsFunc(asked, func(h container.Host) bool { return h.Name == of && h.Address == address })
+		if of == names && !wanted {
+			continue
 		}
-		hostname = unix.ByteSliceToString(name.Nodename[:])
+		b.WriteString(line)
 	}
-	hosts, err := hostsFile(c.Config, hostname, net)
-	if err != nil {
-		return err
+	if have := b.String(); have != "" && !strings.HasSuffix(have, "\n") {
+		b.WriteByte('\n')
 	}
+	for _, a := range addresses {
+		b.WriteString(a.String() + "\t" + names + "\n")
+	}
+	return b.String()
+}
+
+// writeEtc writes the container's hostname and resolv.conf, as docker makes them, and makes its hosts, which writeHosts fills.
+func writeEtc(s state.Store, c *state.Container, hostname string) error {
 	resolv, _, err := resolvConf(c.Config)
 	if err != nil {
 		return err
 	}
-	for _, f := range []struct{ name, text string }{{"hosts", hosts}, {"hostname", hostname + "\n"}, {"resolv.conf", resolv}} {
-		// Nobody reads them but the container, which does not run, and every start writes them anew.
-		if err := os.WriteFile(s.EtcFile(c.ID, f.name), []byte(f.text), 0o644); err != nil {
-			return fmt.Errorf("cannot write the container's /etc/%s: %w", filepath.Base(f.name), err)
+	for _, f := range []struct{ name, text string }{{"hosts", ""}, {"hostname", hostname + "\n"}, {"resolv.conf", resolv}} {
+		if err := writeEtcFile(s, c.ID, f.name, f.text); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// writeHosts writes the container's hosts, when its addresses are known.
+func writeHosts(s state.Store, c *state.Container, hostname string, net *connection) error {
+	hosts, err := hostsFile(c.Config, hostname, net)
+	if err != nil {
+		return err
+	}
+	return writeEtcFile(s, c.ID, "hosts", hosts)
+}
+
+// writeEtcFile writes a file in its place. Nobody reads it but the container, which does not run, and every start writes it anew.
+func writeEtcFile(s state.Store, id, name, text string) error {
+	if err := os.WriteFile(s.EtcFile(id, name), []byte(text), 0o644); err != nil {
+		return fmt.Errorf("cannot write the container's /etc/%s: %w", name, err)
+	}
+	return nil
+}
+
+// hostnameOf is the container's host name, or the host's own if it has none.
+func hostnameOf(c *state.Container) (string, error) {
+	if name := spec.Hostname(spec.Input{ID: c.ID, Config: c.Config}); name != "" {
+		return name, nil
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "", os.NewSyscallError("uname", err)
+	}
+	return unix.ByteSliceToString(name.Nodename[:]), nil
 }

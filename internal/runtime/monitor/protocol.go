@@ -30,6 +30,7 @@ const Version = 1
 //	  Attach   AttachRequest     first frame: streams, and news of the container's end
 //	  Exec     ExecRequest       first frame, with three descriptors unless a terminal is wanted
 //	  Halt     -                 first frame: do not start the container again
+//	  Networks -                 first frame: the container's networks have changed; read its configuration again
 //	  Stdin    bytes             to the container's standard input
 //	  CloseIn  -                 end of its standard input
 //	  Resize   rows, columns     two 16-bit numbers, big endian
@@ -40,18 +41,19 @@ const Version = 1
 //	  Stderr   bytes
 //	  Ended    Ended             the process has ended and all it left is given back
 const (
-	FrameBegin   = 'B'
-	FrameAttach  = 'A'
-	FrameExec    = 'X'
-	FrameHalt    = 'H'
-	FrameStdin   = 'i'
-	FrameCloseIn = 'c'
-	FrameResize  = 'r'
-	FrameStarted = 'S'
-	FrameFailed  = 'F'
-	FrameStdout  = '1'
-	FrameStderr  = '2'
-	FrameEnded   = 'E'
+	FrameBegin    = 'B'
+	FrameAttach   = 'A'
+	FrameExec     = 'X'
+	FrameHalt     = 'H'
+	FrameNetworks = 'N'
+	FrameStdin    = 'i'
+	FrameCloseIn  = 'c'
+	FrameResize   = 'r'
+	FrameStarted  = 'S'
+	FrameFailed   = 'F'
+	FrameStdout   = '1'
+	FrameStderr   = '2'
+	FrameEnded    = 'E'
 )
 
 // maxFrame bounds a payload: what a legal environment and command line need at most.

@@ -121,9 +121,9 @@ type Inherited struct {
 	Command, Console int
 	In, Out, Err     int
 	Terminal         int
-	// Queries and TCPQueries are the resolver's sockets, Ports those that hold published ports.
+	// Queries and TCPQueries are the resolver's sockets, Ports those that hold published ports, and Kept those that are only to be kept.
 	Queries, TCPQueries int
-	Ports               []int
+	Ports, Kept         []int
 	Namespaces          uintptr
 	SingleID            bool
 }
@@ -148,6 +148,9 @@ func (i *Inherited) String() string {
 	for _, fd := range i.Ports {
 		parts = append(parts, "port="+strconv.Itoa(fd))
 	}
+	for _, fd := range i.Kept {
+		parts = append(parts, "kept="+strconv.Itoa(fd))
+	}
 	return strings.Join(parts, ",")
 }
 
@@ -171,6 +174,8 @@ func ParseInherited(s string) (*Inherited, error) {
 			i.SingleID = n == 1
 		case name == "port":
 			i.Ports = append(i.Ports, n)
+		case name == "kept":
+			i.Kept = append(i.Kept, n)
 		}
 	}
 	if len(fields) > 0 {
@@ -254,6 +259,9 @@ func (m *monitor) inherit(i *Inherited) (err error) {
 	}
 	for _, fd := range i.Ports {
 		m.net.ports = append(m.net.ports, keep(fd, "port"))
+	}
+	for _, fd := range i.Kept {
+		m.kept = append(m.kept, keep(fd, "kept"))
 	}
 	if i.Queries >= 0 && i.TCPQueries >= 0 {
 		if m.net.resolver, err = dns.FromFiles(keep(i.Queries, "queries"), keep(i.TCPQueries, "queries")); err != nil {
