@@ -50,6 +50,11 @@ func networkCreateFlags() []flag {
 
 // refusedFlag is a flag of docker's that cannot mean anything here, but for one value, which changes nothing.
 func refusedFlag(name, kind, help, why, harmless string) flag {
+	if harmless == "" || harmless == "false" {
+		help += " (not supported)"
+	} else {
+		help += " (only " + harmless + ")"
+	}
 	return flag{name, "", kind, help, set(func(o *options, v string) error {
 		if v != harmless || v == "" {
 			o.refused = errdef.Hint(errdef.New(errdef.Unsupported, "--%s %s is not supported", name, v), "%s", why)

@@ -138,6 +138,8 @@ func setup(env *testscript.Env, program, attacker string, slow factor) error {
 	env.Setenv("INSTANCE", dir)
 	env.Setenv("BERTH_DATA_ROOT", dir+"/d")
 	env.Setenv("BERTH_RUN_ROOT", dir+"/r")
+	// The instance's table of nftables. All scripts run on one host: of another's table a script keeps off.
+	env.Setenv("TABLE", network.Store{Data: dir + "/d", Run: dir + "/r"}.TableName())
 	// How many seconds to sleep for something that is certain to have happened then.
 	env.Setenv("NAP", strconv.FormatFloat(slow.times(300*time.Millisecond).Seconds(), 'f', -1, 64))
 	// Where the user's own systemd is to be found; berth itself has no use for it here.

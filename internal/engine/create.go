@@ -37,7 +37,7 @@ func (e *Engine) Ensure(ctx context.Context, ref, platform, pull string) (store.
 			return im, nil
 		}
 		if pull == PullNever {
-			return im, err
+			return im, errors.Join(err, mismatch(im, ref, platform, err == nil))
 		}
 		if err != nil && !errdef.Is(err, errdef.NotFound) {
 			return im, err
@@ -49,7 +49,16 @@ func (e *Engine) Ensure(ctx context.Context, ref, platform, pull string) (store.
 	if err := e.Fetch(ctx, ref, platform); err != nil {
 		return store.Image{}, err
 	}
-	return e.Images.Resolve(ref)
+	im, err := e.Images.Resolve(ref)
+	return im, errors.Join(err, mismatch(im, ref, platform, err == nil))
+}
+
+// mismatch is the error of an image that is here, and not for the platform asked for.
+func mismatch(im store.Image, ref, platform string, here bool) error {
+	if !here || matches(im, platform) {
+		return nil
+	}
+	return errdef.New(errdef.NotFound, "image with reference %s was found but does not match the specified platform: wanted %s, actual: %s", ref, platform, im.Config.Platform)
 }
 
 // matches reports whether an image is for the platform asked for; none asks for any.

@@ -102,8 +102,14 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 		return err
 	}
 	defer null.Close()
+	// Above the numbers that the monitor's own descriptors get, one of which may be the program's.
+	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, 4)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	defer unix.Close(fd)
 	// Not os.StartProcess: the first one of a process starts another one to try pidfds out, and nobody here waits for a monitor.
-	_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(program.Fd())),
+	_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd),
 		e.monitorArgs("adopt", id),
 		&syscall.ProcAttr{
 			Dir: "/", Env: monitorEnv(), Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()},

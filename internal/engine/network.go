@@ -222,6 +222,18 @@ func hasDefaultRoute(ns *os.File) (bool, error) {
 	return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.To.Bits() == 0 }), err
 }
 
+// removeInside removes an interface of a running container that has no other side by which it could be removed.
+func removeInside(gone network.Endpoint, ns *os.File) error {
+	if gone.Interface == "" || gone.HostLink != "" {
+		return nil
+	}
+	conn, err := netlink.OpenIn(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.Do(netlink.DeleteLink(gone.Interface).Tolerate(unix.ENODEV)), conn.Close())
+}
+
 // bequeath gives what the network had that a running container has just left to the next one in its list, as at a start: the way
 // out, and the published ports, which the monitor holds on.
 func (e *Engine) bequeath(c *state.Container, gone network.Endpoint, ns *os.File) error {
@@ -281,7 +293,12 @@ func (e *Engine) Disconnect(ref, name string, force bool) error {
 		if err != nil {
 			return err
 		}
-		defer ns.Close() // of nil, nothing
+		if ns != nil {
+			defer ns.Close()
+			if err := removeInside(gone, ns); err != nil {
+				return err
+			}
+		}
 		if err := e.Networks().Release(n.Name, c.ID, network.Disconnected); err != nil {
 			return err
 		}
@@ -363,13 +380,16 @@ func namespaceOf(p state.Process) (*os.File, error) {
 	}
 	defer unix.Close(pidfd)
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID))
-	if unix.PidfdSendSignal(pidfd, 0, nil, 0) != nil { // it has ended meanwhile, and the number may be another's
-		if err == nil {
-			_ = ns.Close()
-		}
-		return nil, nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // it has ended meanwhile
 	}
-	return ns, err
+	if err != nil {
+		return nil, err
+	}
+	if unix.PidfdSendSignal(pidfd, 0, nil, 0) != nil { // the number may be another's by now
+		return nil, ns.Close()
+	}
+	return ns, nil
 }
 
 // runs reports whether a container's first process is alive.

@@ -10,6 +10,7 @@ import (
 
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/network"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/plan"
@@ -52,7 +53,11 @@ func (e *Engine) ExplainRunning(c *state.Container) ([]Fact, error) {
 	if !in.NoCgroup {
 		r.cgroups(p)
 	}
-	r.interfaces()
+	held, err := e.Endpoints(c)
+	if err != nil {
+		return nil, err
+	}
+	r.interfaces(held)
 	// Between the first file and the last the process may have ended, and its number be somebody else's.
 	if fd := p.Open(); fd >= 0 {
 		_ = unix.Close(fd)
@@ -334,8 +339,8 @@ func (r *reality) cgroups(p state.Process) {
 	}
 }
 
-// interfaces compares the network's interfaces, for a network of the container's own.
-func (r *reality) interfaces() {
+// interfaces compares the network's interfaces, for a network of the container's own, with those that its endpoints have.
+func (r *reality) interfaces(held []network.Endpoint) {
 	own := slices.ContainsFunc(r.in.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
 	data, err := os.ReadFile(r.dir + "/net/dev")
 	if err != nil || !own {
@@ -352,5 +357,10 @@ func (r *reality) interfaces() {
 		return slices.Contains([]string{"tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"}, n)
 	})
 	slices.Sort(names)
-	r.add("network interfaces", "lo", strings.Join(names, " "), "network")
+	planned := []string{"lo"}
+	for _, e := range held {
+		planned = append(planned, e.Interface)
+	}
+	slices.Sort(planned)
+	r.add("network interfaces", strings.Join(planned, " "), strings.Join(names, " "), "network")
 }

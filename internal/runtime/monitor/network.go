@@ -59,6 +59,7 @@ func connect(o Options, ns *os.File, keep bool) (c connection, err error) {
 			err = errors.Join(err, store.ReleaseAll(o.Container.ID, network.Ended))
 		}
 	}()
+	routed := false // the first network that leads somewhere is the way out
 	for i, asked := range cfg.Networks {
 		n, err := store.Load(asked.Network)
 		if err != nil {
@@ -68,7 +69,8 @@ func connect(o Options, ns *os.File, keep bool) (c connection, err error) {
 		if err != nil {
 			return c, err
 		}
-		r.Interface, r.DefaultRoute = fmt.Sprintf("eth%d", i), i == 0
+		r.Interface, r.DefaultRoute = fmt.Sprintf("eth%d", i), !routed && !n.Internal
+		routed = routed || r.DefaultRoute
 		if i == 0 {
 			var sockets []*os.File
 			if r.Ports, sockets, err = store.Reserve(n, o.Container.Name, PortRequests(cfg)); err != nil {
@@ -479,6 +481,9 @@ func (m *monitor) changeNames(pid int) error {
 		return nil
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has ended already
+	}
 	if err != nil {
 		return err
 	}
