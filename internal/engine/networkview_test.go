@@ -32,7 +32,8 @@ func TestNetworkAsDockerShowsIt(t *testing.T) {
 
 func TestBindings(t *testing.T) {
 	got, _ := json.Marshal(bindings([]container.Port{
-		{Protocol: "tcp", ContainerPort: 80}, {Protocol: "tcp", ContainerPort: 80, HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 8080, HostPortEnd: 8080},
+		{Protocol: "tcp", ContainerPort: 80},
+		{Protocol: "tcp", ContainerPort: 80, HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 8080, HostPortEnd: 8080},
 		{Protocol: "udp", ContainerPort: 53, HostPort: 5000, HostPortEnd: 5010},
 	}))
 	if want := `{"53/udp":[{"HostIp":"","HostPort":"5000-5010"}],"80/tcp":[{"HostIp":"","HostPort":""},{"HostIp":"127.0.0.1","HostPort":"8080"}]}`; string(got) != want {

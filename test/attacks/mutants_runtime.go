@@ -70,12 +70,11 @@ func runtimeMutants() []mutant {
 
 		{13, "a process that joins for exec is not dumpable", plan + "exec.go", `flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), num(0)`, `flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), num(1)`, asUser("13-joining-exec")},
 
-		{14, "the monitor's socket has no abstract name", "internal/runtime/monitor/clients.go", "	m.listener, err = net.ListenUnix(\"unix\", viaFD(d, socketName))\n", `	abstract, err := net.ListenUnix("unix", &net.UnixAddr{Name: "@berth-" + m.runDir, Net: "unix"})
-	if err != nil {
-		return err
+		{14, "the monitor's socket has no abstract name", "internal/runtime/monitor/clients.go", "	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)\n", `	if a, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0); err == nil {
+		_ = unix.Bind(a, &unix.SockaddrUnix{Name: "@berth-" + runDir})
+		_ = unix.Listen(a, 1)
 	}
-	go func() { _, _ = abstract.AcceptUnix() }()
-	m.listener, err = net.ListenUnix("unix", viaFD(d, socketName))
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 `, asRoot("14-abstract-sockets")},
 	}
 }

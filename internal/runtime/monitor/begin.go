@@ -224,9 +224,16 @@ func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err er
 		number *int
 		fd     int
 	}{
-		{&i.Alive, raw(o.Alive.File())}, {&i.Listener, listener}, {&i.Command, pair[1]}, {&i.Console, p.pending.Console()},
-		{&i.In, raw(p.pipes.in)}, {&i.Out, raw(p.pipes.end(0))}, {&i.Err, raw(p.pipes.end(1))}, {&i.Terminal, -1},
-		{&i.Queries, raw(p.net.resolver.UDP)}, {&i.TCPQueries, raw(p.net.resolver.TCP)},
+		{&i.Alive, raw(o.Alive.File())},
+		{&i.Listener, listener},
+		{&i.Command, pair[1]},
+		{&i.Console, p.pending.Console()},
+		{&i.In, raw(p.pipes.in)},
+		{&i.Out, raw(p.pipes.end(0))},
+		{&i.Err, raw(p.pipes.end(1))},
+		{&i.Terminal, -1},
+		{&i.Queries, raw(p.net.resolver.UDP)},
+		{&i.TCPQueries, raw(p.net.resolver.TCP)},
 	} {
 		if *f.number = -1; f.fd >= 0 {
 			*f.number = len(files)

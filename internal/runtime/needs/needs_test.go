@@ -238,7 +238,8 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 		},
 		"a full disk": {
 			[]func(*Input){func(in *Input) { in.Data.Free = 5 << 20 }},
-			DataRoot, "5 MiB", "prune", false, Failed{Call: "pwrite", Path: "/var/lib/berth/layers/x", Errno: unix.ENOSPC},
+			DataRoot, "5 MiB", "prune", false,
+			Failed{Call: "pwrite", Path: "/var/lib/berth/layers/x", Errno: unix.ENOSPC},
 		},
 		"a data root that cannot be looked at": {
 			[]func(*Input){func(in *Input) { in.Data.Errno = unix.EACCES }},
