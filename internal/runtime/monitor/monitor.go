@@ -1,7 +1,7 @@
-// Package monitor is the small process that stays with a running container: it starts the container, carries its streams
-// to a log and to clients, notices its end, restarts it as the policy says, and gives everything back.
+// Package monitor is the small process that stays with a running container: it carries the container's streams to a log and to
+// clients, answers its queries for names, notices its end, restarts it as the policy says, and gives everything back.
 //
-// It is started by a command and outlives it; when it is killed, the container lives on, and the next command starts
+// The command that starts the container (Begin) makes the monitor its parent. It outlives the command; when it is killed, the container lives on, and the next command starts
 // another that adopts it. It pulls no images, creates and names no containers, and knows no other container.
 //
 // What survives its death: the named pipes in the run directory (a container's output never meets a pipe without a
