@@ -10,7 +10,6 @@ import (
 	"berth/internal/engine"
 	"berth/internal/host"
 	"berth/internal/program"
-	"berth/internal/runtime/userns"
 )
 
 func main() { os.Exit(run()) }
@@ -27,17 +26,7 @@ func run() int {
 	case host.ProbeName:
 		return probe()
 	case engine.RemoverName:
-		err := userns.Enter()
-		if err == nil && len(os.Args) == 2 {
-			err = os.RemoveAll(os.Args[1])
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		return 0
-	case engine.FillerName:
-		if err := engine.FillerMain(os.Args[1:]); err != nil {
+		if err := engine.RemoverMain(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

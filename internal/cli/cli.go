@@ -44,6 +44,9 @@ type command struct {
 	status int
 	// starts says that the command starts processes in containers itself.
 	starts bool
+	// inside says that the command needs the rights of root over what containers consist of: without root it is carried out in the
+	// user namespace of the user's containers.
+	inside bool
 	// full says that the command needs the whole program (see internal/program).
 	full   bool
 	hidden bool
@@ -234,14 +237,10 @@ func (c *call) main(args []string) error {
 		}
 		return err
 	}
-	if cmd.starts {
-		unix.Umask(int(c.umask)) // for the next one to find
-		if err := engine.Protect(); err != nil {
-			return err
-		}
-		unix.Umask(0o022)
-	}
 	if c.settings, c.sources, err = settings.Load(globals); err != nil {
+		return err
+	}
+	if err := c.ready(cmd); err != nil {
 		return err
 	}
 	if len(c.args) < cmd.least || cmd.most >= 0 && len(c.args) > cmd.most {
@@ -252,6 +251,21 @@ func (c *call) main(args []string) error {
 		return c.full(cmd, given)
 	}
 	return cmd.run(c)
+}
+
+// ready gives this process the rights that a command needs, by executing this program again if need be.
+func (c *call) ready(cmd *command) error {
+	unix.Umask(int(c.umask)) // for the next one to find
+	defer unix.Umask(0o022)
+	if cmd.inside {
+		if err := engine.Enter(c.settings); err != nil {
+			return err
+		}
+	}
+	if cmd.starts {
+		return engine.Protect()
+	}
+	return nil
 }
 
 // debug says more about what is done, when --debug asks for it.

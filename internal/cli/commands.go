@@ -32,7 +32,7 @@ var (
 func commands() []command {
 	return []command{
 		{
-			name: "container run", starts: true, alias: "run", args: "IMAGE [COMMAND] [ARG...]", short: "Create and run a new container from an image",
+			name: "container run", inside: true, starts: true, alias: "run", args: "IMAGE [COMMAND] [ARG...]", short: "Create and run a new container from an image",
 			example: "berth run --rm -it --network none box", flags: runFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdRun,
 		},
 		{
@@ -67,9 +67,9 @@ func commands() []command {
 				flagNoTrunc, flagQuiet,
 			},
 		},
-		{name: "container create", alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdCreate},
+		{name: "container create", inside: true, alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdCreate},
 		{
-			name: "container start", starts: true, alias: "start", args: "CONTAINER [CONTAINER...]", short: "Start one or more stopped containers", example: "berth start -ai web", least: 1, most: -1, run: (*call).cmdStart,
+			name: "container start", inside: true, starts: true, alias: "start", args: "CONTAINER [CONTAINER...]", short: "Start one or more stopped containers", example: "berth start -ai web", least: 1, most: -1, run: (*call).cmdStart,
 			flags: []flag{
 				{"attach", "a", "", "Attach STDOUT/STDERR and forward signals", boolean(func(o *options) *bool { return &o.attachOutput })},
 				flagDetachKeys,
@@ -95,13 +95,13 @@ func commands() []command {
 			},
 		},
 		{name: "container stop", alias: "stop", args: "CONTAINER [CONTAINER...]", short: "Stop one or more running containers", example: "berth stop -t 3 web", least: 1, most: -1, run: (*call).cmdStop, flags: []flag{flagSignal, flagTimeout}},
-		{name: "container restart", starts: true, alias: "restart", args: "CONTAINER [CONTAINER...]", short: "Restart one or more containers", example: "berth restart web", least: 1, most: -1, run: (*call).cmdRestart, flags: []flag{flagSignal, flagTimeout}},
+		{name: "container restart", inside: true, starts: true, alias: "restart", args: "CONTAINER [CONTAINER...]", short: "Restart one or more containers", example: "berth restart web", least: 1, most: -1, run: (*call).cmdRestart, flags: []flag{flagSignal, flagTimeout}},
 		{name: "container kill", alias: "kill", args: "CONTAINER [CONTAINER...]", short: "Kill one or more running containers", example: "berth kill -s HUP web", least: 1, most: -1, run: (*call).cmdKill, flags: []flag{flagSignal}},
 		{name: "container pause", alias: "pause", args: "CONTAINER [CONTAINER...]", short: "Pause all processes within one or more containers", example: "berth pause web", least: 1, most: -1, run: (*call).cmdPause},
 		{name: "container unpause", alias: "unpause", args: "CONTAINER [CONTAINER...]", short: "Unpause all processes within one or more containers", example: "berth unpause web", least: 1, most: -1, run: (*call).cmdUnpause},
 		{name: "container wait", alias: "wait", args: "CONTAINER [CONTAINER...]", short: "Block until one or more containers stop, then print their exit codes", example: "berth wait web", least: 1, most: -1, run: (*call).cmdWait},
 		{
-			name: "container rm", alias: "rm", args: "CONTAINER [CONTAINER...]", short: "Remove one or more containers", example: "berth rm -f web", least: 1, most: -1, run: (*call).cmdRm,
+			name: "container rm", inside: true, alias: "rm", args: "CONTAINER [CONTAINER...]", short: "Remove one or more containers", example: "berth rm -f web", least: 1, most: -1, run: (*call).cmdRm,
 			flags: []flag{
 				{"force", "f", "", "Force the removal of a running container (uses SIGKILL)", boolean(func(o *options) *bool { return &o.force })},
 				{"volumes", "v", "", "Remove anonymous volumes associated with the container", boolean(func(o *options) *bool { return &o.volumes })},
@@ -109,7 +109,7 @@ func commands() []command {
 		},
 		{name: "container rename", alias: "rename", args: "CONTAINER NEW_NAME", short: "Rename a container", example: "berth rename web shop", least: 2, most: 2, run: (*call).cmdRename},
 		{name: "container port", alias: "port", args: "CONTAINER [PRIVATE_PORT[/PROTO]]", short: "List port mappings or a specific mapping for the container", example: "berth port web 80/tcp", least: 1, most: 2, run: (*call).cmdPort},
-		{name: "container prune", short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagYes}},
+		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagYes}},
 		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat}},
 		{
 			name: "inspect", args: "NAME|ID [NAME|ID...]", short: "Return low-level information on berth objects", example: "berth inspect web", least: 1, most: -1, run: (*call).cmdInspect,
@@ -118,7 +118,7 @@ func commands() []command {
 				{"type", "", "string", "Only inspect objects of the given type (container|image|network|volume)", choice(func(o *options) *string { return &o.kind }, "type", "container", "image", "network", "volume")},
 			},
 		},
-		{name: "explain", args: "CONTAINER", short: "Show what a running container is made of, and where that differs from its plan", example: "berth explain web", least: 1, most: 1, run: (*call).cmdExplain},
+		{name: "explain", inside: true, args: "CONTAINER", short: "Show what a running container is made of, and where that differs from its plan", example: "berth explain web", least: 1, most: 1, run: (*call).cmdExplain},
 
 		{
 			name: "image ls", alias: "images", args: "[REPOSITORY[:TAG]]", short: "List images", example: "berth images", most: 1, run: (*call).cmdImages,
@@ -130,15 +130,15 @@ func commands() []command {
 				flagNoTrunc, flagQuiet,
 			},
 		},
-		{name: "image rm", alias: "rmi", args: "IMAGE [IMAGE...]", short: "Remove one or more images", example: "berth rmi box", least: 1, most: -1, run: (*call).cmdRmi, flags: []flag{flagForce}},
+		{name: "image rm", inside: true, alias: "rmi", args: "IMAGE [IMAGE...]", short: "Remove one or more images", example: "berth rmi box", least: 1, most: -1, run: (*call).cmdRmi, flags: []flag{flagForce}},
 		{name: "image tag", alias: "tag", args: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", example: "berth tag box localhost:5000/box", least: 2, most: 2, run: (*call).cmdTag},
 		{name: "image inspect", args: "IMAGE [IMAGE...]", short: "Display detailed information on one or more images", example: "berth image inspect box", least: 1, most: -1, run: (*call).cmdInspectImage, flags: []flag{flagFormat}},
 		{
-			name: "image pull", alias: "pull", args: "NAME[:TAG|@DIGEST]", short: "Download an image from a registry", example: "berth pull debian:bookworm", least: 1, most: 1, full: true,
+			name: "image pull", inside: true, alias: "pull", args: "NAME[:TAG|@DIGEST]", short: "Download an image from a registry", example: "berth pull debian:bookworm", least: 1, most: 1, full: true,
 			flags: []flag{flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
 		},
 		{
-			name: "image load", alias: "load", short: "Load an image from a tar archive or STDIN", example: "berth load -i image.tar", full: true,
+			name: "image load", inside: true, alias: "load", short: "Load an image from a tar archive or STDIN", example: "berth load -i image.tar", full: true,
 			flags: []flag{{"input", "i", "string", "Read from tar archive file, instead of STDIN", nil}, flagPlatform, {"quiet", "q", "", "Suppress the progress output", nil}},
 		},
 		{
@@ -146,19 +146,19 @@ func commands() []command {
 			flags: []flag{{"output", "o", "string", "Write to a file, instead of STDOUT", nil}},
 		},
 		{
-			name: "image import", alias: "import", args: "FILE|URL|- [REPOSITORY[:TAG]]", short: "Import the contents from a tarball to create a filesystem image", example: "berth import rootfs.tar debian:mine", least: 1, most: 2, full: true,
+			name: "image import", inside: true, alias: "import", args: "FILE|URL|- [REPOSITORY[:TAG]]", short: "Import the contents from a tarball to create a filesystem image", example: "berth import rootfs.tar debian:mine", least: 1, most: 2, full: true,
 			flags: []flag{
 				{"change", "c", "list", "Apply Dockerfile instruction to the created image", nil},
 				{"message", "m", "string", "Set commit message for imported image", nil},
 				flagPlatform,
 			},
 		},
-		{name: "image prune", short: "Remove what no image and no container needs", example: "berth image prune -f", run: (*call).cmdImagePrune, flags: []flag{flagYes}},
+		{name: "image prune", inside: true, short: "Remove what no image and no container needs", example: "berth image prune -f", run: (*call).cmdImagePrune, flags: []flag{flagYes}},
 
 		{name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs, flags: []flag{flagQuiet}},
 		{name: "volume create", args: "[VOLUME]", short: "Create a volume", example: "berth volume create data", most: 1, run: (*call).cmdVolumeCreate},
 		{name: "volume inspect", args: "VOLUME [VOLUME...]", short: "Display detailed information on one or more volumes", example: "berth volume inspect data", least: 1, most: -1, run: (*call).cmdVolumeInspect, flags: []flag{flagFormat}},
-		{name: "volume rm", args: "VOLUME [VOLUME...]", short: "Remove one or more volumes", example: "berth volume rm data", least: 1, most: -1, run: (*call).cmdVolumeRm, flags: []flag{flagForce}},
+		{name: "volume rm", inside: true, args: "VOLUME [VOLUME...]", short: "Remove one or more volumes", example: "berth volume rm data", least: 1, most: -1, run: (*call).cmdVolumeRm, flags: []flag{flagForce}},
 
 		{name: "network create", args: "NETWORK", short: "Create a network", example: "berth network create --subnet 10.9.0.0/24 shop", least: 1, most: 1, run: (*call).cmdNetworkCreate, flags: networkCreateFlags()},
 		{
@@ -202,7 +202,7 @@ func commands() []command {
 				{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.pidFile })},
 			},
 		},
-		{name: "box", short: "Make the image that comes with berth", example: "berth box", full: true, hidden: true},
+		{name: "box", inside: true, short: "Make the image that comes with berth", example: "berth box", full: true, hidden: true},
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 func describeHost(v *infoView, h host.Facts) {
 	v.KernelVersion, v.NCPU = h.Release, runtime.NumCPU()
 	v.Name, _ = os.Hostname()
-	v.Rootless = !h.Privileged()
+	v.Rootless = !h.Root()
 	v.CgroupDriver, v.CgroupVersion = "cgroupfs", "2"
 	switch h.Cgroup {
 	case host.CgroupV1:

@@ -12,7 +12,7 @@ import (
 // Check looks for all that containers depend on here.
 func Check(v settings.Values) []needs.Finding {
 	in := needs.Input{Survey: host.Look(v.DataRoot, v.RunRoot)}
-	if !in.Privileged() {
+	if !in.Root() {
 		m := userns.Ours()
 		in.Ranges, in.WhyNone = len(m.UID)-1, m.Why
 	}

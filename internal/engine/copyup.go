@@ -8,53 +8,25 @@ import (
 	"os"
 	"strings"
 
-	"berth/internal/errdef"
 	"berth/internal/image/merged"
 	"berth/internal/image/store"
-	"berth/internal/runtime/userns"
 
 	"golang.org/x/sys/unix"
 )
 
-// FillerName is argv[0] of the process that copies for fillVolume.
-const FillerName = "berth-fill"
-
 // fillVolume copies what the image has at target into the new volume at dir, as docker does. Where the image has nothing,
-// or no directory, the volume stays empty. Without root, what is there may belong to subordinate ids: then it is copied by a
-// process of the user namespace in which those are ours.
+// or no directory, the volume stays empty.
 func (e *Engine) fillVolume(dir, target string, im store.Image) error {
 	layers, err := e.Images.Layers.Stack(im.Chain)
 	if err != nil || len(layers) == 0 {
 		return err
 	}
-	if os.Geteuid() == 0 {
-		return fill(dir, target, layers)
-	}
-	from, err := merged.OpenDir(layers, target)
-	if nothing(err) {
-		return nil
-	}
-	if err == nil {
-		from.Close()
-	}
-	return userns.Ours().Run(FillerName, append([]string{dir, target}, layers...)...)
+	return fill(dir, target, layers)
 }
 
 // nothing reports that there is no directory to copy.
 func nothing(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
-}
-
-// FillerMain is the main function of the process that copies: args are the volume's directory, the place in the image, and
-// the image's layers, the topmost first.
-func FillerMain(args []string) error {
-	if len(args) < 3 {
-		return errdef.New(errdef.Invalid, "a volume is filled by other commands")
-	}
-	if err := userns.Enter(); err != nil {
-		return err
-	}
-	return fill(args[0], args[1], args[2:])
 }
 
 func fill(dir, target string, layers []string) error {

@@ -18,7 +18,6 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/image/store"
-	"berth/internal/runtime/userns"
 	"berth/internal/settings"
 	"berth/internal/state"
 	"berth/internal/volume"
@@ -51,14 +50,15 @@ func Open(v settings.Values) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{
+	e := &Engine{
 		Settings:   v,
 		Containers: state.Store{Data: v.DataRoot, Run: v.RunRoot},
 		Images:     images,
 		Volumes:    volume.Store{Dir: filepath.Join(v.DataRoot, "volumes")},
-		RemoveTree: removeTree,
 		Host:       sync.OnceValue(host.Probe),
-	}, nil
+	}
+	e.RemoveTree = e.removeTree
+	return e, nil
 }
 
 // makeRoots makes the data root and the run root, and refuses a run root of somebody else: in /tmp anybody could have made
@@ -95,19 +95,6 @@ func rootError(dir string, err error) error {
 		return errdef.Hint(errdef.New(errdef.NoSpace, "cannot make the directory %s: %w", dir, err), "free some space, or choose another with --data-root")
 	}
 	return errdef.New(errdef.Unknown, "cannot make the directory %s: %w", dir, err)
-}
-
-// RemoverName is argv[0] of the process that deletes for removeTree.
-const RemoverName = "berth-remove"
-
-// removeTree deletes a directory. Without root, what is in it may belong to subordinate ids: then it is deleted by a
-// process of the user namespace in which those are ours.
-func removeTree(dir string) error {
-	err := os.RemoveAll(dir)
-	if err == nil || os.Geteuid() == 0 || !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	return userns.Ours().Run(RemoverName, dir)
 }
 
 // durability is that of what is written about a container.

@@ -12,7 +12,6 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
-	"berth/internal/runtime/userns"
 	"berth/internal/state"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -102,9 +101,6 @@ func (e *Engine) execRequest(c *state.Container, o ExecOptions) (monitor.ExecReq
 	}
 	h := e.Host()
 	in := spec.Input{ID: c.ID, Config: cfg, Host: h}
-	if !h.Privileged() {
-		in.UIDMaps = userns.Ours().UID
-	}
 	var err error
 	if in.User, err = e.lookupRunning(c, cfg); err != nil {
 		return monitor.ExecRequest{}, err

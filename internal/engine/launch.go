@@ -102,6 +102,11 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 		return err
 	}
 	defer null.Close()
+	args, files := e.monitorArgs("adopt", id), []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()}
+	if !host.Privileged() {
+		_, err := place(e.Settings).Start(program, args, monitorEnv(), files)
+		return err
+	}
 	// Above the numbers that the monitor's own descriptors get, one of which may be the program's.
 	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, 4)
 	if err != nil {
@@ -110,11 +115,7 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 	defer unix.Close(fd)
 	// Not os.StartProcess: the first one of a process starts another one to try pidfds out, and nobody here waits for a monitor.
 	_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd),
-		e.monitorArgs("adopt", id),
-		&syscall.ProcAttr{
-			Dir: "/", Env: monitorEnv(), Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()},
-			Sys: &syscall.SysProcAttr{Setsid: true},
-		})
+		args, &syscall.ProcAttr{Dir: "/", Env: monitorEnv(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
 	if err != nil {
 		return fmt.Errorf("cannot start the container's monitor: %w", err)
 	}
@@ -127,7 +128,7 @@ func monitorEnv() []string {
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
 		switch name {
-		case "PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "GOCOVERDIR":
+		case "PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "GOCOVERDIR", host.InsideName:
 			env = append(env, v)
 		}
 	}
@@ -248,7 +249,7 @@ var errNoMonitor = errdef.New(errdef.Invalid, "a monitor is started by other com
 // options is what every monitor of a container is told.
 func options(s state.Store, c *state.Container) monitor.Options {
 	return monitor.Options{
-		Store: s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: removeTree,
+		Store: s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: os.RemoveAll,
 		Layers: func() ([]string, error) { return layersOf(s.Data, c.Image.ChainIDs) },
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/host"
 	"berth/internal/network"
 	"berth/internal/network/netlink"
 	"berth/internal/runtime/monitor"
@@ -25,7 +26,7 @@ func (e *Engine) Networks() network.Store {
 
 // DefaultNetwork is the network of a container for which none was named: docker's, or none for who may not make one.
 func DefaultNetwork() string {
-	if os.Geteuid() == 0 {
+	if host.Caller().UID == 0 {
 		return container.NetworkBridge
 	}
 	return container.NetworkNone
@@ -33,7 +34,7 @@ func DefaultNetwork() string {
 
 // needNetworks refuses who may not make networks; what is it that they wanted.
 func (e *Engine) needNetworks(format string, args ...any) error {
-	if e.Host().Privileged() {
+	if e.Host().Root() {
 		return nil
 	}
 	return errdef.Hint(errdef.New(errdef.Unsupported, "%s: networks need root so far", fmt.Sprintf(format, args...)),
@@ -433,7 +434,7 @@ func (e *Engine) awaitWord(conn *monitor.Conn) error {
 
 // sweepNetworks gives back what containers have left on networks that are no more, or do not run.
 func (e *Engine) sweepNetworks() error {
-	if !e.Host().Privileged() {
+	if !e.Host().Root() {
 		return nil
 	}
 	if _, err := os.Stat(e.Settings.RunRoot + "/networks"); err != nil {

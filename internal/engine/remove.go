@@ -100,7 +100,7 @@ func (e *Engine) Sweep() error {
 // known here, and left.
 func (e *Engine) sweepGroups() error {
 	h := e.Host()
-	if !h.Privileged() {
+	if !h.Root() {
 		return nil
 	}
 	var errs error

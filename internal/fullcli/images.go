@@ -16,6 +16,7 @@ import (
 	"berth/internal/cli"
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/host"
 	"berth/internal/image"
 	"berth/internal/image/archive"
 	"berth/internal/image/reference"
@@ -24,7 +25,6 @@ import (
 	"berth/internal/image/transfer"
 	"berth/internal/image/unpack"
 	"berth/internal/program"
-	"berth/internal/runtime/userns"
 
 	"golang.org/x/term"
 )
@@ -34,15 +34,6 @@ func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
 		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
 	}
-}
-
-// NeedsNamespace reports whether a command unpacks layers, whose files belong to several ids.
-func NeedsNamespace(name string) bool {
-	switch name {
-	case "pull", "load", "import", "box":
-		return true
-	}
-	return false
 }
 
 func option(c cli.Call, name string) string {
@@ -63,10 +54,11 @@ func platform(c cli.Call) (*image.Platform, error) {
 
 // unpackOptions are for whoever unpacks: root of the machine, or of a user namespace.
 func unpackOptions() unpack.Options {
-	if !userns.Inside() {
+	h := host.Probe()
+	if !h.InUserNS {
 		return unpack.Options{}
 	}
-	return unpack.Options{UserXattr: true, SkipDevices: true, OwnersIgnored: userns.SingleID()}
+	return unpack.Options{UserXattr: true, SkipDevices: true, OwnersIgnored: h.SingleID}
 }
 
 // names is the store as a pull sees it.

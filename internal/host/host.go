@@ -36,6 +36,11 @@ type Facts struct {
 	Kernel   Version
 	Release  string // uname -r
 	UID, GID int
+	// InUserNS reports a user namespace that is not the machine's first, SingleID one that maps a single id, NoSetgroups one in
+	// which setgroups(2) is forbidden.
+	InUserNS, SingleID, NoSetgroups bool
+	// Rootless says that this is the user namespace of a user's containers, and UID is 0 only in there.
+	Rootless bool
 	// Caps are the capabilities in effect here, one bit each (linux/capability.h).
 	Caps    uint64
 	LastCap int
@@ -71,14 +76,21 @@ func (f Facts) OverlayByFD() bool { return f.Kernel.AtLeast(6, 13) }
 // CloseRangeCloexec reports CLOSE_RANGE_CLOEXEC, Linux 5.11.
 func (f Facts) CloseRangeCloexec() bool { return f.Kernel.AtLeast(5, 11) }
 
-// Privileged reports whether this process may make containers without a user namespace.
+// Privileged reports whether this process may make containers without another user namespace: it is root, of the machine or of a
+// user namespace.
 func (f Facts) Privileged() bool { return f.UID == 0 && f.Caps&(1<<unix.CAP_SYS_ADMIN) != 0 }
+
+// Root reports whether this process is root of what it takes for the machine, and not only of a user's containers.
+func (f Facts) Root() bool { return f.Privileged() && !f.Rootless }
 
 // Probe looks at this machine. Whatever cannot be read counts as absent.
 func Probe() Facts {
 	f := Facts{Arch: runtime.GOARCH, UID: os.Geteuid(), GID: os.Getegid()}
 	f.Release = Release()
 	f.Kernel = parseRelease(f.Release)
+	f.InUserNS, f.SingleID = userNamespace()
+	f.NoSetgroups = f.InUserNS && first("/proc/self/setgroups") == 'd' // deny
+	_, f.Rootless = Inside()
 	f.Caps, f.Bounding = capabilities()
 	f.LastCap = lastCap()
 	f.Cgroup, f.CgroupMounts, f.CgroupBeside = cgroups()
@@ -118,11 +130,7 @@ func parseRelease(release string) Version {
 }
 
 func capabilities() (effective, bounding uint64) {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if unix.Capget(&header, &data[0]) == nil {
-		effective = uint64(data[0].Effective) | uint64(data[1].Effective)<<32
-	}
+	effective = effectiveCapabilities()
 	for c := range uintptr(64) {
 		got, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
 		if err != nil {
@@ -131,6 +139,15 @@ func capabilities() (effective, bounding uint64) {
 		bounding |= uint64(got) << c
 	}
 	return effective, bounding
+}
+
+func effectiveCapabilities() uint64 {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil {
+		return 0
+	}
+	return uint64(data[0].Effective) | uint64(data[1].Effective)<<32
 }
 
 func lastCap() int {

@@ -40,7 +40,7 @@ func ProbeMain(w io.Writer) error {
 	}
 	say(TrialProc, err)
 	options := "lowerdir=lower,upperdir=upper,workdir=work"
-	if inUserNS() {
+	if is, _ := userNamespace(); is {
 		options += ",userxattr"
 	}
 	if err = unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err == nil {

@@ -20,8 +20,6 @@ type Survey struct {
 	Container string
 	// Filtered says that a seccomp filter is in force for this process.
 	Filtered bool
-	// InUserNS says that this process is in a user namespace that is not the machine's first.
-	InUserNS bool
 
 	// What the machine's settings say about user namespaces.
 	UserNSClone    string // kernel.unprivileged_userns_clone (Debian's patch)
@@ -109,7 +107,7 @@ func (s Survey) Tried(name string) (syscall.Errno, bool) {
 // with its namespaces.
 func Look(dataRoot, runRoot string) Survey {
 	s := Survey{
-		Facts: Probe(), Container: container(), InUserNS: inUserNS(),
+		Facts: Probe(), Container: container(),
 		UserNSClone: line("/proc/sys/kernel/unprivileged_userns_clone"), UserNSMax: line("/proc/sys/user/max_user_namespaces"),
 		UserNSAppArmor: line("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
 		NewUIDMap:      find("newuidmap"), NewGIDMap: find("newgidmap"), AppArmorParser: find("apparmor_parser", "/usr/sbin", "/sbin"),
@@ -190,11 +188,6 @@ const firstPIDNamespace = "pid:[4026531836]"
 func pidNamespaced() bool {
 	name, err := os.Readlink("/proc/self/ns/pid")
 	return err == nil && name != firstPIDNamespace
-}
-
-func inUserNS() bool {
-	fields := strings.Fields(line("/proc/self/uid_map"))
-	return len(fields) >= 3 && (fields[0] != "0" || fields[1] != "0" || fields[2] != "4294967295")
 }
 
 // cgroupWritable asks for the right to make a group at the top of each hierarchy; a read-only mount has it for nobody.

@@ -15,6 +15,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/host"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -165,7 +166,8 @@ func (v Values) Get(name string) string {
 // defaultRoots are the machine's for root, and the user's for everybody else. Without a session there is no
 // XDG_RUNTIME_DIR; then the run root is in /tmp, in a directory that is checked to be the user's when it is made.
 func defaultRoots() (data, run, runSource string) {
-	if os.Geteuid() == 0 {
+	user := host.Caller().UID
+	if user == 0 {
 		return "/var/lib/berth", "/run/berth", "default"
 	}
 	data = os.Getenv("XDG_DATA_HOME")
@@ -175,7 +177,7 @@ func defaultRoots() (data, run, runSource string) {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return filepath.Join(data, "berth"), filepath.Join(dir, "berth"), "XDG_RUNTIME_DIR"
 	}
-	uid := strconv.Itoa(os.Geteuid())
+	uid := strconv.Itoa(user)
 	if dir := "/run/user/" + uid; writable(dir) {
 		return filepath.Join(data, "berth"), dir + "/berth", "default: " + dir
 	}

@@ -113,6 +113,21 @@ func (s Store) Dir(id string) string { return filepath.Join(s.Data, "containers"
 // RunDir is the directory of a container that dies with the boot.
 func (s Store) RunDir(id string) string { return filepath.Join(s.Run, "containers", id) }
 
+// Processes are where containers run, or ran until a moment ago: everything that is written down in the run root.
+func (s Store) Processes() []Process {
+	entries, err := os.ReadDir(filepath.Join(s.Run, "containers"))
+	if err != nil {
+		return nil // none has run since the boot
+	}
+	var all []Process
+	for _, e := range entries {
+		if p, err := s.Process(e.Name()); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
 // EtcFile is a file of /etc that a container is given, "hosts" for example. Every start writes it anew.
 func (s Store) EtcFile(id, name string) string { return filepath.Join(s.RunDir(id), name) }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/errdef"
+	machine "berth/internal/host"
 	"berth/internal/image/reference"
 )
 
@@ -42,7 +43,7 @@ func AuthFiles(getenv func(string) string) []string {
 	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
 		files = append(files, filepath.Join(dir, "containers/auth.json"))
 	} else {
-		files = append(files, filepath.Join("/run/containers", strconv.Itoa(os.Getuid()), "auth.json"))
+		files = append(files, filepath.Join("/run/containers", strconv.Itoa(machine.Caller().UID), "auth.json"))
 	}
 	if dir := getenv("XDG_CONFIG_HOME"); dir != "" {
 		files = append(files, filepath.Join(dir, "containers/auth.json"))

@@ -213,6 +213,15 @@ func (c *Child) Wait() error {
 	return nil
 }
 
+// End waits for the end of a child whose program does not execute another.
+func (c *Child) End() error {
+	err := c.Wait()
+	if c.PIDFD >= 0 {
+		c.bury()
+	}
+	return err
+}
+
 // follow takes the process that a split made for the child, and reaps the one that made it.
 func (c *Child) follow(pid int) error {
 	if c.foreign {

@@ -72,7 +72,7 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	p, err := plan.Compile(plan.Input{
 		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files,
 		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
-		Keyring: "_ses." + in.ID, NoSetgroups: in.Maps.Single, Origins: in.Origins,
+		Keyring: "_ses." + in.ID, NoSetgroups: in.Maps.Single || in.Host.NoSetgroups, Origins: in.Origins,
 	})
 	if err != nil {
 		return nil, errdef.As(errdef.Invalid, err)
@@ -271,9 +271,9 @@ type Born struct {
 	child   *child.Child
 }
 
-// Joinable is what exec needs of the container: its namespaces, and whether they map a single id.
-func (p *Pending) Joinable() (namespaces uintptr, singleID bool) {
-	return NamespacesOf(p.in.Spec), p.in.Maps.Single
+// Joinable is what exec needs of the container: its namespaces, and whether setgroups(2) is forbidden there.
+func (p *Pending) Joinable() (namespaces uintptr, noSetgroups bool) {
+	return NamespacesOf(p.in.Spec), p.in.Maps.Single || p.in.Host.NoSetgroups
 }
 
 // Cgroup is the path of the container's control group, or empty.

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"berth/internal/errdef"
+	"berth/internal/host"
 )
 
 // DefaultProfile is the name of the profile.
@@ -63,7 +64,7 @@ profile berth-default flags=(attach_disconnected,mediate_deleted) {
 // loaded, which only root may, hears from the kernel whether the profile is there.
 func Ensure(name string) error {
 	data, err := os.ReadFile(profiles)
-	if errors.Is(err, fs.ErrPermission) && (os.Geteuid() != 0 || name != DefaultProfile) {
+	if errors.Is(err, fs.ErrPermission) && (host.Caller().UID != 0 || name != DefaultProfile) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrPermission) {

@@ -32,8 +32,11 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 		InitProgram: c.InitProgram,
 	}
 	var maps userns.Maps
-	if !h.Privileged() {
-		maps = userns.Ours()
+	if h.Rootless {
+		var err error
+		if maps, err = userns.Same(); err != nil {
+			return lifecycle.Input{}, err
+		}
 		in.UIDMaps, in.GIDMaps = maps.UID, maps.GID
 	}
 	stack := append([]string{filepath.Join(dir, "upper")}, layers...)
@@ -47,6 +50,10 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 	if in.User, err = lookupUser(stack, c.Config); err != nil {
 		return lifecycle.Input{}, err
 	}
+	if h.Rootless && !(maps.HasUser(in.User.UID) && maps.HasGroup(in.User.GID)) {
+		return lifecycle.Input{}, errdef.Hint(errdef.New(errdef.Invalid, "cannot run as user %d, group %d: your containers have only the ids that /etc/subuid and /etc/subgid give you", in.User.UID, in.User.GID),
+			"choose another with --user, or have the ranges enlarged (usermod --add-subuids)")
+	}
 	if in.HostDevices, in.Devices, err = devices(c.Config); err != nil {
 		return lifecycle.Input{}, err
 	}
@@ -57,7 +64,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 	out := lifecycle.Input{
 		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps,
 		Overlay: &plan.Overlay{
-			Lower: append(slices.Clone(layers), s.MountPoints()), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: !h.Privileged(),
+			Lower: append(slices.Clone(layers), s.MountPoints()), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: h.InUserNS,
 			Volatile: c.Config.AutoRemove,
 		},
 		MountPoint: s.Run,
@@ -65,7 +72,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 	if c.Driver == state.DriverCopy {
 		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c.ID)
 	}
-	if out.NoCgroup = !h.Privileged(); out.NoCgroup {
+	if out.NoCgroup = h.Rootless; out.NoCgroup {
 		if r := c.Config.Resources; r != (container.Resources{}) {
 			return out, errdef.Hint(errdef.New(errdef.Unsupported, "cannot limit the container's resources: no control group has been delegated to this user"),
 				"run it as root, or without -m, --cpus and --pids-limit")

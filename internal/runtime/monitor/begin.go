@@ -50,10 +50,8 @@ func Begin(o Options, l Launch, request AttachRequest) (*Conn, error) {
 
 // begin is Begin without the putting right of failures; once the process is born, that is the monitor's.
 func begin(o Options, l Launch, request AttachRequest) (_ *Conn, born bool, _ error) {
-	if o.Host().Privileged() {
-		if err := hide(); err != nil {
-			return nil, false, err
-		}
+	if err := hide(); err != nil {
+		return nil, false, err
 	}
 	p, err := prepare(o, true)
 	if err != nil {
@@ -172,11 +170,7 @@ func prepareProcess(o Options, in lifecycle.Input, await bool) (p pipes, _ *life
 		}
 	}
 	if cfg := o.Container.Config; !cfg.TTY {
-		owner := -1
-		if in.Host.Privileged() {
-			owner = int(in.Spec.Process.User.UID)
-		}
-		if p, err = makePipes(o.Store.RunDir(o.Container.ID), cfg.Interactive, owner); err != nil {
+		if p, err = makePipes(o.Store.RunDir(o.Container.ID), cfg.Interactive, int(in.Spec.Process.User.UID)); err != nil {
 			return p, nil, err
 		}
 	}

@@ -111,12 +111,9 @@ func run(o Options, first life) (err error) {
 		Options: o, c: o.Container, clients: map[*client]bool{}, halt: make(chan struct{}), pidfd: -1,
 		runDir: o.Store.RunDir(o.Container.ID), durable: disk.Durability(!o.Container.Config.AutoRemove),
 	}
-	// The engine's memory and descriptors are nobody's business in a container that shares its parent's pid namespace. A user's
-	// containers cannot look out of their user namespace; and the id maps of a child that is not dumpable are root's to write.
-	if o.Host().Privileged() {
-		if err := hide(); err != nil {
-			return err
-		}
+	// The engine's memory and descriptors are nobody's business in a container that shares its parent's pid namespace.
+	if err := hide(); err != nil {
+		return err
 	}
 	if m.streams, err = newStreams(m); err != nil {
 		return err
@@ -507,7 +504,7 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 // clear removes the container's control group, and ends what is left in there.
 func (m *monitor) clear() error {
 	h := m.Host()
-	if !h.Privileged() {
+	if h.Rootless {
 		return nil
 	}
 	g, err := cgroup.Open(h, cgroup.PathOf(m.c.ID))

@@ -61,7 +61,7 @@ const AppArmorCommand = "berth system apparmor-profile | sudo tee " + apparmorFi
 // Findings are all, in the order in which one is to read them.
 func Findings(in Input) []Finding {
 	all := []Finding{kernel(in), rights(in)}
-	if !in.Privileged() {
+	if !in.Root() {
 		all = append(all, userNamespaces(in), ranges(in))
 	}
 	all = append(all, calls(in))
@@ -69,7 +69,7 @@ func Findings(in Input) []Finding {
 		all = append(all, mounts(in), proc(in), namespaces(in))
 	}
 	all = append(all, overlay(in), groups(in))
-	if !in.Privileged() {
+	if !in.Root() {
 		all = append(all, delegation(in))
 	}
 	all = append(all, seccomp(in), appArmor(in), nfTables(in))
@@ -104,14 +104,14 @@ func rights(in Input) Finding {
 	}
 	errno, tried := in.Tried(host.TrialProcess)
 	switch {
-	case in.Privileged() && tried && errno != 0:
+	case in.Root() && tried && errno != 0:
 		f.OK, f.Found = false, "root with CAP_SYS_ADMIN"+where+", but without the right to make namespaces: clone: "+errno.Error()
 		f.Hint = unconfined
-	case in.Privileged() && in.InUserNS:
+	case in.Root() && in.InUserNS:
 		f.Found = "root of a user namespace" + where
-	case in.Privileged():
+	case in.Root():
 		f.Found = "root with CAP_SYS_ADMIN" + where
-	case in.UID == 0:
+	case in.UID == 0 && !in.Rootless:
 		f.Found = "root without CAP_SYS_ADMIN" + where + ": containers get a user namespace"
 		if in.Container != "" && errno != 0 {
 			f.OK, f.Found, f.Hint = false, "root without CAP_SYS_ADMIN"+where, privileged
@@ -238,7 +238,7 @@ func mounts(in Input) Finding {
 		if in.Filtered {
 			f.Hint = unconfined
 		}
-	case in.UserNSAppArmor == "1" && !in.Privileged():
+	case in.UserNSAppArmor == "1" && !in.Root():
 		f.Hint = AppArmorCommand
 	case in.Container != "":
 		f.Hint = privileged
@@ -316,10 +316,10 @@ func overlay(in Input) Finding {
 	case !in.Overlay:
 		f.OK, f.Found, f.Hint = false, "not in this kernel", "sudo modprobe overlay"
 	case !tried || errno == 0:
-	case errno == unix.EPERM && !in.Privileged() && !in.Kernel.AtLeast(5, 11):
+	case errno == unix.EPERM && !in.Root() && !in.Kernel.AtLeast(5, 11):
 		f.OK, f.Found = false, "not in user namespaces before Linux 5.11, and this is "+in.Release
 		f.Hint = "install a kernel of 5.11 or later, or run berth as root"
-	case !in.Privileged():
+	case !in.Root():
 		f.OK, f.Found, f.Hint = false, "not in user namespaces: "+errno.Error(), "run berth as root"
 	default:
 		f.OK, f.Found, f.Hint = false, "it cannot be mounted: "+errno.Error(), "see why: dmesg | tail"
@@ -331,14 +331,14 @@ func overlay(in Input) Finding {
 }
 
 func groups(in Input) Finding {
-	f := Finding{Name: Groups, Found: "version " + strings.TrimPrefix(string(in.Cgroup), "v"), OK: true, Needed: in.Privileged(), For: "limits, pause, stats"}
+	f := Finding{Name: Groups, Found: "version " + strings.TrimPrefix(string(in.Cgroup), "v"), OK: true, Needed: in.Root(), For: "limits, pause, stats"}
 	switch {
 	case in.Cgroup == host.CgroupNone || in.Cgroup == "":
 		f.OK, f.Found, f.Hint = false, "not mounted", "sudo mount -t cgroup2 none /sys/fs/cgroup"
 	case in.Cgroup == host.CgroupUnified:
 		f.Found = "version 2"
 	}
-	if f.OK && in.Privileged() && !in.CgroupWritable {
+	if f.OK && in.Root() && !in.CgroupWritable {
 		f.OK, f.Found, f.Hint = false, f.Found+", read-only", "sudo mount -o remount,rw /sys/fs/cgroup"
 		if in.Container != "" {
 			f.Hint = privileged
@@ -388,7 +388,7 @@ func appArmor(in Input) Finding {
 		f.OK, f.Found, f.Hint = false, "not in force", "boot with apparmor=1 security=apparmor"
 	case in.AppArmorParser == "":
 		f.OK, f.Found, f.Hint = false, "in force, but apparmor_parser is not installed", "sudo apt-get install apparmor"
-		f.Needed, f.For = in.Privileged(), "the profile berth-default, without which a container starts only with --security-opt apparmor=unconfined"
+		f.Needed, f.For = in.Root(), "the profile berth-default, without which a container starts only with --security-opt apparmor=unconfined"
 	}
 	return f
 }

@@ -238,7 +238,7 @@ func (c *compiler) namespaces() {
 			born |= f
 		}
 	}
-	c.userNS = c.has(specs.UserNamespace)
+	c.userNS = c.has(specs.UserNamespace) || c.in.Host.InUserNS
 	c.p.CloneFlags = uintptr(born)
 	if born&unix.CLONE_NEWUSER != 0 {
 		c.from("user namespace")

@@ -50,3 +50,15 @@ func CompileParent(in ParentInput) *Program {
 	b.add(Op{Special: Exec, Call: callExecve, What: "become the monitor", Args: []Arg{Str(fmt.Sprintf("/proc/self/fd/%d", in.Files)), Strings(in.Args), Strings(in.Env)}})
 	return &b.p
 }
+
+// CompileKeeper compiles the program of a process that is born with new namespaces, waits for a byte from its parent, and ends:
+// long enough for the parent to take hold of the namespaces.
+func CompileKeeper(namespaces uintptr) *Program {
+	b := &builder{p: Program{CloneFlags: namespaces, Waits: true}}
+	b.input(InReport)
+	word, end := b.input(InGo), b.input(InGoEnd)
+	b.reset()
+	b.do("leave the parent the only one who can say so", callClose, end)
+	b.add(Op{Special: WaitByte, Call: callRead, What: "wait until the namespaces are held", Args: []Arg{word, b.out(1), num(1)}})
+	return &b.p
+}

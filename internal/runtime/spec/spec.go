@@ -146,7 +146,7 @@ func Process(in Input) (*specs.Process, error) {
 		return nil, errdef.New(errdef.Unsupported, "cannot apply the AppArmor profile %q: this host has no AppArmor", profile)
 	case profile != "":
 		p.ApparmorProfile = profile
-	case in.Host.AppArmor && in.UIDMaps == nil && !c.Privileged: // only root may load the default profile
+	case in.Host.AppArmor && in.Host.Root() && !c.Privileged: // only root may load the default profile
 		p.ApparmorProfile = lsm.DefaultProfile
 	}
 	if c.OOMScoreAdj != 0 {

@@ -375,12 +375,12 @@ func TestAppArmor(t *testing.T) {
 		{"The default profile", func(in *spec.Input) { in.Host.AppArmor = true }, "berth-default"},
 		{"Unconfined", func(in *spec.Input) { in.Host.AppArmor, in.Config.Security.AppArmor = true, "unconfined" }, ""},
 		{"Privileged", func(in *spec.Input) { in.Host.AppArmor, in.Config.Privileged = true, true }, ""},
-		{"Without root nobody may load the default", func(in *spec.Input) { in.Host.AppArmor, in.UIDMaps = true, []specs.LinuxIDMapping{{Size: 1}} }, ""},
+		{"Without root nobody may load the default", func(in *spec.Input) { in.Host.AppArmor, in.Host.Rootless = true, true }, ""},
 		{"One that is asked for, privileged", func(in *spec.Input) {
 			in.Host.AppArmor, in.Config.Privileged, in.Config.Security.AppArmor = true, true, "mine"
 		}, "mine"},
 		{"One that is asked for, without root", func(in *spec.Input) {
-			in.Host.AppArmor, in.UIDMaps, in.Config.Security.AppArmor = true, []specs.LinuxIDMapping{{Size: 1}}, "mine"
+			in.Host.AppArmor, in.Host.Rootless, in.Config.Security.AppArmor = true, true, "mine"
 		}, "mine"},
 	} {
 		t.Run(c.summary, func(t *testing.T) {

@@ -12,10 +12,12 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
 	"berth/internal/errdef"
+	"berth/internal/host"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -29,9 +31,10 @@ type Maps struct {
 	Why string
 }
 
-// Ours returns the maps for the containers of this process's user: its own id as 0, its subordinate ids from 1 on.
+// Ours returns the maps for the containers of the caller: its own id as 0, its subordinate ids from 1 on.
 func Ours() Maps {
-	uid, gid := os.Geteuid(), os.Getegid()
+	u := host.Caller()
+	uid, gid := u.UID, u.GID
 	m := Maps{
 		UID: []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(uid), Size: 1}},
 		GID: []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(gid), Size: 1}},
@@ -63,6 +66,38 @@ func Ours() Maps {
 		}
 	}
 	return m
+}
+
+// Same returns maps for a user namespace below that of this process, in which every id is what it is here.
+func Same() (Maps, error) {
+	var m Maps
+	for _, f := range []struct {
+		path string
+		to   *[]specs.LinuxIDMapping
+	}{{"/proc/self/uid_map", &m.UID}, {"/proc/self/gid_map", &m.GID}} {
+		data, err := os.ReadFile(f.path)
+		if err != nil {
+			return m, err
+		}
+		for line := range strings.Lines(string(data)) {
+			var here, above, size uint32
+			if _, err := fmt.Sscan(line, &here, &above, &size); err != nil {
+				return m, errdef.New(errdef.Corrupt, "cannot read %s: %w", f.path, err)
+			}
+			*f.to = append(*f.to, specs.LinuxIDMapping{ContainerID: here, HostID: here, Size: size})
+		}
+	}
+	return m, nil
+}
+
+// HasUser reports whether there is a user of that number in the namespace.
+func (m Maps) HasUser(id uint32) bool { return has(m.UID, id) }
+
+// HasGroup reports whether there is a group of that number in the namespace.
+func (m Maps) HasGroup(id uint32) bool { return has(m.GID, id) }
+
+func has(maps []specs.LinuxIDMapping, id uint32) bool {
+	return slices.ContainsFunc(maps, func(r specs.LinuxIDMapping) bool { return id >= r.ContainerID && id-r.ContainerID < r.Size })
 }
 
 // subordinate reads the ranges of a user, by name or by number (subuid(5)).

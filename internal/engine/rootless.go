@@ -1,0 +1,87 @@
+package engine
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"berth/internal/errdef"
+	"berth/internal/host"
+	"berth/internal/rootless"
+	"berth/internal/settings"
+	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Enter makes this process root of the user namespace of its user's containers, unless it is root already, by executing this
+// program again.
+func Enter(v settings.Values) error {
+	if host.Privileged() {
+		return nil
+	}
+	if _, again := host.Inside(); again {
+		return errdef.New(errdef.Denied, "cannot make containers: this process has no rights in the user namespace that it has entered")
+	}
+	if err := makeRoots(v); err != nil {
+		return err
+	}
+	program, err := ownProgram()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	return explainedStart(v, place(v).Enter(program, os.Args, os.Environ()))
+}
+
+// place is where the instance's user namespace is found.
+func place(v settings.Values) rootless.Place {
+	s := state.Store{Data: v.DataRoot, Run: v.RunRoot}
+	return rootless.Place{Run: v.RunRoot, Members: func() []int {
+		var pids []int
+		for _, p := range s.Processes() {
+			pids = append(pids, p.MonitorID, p.PID)
+		}
+		return pids
+	}}
+}
+
+// RemoverName is argv[0] of the process that deletes for removeTree.
+const RemoverName = "berth-remove"
+
+// removeTree deletes a directory. Without root, what is in it may belong to subordinate ids: then it is deleted by a
+// process of the user namespace in which those are ours.
+func (e *Engine) removeTree(dir string) error {
+	err := os.RemoveAll(dir)
+	if err == nil || host.Privileged() || !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	program, err := ownProgram()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	pid, err := place(e.Settings).Start(program, []string{RemoverName, dir}, os.Environ(), []uintptr{0, 1, 2})
+	if err != nil {
+		return err
+	}
+	var status syscall.WaitStatus
+	for {
+		if _, err := syscall.Wait4(pid, &status, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
+	if status != 0 {
+		return errdef.New(errdef.Unknown, "cannot delete %s", dir)
+	}
+	return nil
+}
+
+// RemoverMain is the main function of the process that deletes: args is the directory.
+func RemoverMain(args []string) error {
+	if len(args) != 1 {
+		return errdef.New(errdef.Invalid, "a directory is deleted by other commands")
+	}
+	return os.RemoveAll(args[0])
+}
