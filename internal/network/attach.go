@@ -199,7 +199,7 @@ func (s Store) plan(n Network, r Request, inside *netlink.Conn) (Endpoint, error
 	var chance [10]byte
 	_, _ = rand.Read(chance[:]) // never fails (crypto/rand, Go 1.24)
 	if n.Driver == DriverBridge {
-		e.HostLink = "veth" + hex.EncodeToString(chance[:5])
+		e.HostLink = hostLinkPrefix + hex.EncodeToString(chance[:5])
 	}
 	switch {
 	case r.RandomMAC:
@@ -210,6 +210,9 @@ func (s Store) plan(n Network, r Request, inside *netlink.Conn) (Endpoint, error
 	}
 	return e, nil
 }
+
+// hostLinkPrefix begins the name of a container's interface on the host.
+const hostLinkPrefix = "veth"
 
 func freeInterface(inside *netlink.Conn) (string, error) {
 	links, err := inside.Links()
@@ -291,9 +294,26 @@ const (
 	// Disconnected: the container runs on. Its interface is removed, which takes some 25 ms.
 	Disconnected Leaving = false
 	// Ended: the container's processes are gone, and its interface goes with its network namespace. The port of the bridge is
-	// closed at once; should something else hold the namespace, Sweep removes the interface.
+	// closed at once; should something else keep the namespace, RemoveLinks removes the interface.
 	Ended Leaving = true
 )
+
+// RemoveLinks removes the interfaces of endpoints that were released as Ended, where they are still there a moment later: a container
+// that shares the network namespace keeps it, and so does a TCP connection that waits for its last acknowledgement. Their names are
+// nobody else's.
+func (s Store) RemoveLinks(ended []Endpoint) error {
+	c, err := netlink.Open(routeProtocol)
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, e := range ended {
+		if e.HostLink != "" {
+			errs = errors.Join(errs, c.Do(netlink.DeleteLink(e.HostLink).Tolerate(unix.ENODEV)))
+		}
+	}
+	return errors.Join(errs, c.Close())
+}
 
 // Release gives back all that a container holds in a network, from its record alone. It may be repeated, and holding nothing is
 // no error.

@@ -227,7 +227,8 @@ func (s Store) repairIfMade() error {
 	return s.repairLocked()
 }
 
-// takeDown removes the bridge of a network. The name of another kind of interface is not touched.
+// takeDown removes the bridge of a network, and the interfaces of berth's that are still on it: those of containers that have ended.
+// The name of another kind of interface is not touched.
 func (s Store) takeDown(n Network) error {
 	if n.Driver != DriverBridge || !s.ownsBridge(n) {
 		return nil
@@ -244,7 +245,22 @@ func (s Store) takeDown(n Network) error {
 	if err != nil {
 		return err
 	}
-	return c.Do(netlink.DeleteLink(bridge.Name).Tolerate(unix.ENODEV))
+	links, err := c.Links()
+	if err != nil {
+		return err
+	}
+	var requests []netlink.Request
+	for _, l := range links {
+		if l.Master == bridge.Index && ownLink(l) {
+			requests = append(requests, netlink.DeleteLink(l.Name).Tolerate(unix.ENODEV))
+		}
+	}
+	return c.Do(append(requests, netlink.DeleteLink(bridge.Name).Tolerate(unix.ENODEV))...)
+}
+
+// ownLink reports whether an interface on a bridge of berth's can be one that berth has made for a container.
+func ownLink(l netlink.Link) bool {
+	return l.Kind == "veth" && strings.HasPrefix(l.Name, hostLinkPrefix)
 }
 
 // hostSettings are what the kernel must do for a network: not listen to routers on its bridge, and forward, unless nothing leaves

@@ -215,6 +215,37 @@ func TestReleaseLeavesWhatOthersHaveTakenSince(t *testing.T) {
 	})
 }
 
+// A container that shares the network namespace, or a TCP connection that waits for its last acknowledgement, keeps it and the
+// interface in it.
+func TestAnInterfaceDoesNotOutliveItsContainer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(Network{Name: "red"})
+		red, bridge := w.start("red", "red"), w.start(NameBridge, "plain")
+		for _, c := range []container{red, bridge} {
+			w.must(w.s.Release(c.Network, c.Container, Ended))
+		}
+		for _, want := range []struct {
+			act  func() error
+			left []string
+		}{
+			{func() error { return w.s.RemoveLinks([]Endpoint{bridge.Endpoint, {}}) }, []string{red.HostLink}},
+			{func() error { return w.s.RemoveLinks([]Endpoint{bridge.Endpoint}) }, []string{red.HostLink}},
+			{func() error { return w.s.Remove("red") }, nil},
+		} {
+			w.must(want.act())
+			var left []string
+			for _, l := range w.links() {
+				if ownLink(l) {
+					left = append(left, l.Name)
+				}
+			}
+			if !slices.Equal(left, want.left) {
+				t.Errorf("interfaces %q are left, and should be %q", left, want.left)
+			}
+		}
+	})
+}
+
 func TestSweep(t *testing.T) {
 	inWorld(t, func(w *world) {
 		dead := w.start(NameBridge, "dead", both("", 8080)...)

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
@@ -109,7 +108,7 @@ func (s Store) sweepLinks(host *netlink.Conn) ([]Swept, error) {
 	var errs error
 	for _, l := range links {
 		network, ours := bridges[l.Master]
-		if !ours || l.Kind != "veth" || recorded[l.Name] || !strings.HasPrefix(l.Name, "veth") {
+		if !ours || !ownLink(l) || recorded[l.Name] {
 			continue
 		}
 		errs = errors.Join(errs, host.Do(netlink.DeleteLink(l.Name).Tolerate(unix.ENODEV)))

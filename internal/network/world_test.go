@@ -280,6 +280,16 @@ func (w *world) create(n Network) Network {
 	return n
 }
 
+func (w *world) links() []netlink.Link {
+	w.t.Helper()
+	c, err := netlink.Open(unix.NETLINK_ROUTE)
+	w.must(err)
+	defer c.Close()
+	all, err := c.Links()
+	w.must(err)
+	return all
+}
+
 func mustLoad(w *world, name string) Network {
 	w.t.Helper()
 	n, err := w.s.Load(name)

@@ -73,9 +73,10 @@ type monitor struct {
 	names      *dns.Server // the container's resolver, if it has one
 	watch      *os.File    // tells when the rules of networks are removed
 	guarding   sync.WaitGroup
-	namesIn    *os.File // the network namespace from which that asks, if it is the container's
-	command    *Conn    // the command that is starting the container
-	console    *os.File // the socket by which the container's terminal comes
+	namesIn    *os.File       // the network namespace from which that asks, if it is the container's
+	fading     sync.WaitGroup // interfaces that may have outlived the container's namespace are removed
+	command    *Conn          // the command that is starting the container
+	console    *os.File       // the socket by which the container's terminal comes
 	execs      sync.WaitGroup
 	accepting  sync.WaitGroup
 	recording  sync.WaitGroup
@@ -426,6 +427,7 @@ func (m *monitor) leave(err error) error {
 	if len(m.c.Config.PublishedPorts()) > 0 {
 		time.Sleep(network.Lingering)
 	}
+	m.fading.Wait()
 	return err
 }
 

@@ -295,7 +295,18 @@ func (m *monitor) disconnect() error {
 		m.namesIn = nil
 	}
 	m.net.close()
-	return errors.Join(errs, m.release())
+	held, err := m.held()
+	errs = errors.Join(errs, err, m.release())
+	if len(held) > 0 {
+		m.fading.Add(1)
+		time.AfterFunc(network.Lingering, func() {
+			defer m.fading.Done()
+			if err := networks(m.Store).RemoveLinks(held); err != nil {
+				fmt.Fprintln(os.Stderr, "cannot remove the interfaces of the container:", err)
+			}
+		})
+	}
+	return errs
 }
 
 // release gives back what is written down of the container's networks; it may be repeated.
