@@ -121,7 +121,7 @@ func networksOf(c container.Config) []string {
 	for _, asked := range c.Networks {
 		names = append(names, asked.Network)
 	}
-	if names == nil {
+	if names == nil && (c.Network == container.NetworkNone || c.Network == container.NetworkHost) {
 		names = []string{c.Network}
 	}
 	return names

@@ -183,8 +183,8 @@ type (
 func (e *Engine) viewNetworks(c *state.Container, pid int) (ViewNetworks, error) {
 	v := ViewNetworks{Ports: map[string][]ViewBinding{}, Networks: map[string]ViewEndpoint{}}
 	asked := c.Config.Networks
-	if !c.Config.OwnNetwork() {
-		asked = []container.Endpoint{{Network: c.Config.Network}}
+	if only := c.Config.Network; !c.Config.OwnNetwork() && (only == container.NetworkNone || only == container.NetworkHost) {
+		asked = []container.Endpoint{{Network: only}}
 	}
 	held, err := e.Endpoints(c)
 	if err != nil {

@@ -264,13 +264,10 @@ func (s Store) Rename(c *Container, name string) error {
 	return os.Remove(s.nameFile(old))
 }
 
-// SetNetworks changes the networks of a container. The caller holds its lock.
+// SetNetworks changes the networks of a container, not what it was made with. The caller holds its lock.
 func (s Store) SetNetworks(c *Container, networks []container.Endpoint) error {
 	changed := *c
-	changed.Config.Networks, changed.Config.Network = networks, container.NetworkNone
-	if len(networks) > 0 {
-		changed.Config.Network = networks[0].Network
-	}
+	changed.Config.Networks = networks
 	names, err := s.lockNames() // a rename writes the same file
 	if err != nil {
 		return err

@@ -369,7 +369,7 @@ func (m *monitor) reload() error {
 	}
 	m.networking.Lock()
 	defer m.networking.Unlock()
-	m.c.Config.Network, m.c.Config.Networks = now.Config.Network, now.Config.Networks
+	m.c.Config.Networks = now.Config.Networks
 	return nil
 }
 
@@ -389,7 +389,7 @@ func (m *monitor) changeNetworks() error {
 	}
 	m.grown.Store(true)
 	before := m.c.Config
-	m.c.Config.Network, m.c.Config.Networks = now.Config.Network, now.Config.Networks
+	m.c.Config.Networks = now.Config.Networks
 	if m.net.endpoints, err = m.held(); err != nil {
 		return err
 	}

@@ -361,7 +361,7 @@ func (b *builder) processOrigins() {
 // port, and ping.
 func (b *builder) sysctls() {
 	out := map[string]string{}
-	if b.Config.Network != "host" && b.Config.Network != "none" {
+	if b.Config.OwnNetwork() {
 		out["net.ipv4.ip_unprivileged_port_start"] = "0"
 		out["net.ipv4.ping_group_range"] = "0 2147483647"
 	}

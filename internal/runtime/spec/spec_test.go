@@ -400,7 +400,8 @@ func TestSysctls(t *testing.T) {
 		t.Errorf("a container without a network has %v", s)
 	}
 	s := build(t, func(in *spec.Input) {
-		in.Config.Network, in.Config.Sysctls = "", map[string]string{"net.ipv4.ip_unprivileged_port_start": "1024", "kernel.sem": "1"}
+		in.Config.Network, in.Config.Networks = "bridge", []container.Endpoint{{Network: "bridge"}}
+		in.Config.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "1024", "kernel.sem": "1"}
 	}).Linux.Sysctl
 	if len(s) != 3 || s["net.ipv4.ip_unprivileged_port_start"] != "1024" || s["net.ipv4.ping_group_range"] != "0 2147483647" || s["kernel.sem"] != "1" {
 		t.Errorf("sysctls %v", s)
