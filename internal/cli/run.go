@@ -46,25 +46,6 @@ func (c *call) networks(cfg *container.Config) error {
 	if first.Network == "default" {
 		first.Network = engine.DefaultNetwork()
 	}
-	cfg.Network = first.Network
-	single := cfg.Network == container.NetworkNone || cfg.Network == container.NetworkHost
-	for _, e := range asked[1:] {
-		if single || e.Network == container.NetworkNone || e.Network == container.NetworkHost {
-			return c.usage("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
-		}
-	}
-	switch {
-	case len(one.Aliases) > 0 && (single || cfg.Network == container.NetworkBridge):
-		return c.usage("conflicting options: network-scoped aliases are only supported for user-defined networks")
-	case single && (one.IPv4.IsValid() || one.IPv6.IsValid() || one.MAC != ""):
-		return c.usage("conflicting options: an address needs a network")
-	case cfg.Network == container.NetworkHost && (len(cfg.Ports) > 0 || cfg.PublishAll):
-		fmt.Fprintln(c.err, "WARNING: Published ports are discarded when using host network mode")
-		cfg.Ports, cfg.PublishAll = nil, false
-	}
-	if single {
-		return nil
-	}
 	first.Aliases = append(first.Aliases, one.Aliases...)
 	if one.IPv4.IsValid() {
 		first.IPv4 = one.IPv4
@@ -75,8 +56,34 @@ func (c *call) networks(cfg *container.Config) error {
 	if one.MAC != "" {
 		first.MAC = one.MAC
 	}
-	cfg.Networks = asked
+	cfg.Network = first.Network
+	single := !onNetworks(cfg.Network)
+	for _, e := range asked[1:] {
+		if single || !onNetworks(e.Network) {
+			return c.usage("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+		}
+	}
+	switch {
+	case len(first.Aliases) > 0 && (single || cfg.Network == container.NetworkBridge):
+		return c.usage("conflicting options: network-scoped aliases are only supported for user-defined networks")
+	case single && first.MAC != "":
+		return c.usage("conflicting options: mac-address and the network mode")
+	case single && (first.IPv4.IsValid() || first.IPv6.IsValid()):
+		return c.usage("conflicting options: an address needs a network")
+	case cfg.Network == container.NetworkHost && (len(cfg.Ports) > 0 || cfg.PublishAll):
+		fmt.Fprintln(c.err, "WARNING: Published ports are discarded when using host network mode")
+		cfg.Ports, cfg.PublishAll = nil, false
+	}
+	if !single {
+		cfg.Networks = asked
+	}
 	return nil
+}
+
+// onNetworks reports whether what --network names is a network that a container has an interface on.
+func onNetworks(mode string) bool {
+	_, shares := container.Config{Network: mode}.SharesNetwork()
+	return !shares && mode != container.NetworkNone && mode != container.NetworkHost
 }
 
 func (c *call) pullPolicy() string {

@@ -48,8 +48,11 @@ type Config struct {
 	ShmBytes    int64             `json:",omitempty"`
 	OOMScoreAdj int               `json:",omitempty"`
 
-	Network string `json:",omitempty"` // none, host, or the first of Networks
-	// Networks are those that the container has an interface on, the one with the default route first; none with none and host.
+	// Network is docker's network mode, what the container was made with: none, host, container:ID, or the first of Networks as they
+	// were then.
+	Network string `json:",omitempty"`
+	// Networks are those that the container has an interface on, the one with the default route first; none with none, host and
+	// container:ID.
 	Networks   []Endpoint `json:",omitempty"`
 	Ports      []Port     `json:",omitempty"`
 	PublishAll bool       `json:",omitempty"`

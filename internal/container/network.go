@@ -10,8 +10,8 @@ import (
 	"berth/internal/errdef"
 )
 
-// What Config.Network can be beside the name of a network. The network "bridge" is the one that every instance has; "default" is
-// docker's other word for it.
+// What Config.Network can be beside the name of a network and that of a container. The network "bridge" is the one that every
+// instance has; "default" is docker's other word for it.
 const (
 	NetworkNone   = "none"
 	NetworkHost   = "host"
@@ -20,6 +20,51 @@ const (
 
 // OwnNetwork reports whether the container has interfaces of its own on networks.
 func (c Config) OwnNetwork() bool { return len(c.Networks) > 0 }
+
+// otherNetwork comes before the container whose network namespace another one shares.
+const otherNetwork = "container:"
+
+// SharesNetwork reports whether the container has the network namespace of another one, and of which: it is an ID once it is made.
+func (c Config) SharesNetwork() (container string, shares bool) {
+	return strings.CutPrefix(c.Network, otherNetwork)
+}
+
+// ShareNetwork is the Network of a container that shares the network namespace of another one.
+func ShareNetwork(container string) string { return otherNetwork + container }
+
+// CheckNetwork refuses what docker refuses of a container that shares the network namespace of another one: whatever is that one's
+// already. An image may expose ports all the same, so it is for a configuration before Merge.
+func (c Config) CheckNetwork() error {
+	name, shares := c.SharesNetwork()
+	if !shares {
+		return nil
+	}
+	conflict := func(what string) error {
+		return errdef.Hint(errdef.New(errdef.Invalid, "conflicting options: %s", what), "give it to the container whose network is shared")
+	}
+	switch {
+	case name == "":
+		return errdef.New(errdef.Invalid, "invalid container format container:<name|id>")
+	case c.Hostname != "":
+		return conflict("hostname and the network mode")
+	case c.Domainname != "":
+		return conflict("domainname and the network mode")
+	case len(c.DNS)+len(c.DNSSearch)+len(c.DNSOptions) > 0:
+		return conflict("dns and the network mode")
+	case len(c.Hosts) > 0:
+		return conflict("custom host-to-IP mapping and the network mode")
+	case len(c.Ports) > 0 || c.PublishAll:
+		return conflict("port publishing and the container type network mode")
+	case len(c.Exposed) > 0:
+		return conflict("port exposing and the container type network mode")
+	}
+	for key := range c.Sysctls {
+		if strings.HasPrefix(key, "net.") {
+			return conflict("sysctl " + key + " and the network mode")
+		}
+	}
+	return nil
+}
 
 // Endpoint is what a container asks of a network.
 type Endpoint struct {

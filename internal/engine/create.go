@@ -88,6 +88,9 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 			return nil, err
 		}
 	}
+	if err := cfg.CheckNetwork(); err != nil {
+		return nil, err
+	}
 	im, err := e.Ensure(ctx, cfg.Image, cfg.Platform, pull)
 	if err != nil {
 		return nil, err
@@ -188,6 +191,9 @@ func empty(dir string) bool {
 
 // explainConfig decides how a container would be made and makes nothing: no record, no name, no volume.
 func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull string) (*state.Container, []string, error) {
+	if err := cfg.CheckNetwork(); err != nil {
+		return nil, nil, err
+	}
 	im, err := e.Ensure(ctx, cfg.Image, cfg.Platform, pull)
 	if err != nil {
 		return nil, nil, err
@@ -212,6 +218,9 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 			}
 			m.Source = e.Volumes.Path(name)
 		}
+	}
+	if err := e.checkNetworks(c); err != nil {
+		return nil, nil, err
 	}
 	layers, err := e.Images.Layers.Stack(im.Chain)
 	return c, layers, err

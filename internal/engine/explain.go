@@ -8,6 +8,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/host"
+	"berth/internal/ident"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
@@ -35,7 +36,7 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 		return err
 	}
 	if p.Has(plan.InNetwork) {
-		if _, err := fmt.Fprint(w, "# the parent makes the network namespace\n      unshare(CLONE_NEWNET)\n      ioctl(SIOCSIFFLAGS, {lo, IFF_UP})\n"); err != nil {
+		if err := explainNamespace(w, c.Config); err != nil {
 			return err
 		}
 	}
@@ -43,6 +44,18 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 		return err
 	}
 	return p.Print(w)
+}
+
+// explainNamespace prints what the parent does about the network namespace.
+func explainNamespace(w io.Writer, c container.Config) error {
+	id, shares := c.SharesNetwork()
+	if !shares {
+		_, err := fmt.Fprint(w, "# the parent makes the network namespace\n      unshare(CLONE_NEWNET)\n      ioctl(SIOCSIFFLAGS, {lo, IFF_UP})\n")
+		return err
+	}
+	_, err := fmt.Fprintf(w, "# the parent opens the network namespace of container %s, if its process is still the one that it was\n"+
+		"      pidfd_open(PID)\n      open(\"/proc/PID/ns/net\", O_RDONLY|O_CLOEXEC)\n      pidfd_send_signal(pidfd, 0)\n", ident.Short(id))
+	return err
 }
 
 // explainCgroup prints what the parent does about the control group, and returns how many hierarchies the child enters by itself.

@@ -146,7 +146,7 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		ID: c.ID, Created: c.Created, Path: args[0], Args: args[1:], Image: string(c.Image.ID), Name: "/" + c.Name,
 		RestartCount: r.RestartCount, Driver: driverOf(c), Platform: "linux",
 		LogPath:        monitor.LogPath(e.Containers.Dir(c.ID), c.ID),
-		ResolvConfPath: e.Containers.EtcFile(c.ID, "resolv.conf"), HostnamePath: e.Containers.EtcFile(c.ID, "hostname"), HostsPath: e.Containers.EtcFile(c.ID, "hosts"),
+		ResolvConfPath: monitor.EtcFile(e.Containers, c, "resolv.conf"), HostnamePath: monitor.EtcFile(e.Containers, c, "hostname"), HostsPath: monitor.EtcFile(e.Containers, c, "hosts"),
 		Mounts: []ViewMount{},
 	}
 	v.State = ViewState{

@@ -14,6 +14,7 @@ import (
 	"berth/internal/network"
 	"berth/internal/network/netlink"
 	"berth/internal/runtime/monitor"
+	"berth/internal/runtime/spec"
 	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
@@ -44,8 +45,11 @@ func (e *Engine) needNetworks(format string, args ...any) error {
 // checkNetworks finds the networks that a container names, and puts their own names in the place of IDs.
 func (e *Engine) checkNetworks(c *state.Container) error {
 	if !c.Config.OwnNetwork() {
-		switch c.Config.Network {
-		case container.NetworkNone, container.NetworkHost:
+		name, shares := c.Config.SharesNetwork()
+		switch {
+		case shares:
+			return e.shareNetwork(c, name)
+		case c.Config.Network == container.NetworkNone, c.Config.Network == container.NetworkHost:
 			return nil
 		}
 		return errdef.New(errdef.Invalid, "the container names no network")
@@ -67,6 +71,23 @@ func (e *Engine) checkNetworks(c *state.Container) error {
 		asked.Network = n.Name
 	}
 	c.Config.Network = c.Config.Networks[0].Network
+	return nil
+}
+
+// shareNetwork finds the container whose network namespace another one is to share, and gives that one its host name.
+func (e *Engine) shareNetwork(c *state.Container, name string) error {
+	if err := e.needNetworks("cannot join the network of container %s", name); err != nil {
+		return err
+	}
+	other, err := e.Containers.Resolve(name)
+	if err != nil {
+		return err
+	}
+	c.Config.Network = container.ShareNetwork(other.ID)
+	if c.Config.UTS != "host" {
+		c.Config.Hostname = spec.Hostname(spec.Input{ID: other.ID, Config: other.Config})
+		c.Config.Domainname = other.Config.Domainname
+	}
 	return nil
 }
 
@@ -130,7 +151,7 @@ func (e *Engine) Connect(ref string, asked container.Endpoint) error {
 		if err := checkConnect(c, n, asked); err != nil {
 			return err
 		}
-		ns, err := namespaceOf(p)
+		ns, err := p.Network()
 		if err != nil {
 			return err
 		}
@@ -165,12 +186,13 @@ func (e *Engine) takeBack(held network.Endpoint) error {
 
 // checkConnect refuses what docker refuses, in its words.
 func checkConnect(c *state.Container, n network.Network, asked container.Endpoint) error {
+	_, shares := c.Config.SharesNetwork()
 	switch {
 	case n.Driver == network.DriverHost:
 		return errdef.New(errdef.Denied, "cannot connect container to host network - container must be created in host network mode")
 	case n.Driver == network.DriverNull:
 		return errdef.New(errdef.Denied, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
-	case c.Config.Network == container.NetworkHost:
+	case c.Config.Network == container.NetworkHost || shares:
 		return errdef.New(errdef.Denied, "container sharing network namespace with another container or host cannot be connected to any other network")
 	case n.Name == container.NetworkBridge && len(asked.Aliases) > 0:
 		return errdef.New(errdef.Invalid, "network-scoped aliases are only supported for user-defined networks")
@@ -290,7 +312,7 @@ func (e *Engine) Disconnect(ref, name string, force bool) error {
 		case err != nil && !errdef.Is(err, errdef.NotFound):
 			return err
 		}
-		ns, err := namespaceOf(p)
+		ns, err := p.Network()
 		if err != nil {
 			return err
 		}
@@ -371,26 +393,6 @@ func (e *Engine) changeNetworks(ref, name string, change func(*state.Container, 
 		return err
 	}
 	return change(c, n, p)
-}
-
-// namespaceOf opens the network namespace of a container that runs, and is nil for one that does not.
-func namespaceOf(p state.Process) (*os.File, error) {
-	pidfd := p.Open()
-	if pidfd < 0 {
-		return nil, nil
-	}
-	defer unix.Close(pidfd)
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // it has ended meanwhile
-	}
-	if err != nil {
-		return nil, err
-	}
-	if unix.PidfdSendSignal(pidfd, 0, nil, 0) != nil { // the number may be another's by now
-		return nil, ns.Close()
-	}
-	return ns, nil
 }
 
 // runs reports whether a container's first process is alive.

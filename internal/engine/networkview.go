@@ -200,6 +200,9 @@ func (e *Engine) viewNetworks(c *state.Container, pid int) (ViewNetworks, error)
 	if pid == 0 {
 		return v, nil
 	}
+	if _, shares := c.Config.SharesNetwork(); shares {
+		return v, nil // what there is, is the other container's
+	}
 	v.SandboxID, v.SandboxKey = idOf("sandbox", c.ID), fmt.Sprintf("/proc/%d/ns/net", pid)
 	for _, p := range c.Config.Exposed {
 		v.Ports[p] = nil

@@ -8,8 +8,10 @@ import (
 	"strconv"
 	"strings"
 
+	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/ident"
 	"berth/internal/network"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
@@ -44,6 +46,10 @@ func (e *Engine) ExplainRunning(c *state.Container) ([]Fact, error) {
 		return nil, errdef.New(errdef.Conflict, "container %s is not running", c.ID)
 	}
 	r.namespaces()
+	owner, err := e.networkOf(c, r)
+	if err != nil {
+		return nil, err
+	}
 	r.identity()
 	r.rights()
 	r.limits()
@@ -53,7 +59,7 @@ func (e *Engine) ExplainRunning(c *state.Container) ([]Fact, error) {
 	if !in.NoCgroup {
 		r.cgroups(p)
 	}
-	held, err := e.Endpoints(c)
+	held, err := e.Endpoints(owner)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +105,6 @@ func (r *reality) namespaces() {
 	}{
 		{"mnt", specs.MountNamespace},
 		{"pid", specs.PIDNamespace},
-		{"net", specs.NetworkNamespace},
 		{"ipc", specs.IPCNamespace},
 		{"uts", specs.UTSNamespace},
 		{"user", specs.UserNamespace},
@@ -117,6 +122,54 @@ func (r *reality) namespaces() {
 			return "the host's"
 		}
 		r.add("namespace "+n.file, word(own[n.kind]), word(theirs != ours), "namespace "+string(n.kind))
+	}
+}
+
+// networkOf compares the network namespace, and returns the container whose it is as far as that is known.
+func (e *Engine) networkOf(c *state.Container, r *reality) (*state.Container, error) {
+	theirs, err := os.Readlink(r.dir + "/ns/net")
+	if err != nil {
+		return c, nil //nolint:nilerr // it has ended; the caller finds that out
+	}
+	same := func(dir string) bool {
+		its, err := os.Readlink(dir + "/ns/net")
+		return err == nil && its == theirs
+	}
+	planned, kernel, owner := "its own", "its own", c
+	if same("/proc/self") {
+		kernel = "the host's"
+	}
+	if c.Config.Network == container.NetworkHost {
+		planned = "the host's"
+	}
+	if id, shares := c.Config.SharesNetwork(); shares {
+		planned = "container " + ident.Short(id) + "'s"
+		if p, err := e.Containers.Process(id); err == nil && same("/proc/"+strconv.Itoa(p.PID)) {
+			kernel = planned
+		}
+		if owner, err = e.networkOwner(c); err != nil {
+			return c, err
+		}
+	}
+	r.add("namespace net", planned, kernel, "network")
+	return owner, nil
+}
+
+// networkOwner is the container whose network namespace another one shares: it, or the one whose that one shares.
+func (e *Engine) networkOwner(c *state.Container) (*state.Container, error) {
+	for {
+		id, shares := c.Config.SharesNetwork()
+		if !shares {
+			return c, nil
+		}
+		next, err := e.Containers.Load(id)
+		if errdef.Is(err, errdef.NotFound) {
+			return c, nil // it has been removed, and its endpoints with it
+		}
+		if err != nil {
+			return c, err
+		}
+		c = next
 	}
 }
 

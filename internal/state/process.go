@@ -2,6 +2,8 @@ package state
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"strconv"
 
@@ -42,6 +44,27 @@ func (p Process) Open() int {
 		return -1
 	}
 	return fd
+}
+
+// Network opens the network namespace of a container that runs; it is nil of one that does not. It is the container's for certain, as
+// with Open.
+func (p Process) Network() (*os.File, error) {
+	pidfd := p.Open()
+	if pidfd < 0 {
+		return nil, nil
+	}
+	defer unix.Close(pidfd)
+	ns, err := os.Open("/proc/" + strconv.Itoa(p.PID) + "/ns/net")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // it has ended meanwhile
+	}
+	if err != nil {
+		return nil, err
+	}
+	if unix.PidfdSendSignal(pidfd, 0, nil, 0) != nil { // the number may be another's by now
+		return nil, ns.Close()
+	}
+	return ns, nil
 }
 
 // ended reports whether a process has ended with all its threads: only then is its pidfd readable (Linux 5.3). The state in

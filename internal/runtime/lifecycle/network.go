@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Network is a network namespace that is being made.
+// Network is a network namespace that is being made, or another container's.
 type Network struct {
 	made chan struct{}
 	ns   *os.File
@@ -26,6 +26,13 @@ func MakeNetwork() *Network {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
 		n.ns, n.err = newNetwork()
 	}()
+	return n
+}
+
+// SharedNetwork is the network namespace of another container. Close closes ns.
+func SharedNetwork(ns *os.File) *Network {
+	n := &Network{made: make(chan struct{}), ns: ns}
+	close(n.made)
 	return n
 }
 

@@ -28,7 +28,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 	dir := s.Dir(c.ID)
 	in := spec.Input{
 		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(c.ID),
-		Hosts: s.EtcFile(c.ID, "hosts"), HostnameFile: s.EtcFile(c.ID, "hostname"), ResolvConf: s.EtcFile(c.ID, "resolv.conf"),
+		Hosts: EtcFile(s, c, "hosts"), HostnameFile: EtcFile(s, c, "hostname"), ResolvConf: EtcFile(s, c, "resolv.conf"),
 		InitProgram: c.InitProgram,
 	}
 	var maps userns.Maps

@@ -137,7 +137,13 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		return p, err
 	}
 	in.Network = o.Network
-	if c.Config.OwnNetwork() && in.Network == nil {
+	switch id, shares := c.Config.SharesNetwork(); {
+	case shares:
+		if p.network, err = sharedNetwork(o.Store, id); err != nil {
+			return p, err
+		}
+		in.Network = p.network
+	case c.Config.OwnNetwork() && in.Network == nil:
 		p.network = lifecycle.MakeNetwork()
 		in.Network = p.network
 	}

@@ -151,8 +151,33 @@ func changeHosts(text string, own etcfiles.Names, addresses []netip.Addr, asked 
 	return b.String()
 }
 
-// writeEtc writes the container's hostname and resolv.conf, as docker makes them, and makes its hosts, which writeHosts fills.
+// etcOwner is the container whose files of /etc a container has: its own, or those of the one whose network it shares. Of one that is
+// no more that is all that is known.
+func etcOwner(s state.Store, c *state.Container) string {
+	for {
+		id, shares := c.Config.SharesNetwork()
+		if !shares {
+			return c.ID
+		}
+		next, err := s.Load(id)
+		if err != nil {
+			return id
+		}
+		c = next // which was there before c was made, so that this ends
+	}
+}
+
+// EtcFile is a file of /etc that a container has, "hosts" for example.
+func EtcFile(s state.Store, c *state.Container, name string) string {
+	return s.EtcFile(etcOwner(s, c), name)
+}
+
+// writeEtc writes the container's hostname and resolv.conf, as docker makes them, and makes its hosts, which writeHosts fills. Those of
+// a container whose network it shares are not its to write.
 func writeEtc(s state.Store, c *state.Container, hostname string) error {
+	if _, shares := c.Config.SharesNetwork(); shares {
+		return nil
+	}
 	resolv, _, err := resolvConf(c.Config)
 	if err != nil {
 		return err
@@ -167,6 +192,9 @@ func writeEtc(s state.Store, c *state.Container, hostname string) error {
 
 // writeHosts writes the container's hosts, when its addresses are known.
 func writeHosts(s state.Store, c *state.Container, hostname string, net *connection) error {
+	if _, shares := c.Config.SharesNetwork(); shares {
+		return nil
+	}
 	hosts, err := hostsFile(c.Config, hostname, net)
 	if err != nil {
 		return err

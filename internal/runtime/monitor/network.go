@@ -10,6 +10,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/ident"
 	"berth/internal/network"
 	"berth/internal/network/dns"
 	"berth/internal/network/etcfiles"
@@ -30,6 +31,25 @@ type connection struct {
 }
 
 func networks(s state.Store) network.Store { return network.Store{Data: s.Data, Run: s.Run} }
+
+// sharedNetwork is the network namespace of the container id, which another one is to share.
+func sharedNetwork(s state.Store, id string) (*lifecycle.Network, error) {
+	p, err := s.Process(id)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	ns, err := p.Network()
+	if ns != nil || err != nil {
+		return lifecycle.SharedNetwork(ns), err
+	}
+	if _, err := s.Load(id); err != nil {
+		return nil, err
+	}
+	if r, err := s.Record(id); err == nil && r.Status == state.Restarting {
+		return nil, errdef.New(errdef.Conflict, "Container %s is restarting, wait until the container is running", id)
+	}
+	return nil, errdef.Hint(errdef.New(errdef.Conflict, "cannot join network of a non running container: %s", id), "berth start %s", ident.Short(id))
+}
 
 // connectIn connects a container to its networks, if it has any, when its network namespace is made. keep is for a process that ends
 // soon, and hands on what it has opened.

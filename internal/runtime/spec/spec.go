@@ -183,12 +183,14 @@ func Env(in Input) []string {
 	return env
 }
 
-// Hostname is the container's host name: what was asked for, or its short ID; empty is the host's own.
+// Hostname is the container's host name: what was asked for, or its short ID; empty is the host's own. One that shares the network of
+// another has that one's name as what was asked for.
 func Hostname(in Input) string {
+	_, shares := in.Config.SharesNetwork()
 	switch {
-	case in.Config.Hostname != "":
+	case in.Config.Hostname != "" || shares:
 		return in.Config.Hostname
-	case in.Config.UTS == "host" || in.Config.Network == "host":
+	case in.Config.UTS == "host" || in.Config.Network == container.NetworkHost:
 		return ""
 	}
 	return in.ID[:min(12, len(in.ID))]
@@ -287,8 +289,8 @@ func (b *builder) namespaces() {
 	if c.PID != "host" {
 		add(specs.PIDNamespace)
 	}
-	if c.Network != "host" {
-		add(specs.NetworkNamespace)
+	if c.Network != container.NetworkHost {
+		add(specs.NetworkNamespace) // which may be another container's; who carries the spec out knows
 		b.origins["network"] = "--network " + c.Network
 	}
 	if c.IPC != "host" {

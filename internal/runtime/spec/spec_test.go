@@ -160,6 +160,8 @@ func TestHostname(t *testing.T) {
 		{"The host's, with its network", container.Config{Network: "host"}, "", true},
 		{"What is asked for, with the host's network", container.Config{Network: "host", Hostname: "box"}, "box", true},
 		{"The host's own", container.Config{UTS: "host"}, "", false},
+		{"Another container's, with its network", container.Config{Network: "container:1", Hostname: "other"}, "other", true},
+		{"The host's, with the network of a container on the host's", container.Config{Network: "container:1"}, "", true},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
 			s := build(t, func(in *spec.Input) { c.config.Command = []string{"sh"}; in.Config = c.config })
@@ -405,5 +407,9 @@ func TestSysctls(t *testing.T) {
 	}).Linux.Sysctl
 	if len(s) != 3 || s["net.ipv4.ip_unprivileged_port_start"] != "1024" || s["net.ipv4.ping_group_range"] != "0 2147483647" || s["kernel.sem"] != "1" {
 		t.Errorf("sysctls %v", s)
+	}
+	// The other container's, which may have the host's.
+	if s := build(t, func(in *spec.Input) { in.Config.Network = container.ShareNetwork("0123") }).Linux.Sysctl; len(s) != 0 {
+		t.Errorf("a container in the network of another one has %v", s)
 	}
 }
