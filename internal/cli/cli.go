@@ -434,6 +434,7 @@ func (c *call) engine() (*engine.Engine, error) {
 		return nil, err
 	}
 	e.Fetch = c.fetch
+	e.Notice = func(text string) { fmt.Fprintf(c.err, "berth: %s\n", visible(text)) }
 	e.Program = func(name string) (string, error) { return c.programs.Path(c.settings.DataRoot, name) }
 	c.openedEngine = e
 	return e, nil

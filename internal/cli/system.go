@@ -41,6 +41,7 @@ type infoView struct {
 	MemTotal                                                                   int64
 	DockerRootDir, RunRoot, Name, ServerVersion                                string
 	SecurityOptions                                                            []string
+	NetworkSettings                                                            []string // of the host, that networks have changed
 	Rootless                                                                   bool
 }
 
@@ -70,6 +71,13 @@ func (c *call) cmdInfo() error {
 	}
 	v.Driver, v.DriverReason = e.Driver()
 	describeHost(&v, e.Host())
+	changes, err := e.Networks().Changes()
+	if err != nil {
+		return err
+	}
+	for _, change := range changes {
+		v.NetworkSettings = append(v.NetworkSettings, change.String())
+	}
 	if done, err := c.format([]any{v}); done {
 		return err
 	}
@@ -97,6 +105,11 @@ func (c *call) cmdInfo() error {
 `, v.Containers, v.ContainersRunning, v.ContainersPaused, v.ContainersStopped, v.Images, v.ServerVersion, v.Driver, v.DriverReason, v.LoggingDriver,
 		v.CgroupDriver, v.CgroupVersion, strings.Join(v.SecurityOptions, ", "), v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU, v.MemTotal, v.Name,
 		v.DockerRootDir, v.RunRoot, v.Rootless)
+	for _, s := range v.NetworkSettings {
+		if err == nil {
+			_, err = fmt.Fprintf(c.out, " Changed Setting: %s\n", s)
+		}
+	}
 	return err
 }
 

@@ -33,6 +33,8 @@ type Engine struct {
 	Volumes    volume.Store
 	// Fetch brings an image that is missing into the store.
 	Fetch func(ctx context.Context, ref, platform string) error
+	// Notice, unless it is nil, says to the user what was done beside what was asked for.
+	Notice func(text string)
 	// Program returns the path of a program that comes with berth ("berth-init").
 	Program func(name string) (string, error)
 	// RemoveTree deletes a directory whose content may belong to ids that only a user namespace has.

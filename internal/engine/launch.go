@@ -41,7 +41,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	defer program.Close()
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
-	o.Settle = e.settlePorts
+	o.Settle, o.Notice = e.settlePorts, e.Notice
 	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)

@@ -230,7 +230,12 @@ func (e *Engine) attach(c *state.Container, asked container.Endpoint, ns *os.Fil
 			defer f.Close() // then the monitor holds them
 		}
 	}
-	held, _, err := e.Networks().Attach(asked.Network, r, ns)
+	held, changes, err := e.Networks().Attach(asked.Network, r, ns)
+	for _, c := range changes {
+		if e.Notice != nil {
+			e.Notice(c.String())
+		}
+	}
 	return held, err
 }
 
@@ -265,7 +270,7 @@ func (e *Engine) bequeath(c *state.Container, gone network.Endpoint, ns *os.File
 		return err
 	}
 	if len(gone.Ports) > 0 {
-		if _, err := e.Networks().SetPorts(held[0].Network, c.ID, gone.Ports); err != nil {
+		if err := e.Networks().SetPorts(held[0].Network, c.ID, gone.Ports); err != nil {
 			return err
 		}
 	}

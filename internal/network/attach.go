@@ -36,11 +36,6 @@ type Request struct {
 	DefaultRoute bool
 }
 
-// Change is a setting of the host that was changed because a network needs it.
-type Change struct{ Path, Old, New string }
-
-func (c Change) String() string { return fmt.Sprintf("%s changed from %s to %s", c.Path, c.Old, c.New) }
-
 // kernel is the connections of one act.
 type kernel struct {
 	host *netlink.Conn // routes and links where the bridges are
@@ -132,8 +127,7 @@ func (s Store) Attach(network string, r Request, ns *os.File) (e Endpoint, chang
 	if err := configure(inside, e); err != nil {
 		return e, changes, err
 	}
-	more, err := s.publish(k, n, e, e.Ports)
-	return e, append(changes, more...), err
+	return e, changes, s.publish(k, n, e, e.Ports)
 }
 
 // leave gives back what the container holds in the network, if it holds something.
@@ -379,24 +373,23 @@ func (e *HeldError) Unwrap() error { return e.err }
 
 // publish adds the elements of ports. An element that leads elsewhere is another container's, or left by one of which there is no
 // record any more: then the port is reserved for this one.
-func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) ([]Change, error) {
+func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) error {
 	elements := portElements(e, ports)
 	if len(elements) == 0 {
-		return nil, nil
+		return nil
 	}
-	changes, err := localnet(n, ports)
-	if err != nil {
-		return changes, err
+	if err := localnet(n, ports); err != nil {
+		return err
 	}
 	t := nft.Table{Name: s.TableName()}
-	err = k.nft.Commit(adding(t, elements)...)
+	err := k.nft.Commit(adding(t, elements)...)
 	if errors.Is(err, unix.EEXIST) {
 		if err := s.held(e, ports); err != nil {
-			return changes, err
+			return err
 		}
 		err = replaceStale(k, t, elements)
 	}
-	return changes, errors.Join(err, forgetFlows(k, ports))
+	return errors.Join(err, forgetFlows(k, ports))
 }
 
 // held looks for another container that has one of the ports by its record.
@@ -508,23 +501,23 @@ func (s Store) unpublish(k kernel, e Endpoint, ports []Published) error {
 
 // SetPorts changes the published ports of a container that runs. New ones are to be reserved before, and the sockets of those that
 // are gone closed afterwards.
-func (s Store) SetPorts(network, container string, ports []Published) (changes []Change, err error) {
+func (s Store) SetPorts(network, container string, ports []Published) error {
 	l, err := s.lock()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer l.Unlock()
 	n, err := s.load(network)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	e, err := s.Endpoint(network, container)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	k, err := connect()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer k.close()
 	old := e.Ports
@@ -532,14 +525,14 @@ func (s Store) SetPorts(network, container string, ports []Published) (changes [
 	// Until all is done the record names the old and the new ones.
 	e.Ports = append(gone, ports...)
 	if err := s.record(e); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.unpublish(k, e, gone); err != nil {
-		return nil, err
+		return err
 	}
-	if changes, err = s.publish(k, n, e, ports); err != nil {
-		return changes, err
+	if err := s.publish(k, n, e, ports); err != nil {
+		return err
 	}
 	e.Ports = ports
-	return changes, s.record(e)
+	return s.record(e)
 }

@@ -2,7 +2,6 @@ package network
 
 import (
 	"errors"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -90,7 +89,7 @@ func (s Store) makeBridge(k kernel, n *Network, o options) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	changes, err := hostSettings(*n, name)
+	changes, err := s.hostSettings(*n, name)
 	if err != nil {
 		return changes, err
 	}
@@ -261,96 +260,4 @@ func (s Store) takeDown(n Network) error {
 // ownLink reports whether an interface on a bridge of berth's can be one that berth has made for a container.
 func ownLink(l netlink.Link) bool {
 	return l.Kind == "veth" && strings.HasPrefix(l.Name, hostLinkPrefix)
-}
-
-// hostSettings are what the kernel must do for a network: not listen to routers on its bridge, and forward, unless nothing leaves
-// the network. What is changed beyond the bridge is returned.
-func hostSettings(n Network, bridge string) ([]Change, error) {
-	_, ipv6 := n.subnet(false)
-	own := map[string]string{"accept_ra": "0", "disable_ipv6": "1"}
-	if ipv6 {
-		own["disable_ipv6"] = "0"
-	}
-	for name, value := range own {
-		err := writeSetting(filepath.Join("/proc/sys/net/ipv6/conf", bridge, name), value)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	if n.Internal {
-		return nil, nil
-	}
-	var changes []Change
-	set := func(path, value string) error {
-		change, err := changeSetting(path, value)
-		if change.New != "" {
-			changes = append(changes, change)
-		}
-		return err
-	}
-	if err := set("/proc/sys/net/ipv4/ip_forward", "1"); err != nil || !ipv6 {
-		return changes, err
-	}
-	return changes, forwardIPv6(set)
-}
-
-// forwardIPv6 turns forwarding on. A host that forwards no longer learns its own routes from routers, unless accept_ra is 2
-// (Documentation/networking/ip-sysctl.rst): interfaces that do learn them must go on, or the host loses its network.
-func forwardIPv6(set func(path, value string) error) error {
-	const conf = "/proc/sys/net/ipv6/conf"
-	entries, err := os.ReadDir(conf)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		learns, err := readSetting(filepath.Join(conf, e.Name(), "accept_ra"))
-		forwards, err2 := readSetting(filepath.Join(conf, e.Name(), "forwarding"))
-		if errors.Join(err, err2) != nil || learns != "1" || forwards != "0" {
-			continue
-		}
-		if err := set(filepath.Join(conf, e.Name(), "accept_ra"), "2"); err != nil {
-			return err
-		}
-	}
-	return set(filepath.Join(conf, "all/forwarding"), "1")
-}
-
-// localnet lets answers to the host's own 127.0.0.1 come in by the network's bridge, if a port is published there. The rules of the
-// chain "early" keep others out.
-func localnet(n Network, ports []Published) ([]Change, error) {
-	if n.Driver != DriverBridge {
-		return nil, nil
-	}
-	for _, p := range ports {
-		if p.HostIP.Is4() && (p.HostIP.IsUnspecified() || p.HostIP.IsLoopback()) {
-			return nil, writeSetting(filepath.Join("/proc/sys/net/ipv4/conf", n.BridgeName(), "route_localnet"), "1")
-		}
-	}
-	return nil, nil
-}
-
-func readSetting(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	return strings.TrimSpace(string(data)), err
-}
-
-func writeSetting(path, value string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
-}
-
-// changeSetting writes a setting if it has another value; New is empty if it had this one.
-func changeSetting(path, value string) (Change, error) {
-	old, err := readSetting(path)
-	if err != nil || old == value {
-		return Change{}, err
-	}
-	if err := writeSetting(path, value); err != nil {
-		return Change{}, errdef.Hint(err, "sysctl -w %s=%s, as the host's root", strings.ReplaceAll(strings.TrimPrefix(path, "/proc/sys/"), "/", "."), value)
-	}
-	return Change{path, old, value}, nil
 }

@@ -105,6 +105,16 @@ func TestChoosePrefix(t *testing.T) {
 	}
 }
 
+func TestNamesOfSettings(t *testing.T) {
+	for path, want := range map[string]string{
+		"/proc/sys/net/ipv4/ip_forward": "net.ipv4.ip_forward", "/proc/sys/net/ipv6/conf/eth0.7/accept_ra": "net.ipv6.conf.eth0/7.accept_ra",
+	} {
+		if got := sysctlName(path); got != want {
+			t.Errorf("%s is %s, not %s", path, got, want)
+		}
+	}
+}
+
 func TestInstancesHaveNamesOfTheirOwn(t *testing.T) {
 	usual, other, third := Store{Run: "/run/berth"}, Store{Run: "/run/user/1000/berth"}, Store{Run: "/tmp/b"}
 	if got := usual.TableName() + " " + usual.builtIn(NameBridge).BridgeName(); got != "berth berth0" {

@@ -166,7 +166,7 @@ func TestReleaseAfterEachStepOfAttach(t *testing.T) {
 					func() error { return w.s.takeLeases(e) },
 					func() error { return way.link(k.host, e, ns) },
 					func() error { return configure(inside, e) },
-					func() error { _, err := w.s.publish(k, n, e, e.Ports); return err },
+					func() error { return w.s.publish(k, n, e, e.Ports) },
 				}[:steps] {
 					w.must(step())
 				}
@@ -207,8 +207,7 @@ func TestReleaseLeavesWhatOthersHaveTakenSince(t *testing.T) {
 		k, err := connect()
 		w.must(err)
 		defer k.close()
-		_, err = w.s.publish(k, mustLoad(w, NameBridge), e, e.Ports)
-		w.must(err)
+		w.must(w.s.publish(k, mustLoad(w, NameBridge), e, e.Ports))
 		if !strings.Contains(w.nftText(), "172.17.0.10 . 80") && w.nftText() != "" {
 			t.Error(w.nftText())
 		}
@@ -321,8 +320,7 @@ func TestAFlushedTableIsMadeAgain(t *testing.T) {
 func TestPortsOfARunningContainerChange(t *testing.T) {
 	inWorld(t, func(w *world) {
 		web := w.start(NameBridge, "web", both("", 8080)...)
-		_, err := w.s.SetPorts(NameBridge, web.Container, []Published{{TCP, address("0.0.0.0"), 8081, 80}, web.Ports[1]})
-		w.must(err)
+		w.must(w.s.SetPorts(NameBridge, web.Container, []Published{{TCP, address("0.0.0.0"), 8081, 80}, web.Ports[1]}))
 		if got := w.ask(w.other, "tcp", hostIP, 8081, patience); got != "web "+otherIP {
 			t.Errorf("the new port: %q", got)
 		}
@@ -350,7 +348,7 @@ func TestSettingsOfTheHostAreSaid(t *testing.T) {
 		w.must(writeSetting("/proc/sys/net/ipv6/conf/wire0/accept_ra", "1"))
 		for _, c := range []struct{ network, want string }{
 			{"inside", "[]"},
-			{NameBridge, "[/proc/sys/net/ipv4/ip_forward changed from 0 to 1]"},
+			{NameBridge, "[net.ipv4.ip_forward was 0 and is 1 now: " + forwards + "]"},
 			{NameBridge, "[]"},
 		} {
 			if got := attach(c.network); got != c.want {
@@ -358,8 +356,20 @@ func TestSettingsOfTheHostAreSaid(t *testing.T) {
 			}
 		}
 		got := attach("six")
-		if !strings.Contains(got, "conf/wire0/accept_ra changed from 1 to 2") || !strings.Contains(got, "conf/all/forwarding changed from 0 to 1") {
+		if !strings.Contains(got, "net.ipv6.conf.wire0.accept_ra was 1 and is 2 now: ") || !strings.Contains(got, "net.ipv6.conf.all.forwarding was 0 and is 1 now: ") {
 			t.Errorf("six: %s", got)
+		}
+		// Who has changed one back is told again; what it was at first is what is written down.
+		w.must(w.s.Remove("six"))
+		w.create(Network{Name: "six", EnableIPv6: true})
+		w.must(writeSetting("/proc/sys/net/ipv6/conf/wire0/accept_ra", "0"))
+		w.must(writeSetting("/proc/sys/net/ipv4/ip_forward", "0"))
+		if got := attach("six"); got != "[net.ipv4.ip_forward was 0 and is 1 now: "+forwards+"]" {
+			t.Errorf("six again: %s", got)
+		}
+		written, err := w.s.Changes()
+		if err != nil || len(written) < 3 || !slices.ContainsFunc(written, func(c Change) bool { return c.Name == "net.ipv6.conf.wire0.accept_ra" && c.Old == "1" }) {
+			t.Errorf("%v, %v", written, err)
 		}
 	})
 }

@@ -48,6 +48,8 @@ type Options struct {
 	Network *lifecycle.Network
 	// Settle puts right what a killed monitor of another container has left: it is adopted, or what it held is given back.
 	Settle func(id string) error
+	// Notice, unless it is nil, says something to whoever has the container started.
+	Notice func(text string)
 	// Alive is the lock that says that the monitor lives.
 	Alive *disk.Lock
 	// RemoveTree deletes a container's directory, whoever owns what is in it.

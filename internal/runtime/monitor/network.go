@@ -95,7 +95,8 @@ func connect(o Options, ns *os.File, keep bool) (c connection, err error) {
 			}
 			c.ports = append(c.ports, sockets...)
 		}
-		e, _, err := store.Attach(n.Name, r, ns)
+		e, changes, err := store.Attach(n.Name, r, ns)
+		o.tell(changes)
 		var held *network.HeldError
 		if errors.As(err, &held) && o.Settle != nil {
 			if err := o.Settle(held.Container); err != nil {
@@ -113,6 +114,15 @@ func connect(o Options, ns *os.File, keep bool) (c connection, err error) {
 	}
 	c.resolver, err = listenForNames(ns)
 	return c, err
+}
+
+// tell says which settings of the host were changed.
+func (o Options) tell(changes []network.Change) {
+	for _, c := range changes {
+		if o.Notice != nil {
+			o.Notice(c.String())
+		}
+	}
 }
 
 // named reports whether a container's networks have names: all do but the default bridge.
