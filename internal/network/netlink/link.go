@@ -202,6 +202,13 @@ func SetMTU(name string, mtu int) Request {
 	return Request{Purpose: fmt.Sprintf("set the MTU of %s to %d", name, mtu), Type: unix.RTM_NEWLINK, Payload: m.Payload()}
 }
 
+// SetQueueLength sets how many packets may wait to leave by an interface.
+func SetQueueLength(name string, packets int) Request {
+	m := setLink(name, 0, 0)
+	m.Uint32(unix.IFLA_TXQLEN, uint32(packets))
+	return Request{Purpose: fmt.Sprintf("set the queue of %s to %d packets", name, packets), Type: unix.RTM_NEWLINK, Payload: m.Payload()}
+}
+
 // SetMAC sets the address of an interface.
 func SetMAC(name string, mac MAC) Request {
 	m := setLink(name, 0, 0)
