@@ -24,8 +24,10 @@ all-programs:
 	$(BUILD) -o $(OUT)/berth-full ./cmd/berth-full
 	rm $(PACKED)/berth-box.gz
 	gzip -9nc $(OUT)/berth-full > $(PACKED)/berth-full.gz
+	$(BUILD) -o $(OUT)/berth-uplink ./cmd/berth-uplink
+	gzip -9nc $(OUT)/berth-uplink > $(PACKED)/berth-uplink.gz
 	$(BUILD) -o $(OUT)/berth ./cmd/berth
-	rm -f $(PACKED)/*.gz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init
+	rm -f $(PACKED)/*.gz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init $(OUT)/berth-uplink
 
 # A container from the image inside the binary says where it runs; on a terminal, a shell follows.
 run: build

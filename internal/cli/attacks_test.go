@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +27,7 @@ func buildAttacker(t *testing.T) string {
 // A user and group that no machine has.
 const stranger = 64321
 
-// withoutRoot runs every script attack-* again, as a user who has no privileges at all: this test in another process.
+// withoutRoot runs scripts about attacks and networks again, as a user who has no privileges at all: this test in another process.
 func withoutRoot(t *testing.T, program, attacker string) {
 	dir, err := os.MkdirTemp("/tmp", "bu-")
 	if err != nil {
@@ -42,9 +43,12 @@ func withoutRoot(t *testing.T, program, attacker string) {
 		t.Fatal(err)
 	}
 	scripts, err := filepath.Glob("testdata/script/attack-*.txt")
-	if err != nil || len(scripts) == 0 {
-		t.Fatalf("%d scripts: %v", len(scripts), err)
+	networks, err2 := filepath.Glob("testdata/script/networks-*.txt")
+	if err := errors.Join(err, err2); err != nil || len(scripts) == 0 || len(networks) == 0 {
+		t.Fatalf("%d scripts, %d of networks: %v", len(scripts), len(networks), err)
 	}
+	scripts = append(scripts, networks...)
+	openTUN(t)
 	files := [][2]string{{self, "cli.test"}, {filepath.Join(program, "berth"), "berth"}, {attacker, "attacker"}}
 	for _, s := range scripts {
 		files = append(files, [2]string{s, s})
@@ -89,4 +93,22 @@ func withoutRoot(t *testing.T, program, attacker string) {
 			}
 		})
 	}
+}
+
+// openTUN lets every user make devices of networks, as udev does (50-udev-default.rules of systemd), until the end of the test.
+func openTUN(t *testing.T) {
+	const path = "/dev/net/tun"
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Logf("the networks of users cannot be tried: %v", err)
+		return
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Chmod(path, st.Mode().Perm()); err != nil {
+			t.Error(err)
+		}
+	})
 }

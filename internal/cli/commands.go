@@ -174,19 +174,19 @@ func commands() []command {
 			flags: []flag{flagFormat, {"verbose", "v", "", "Verbose output for diagnostics (of services of a swarm, which there are not)", nil}},
 		},
 		{
-			name: "network rm", args: "NETWORK [NETWORK...]", short: "Remove one or more networks", example: "berth network rm shop", least: 1, most: -1, run: (*call).cmdNetworkRm,
+			name: "network rm", inside: true, args: "NETWORK [NETWORK...]", short: "Remove one or more networks", example: "berth network rm shop", least: 1, most: -1, run: (*call).cmdNetworkRm,
 			flags: []flag{{"force", "f", "", "Do not error if the network does not exist", boolean(func(o *options) *bool { return &o.force })}},
 		},
 		{
-			name: "network prune", short: "Remove all unused networks", example: "berth network prune -f", run: (*call).cmdNetworkPrune,
+			name: "network prune", inside: true, short: "Remove all unused networks", example: "berth network prune -f", run: (*call).cmdNetworkPrune,
 			flags: []flag{
 				{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", list(func(o *options) *[]string { return &o.filters })},
 				flagYes,
 			},
 		},
-		{name: "network connect", args: "NETWORK CONTAINER", short: "Connect a container to a network", example: "berth network connect --alias db shop store", least: 2, most: 2, run: (*call).cmdNetworkConnect, flags: networkConnectFlags()},
+		{name: "network connect", inside: true, args: "NETWORK CONTAINER", short: "Connect a container to a network", example: "berth network connect --alias db shop store", least: 2, most: 2, run: (*call).cmdNetworkConnect, flags: networkConnectFlags()},
 		{
-			name: "network disconnect", args: "NETWORK CONTAINER", short: "Disconnect a container from a network", example: "berth network disconnect shop store", least: 2, most: 2, run: (*call).cmdNetworkDisconnect,
+			name: "network disconnect", inside: true, args: "NETWORK CONTAINER", short: "Disconnect a container from a network", example: "berth network disconnect shop store", least: 2, most: 2, run: (*call).cmdNetworkDisconnect,
 			flags: []flag{{"force", "f", "", "Force the container to disconnect from a network", boolean(func(o *options) *bool { return &o.force })}},
 		},
 

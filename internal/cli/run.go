@@ -40,11 +40,11 @@ func (c *call) config() (container.Config, error) {
 func (c *call) networks(cfg *container.Config) error {
 	asked, one := c.options.networks, c.options.endpoint
 	if len(asked) == 0 {
-		asked = []container.Endpoint{{Network: engine.DefaultNetwork()}}
+		asked = []container.Endpoint{{Network: container.NetworkBridge}}
 	}
 	first := &asked[0]
 	if first.Network == "default" {
-		first.Network = engine.DefaultNetwork()
+		first.Network = container.NetworkBridge
 	}
 	first.Aliases = append(first.Aliases, one.Aliases...)
 	if one.IPv4.IsValid() {

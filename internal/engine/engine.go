@@ -18,6 +18,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/image/store"
+	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
 	"berth/internal/state"
 	"berth/internal/volume"
@@ -39,6 +40,7 @@ type Engine struct {
 	Program func(name string) (string, error)
 	// RemoveTree deletes a directory whose content may belong to ids that only a user namespace has.
 	RemoveTree func(dir string) error
+	home       *monitor.Home // where the networks are, without root
 	// Host is the facts about this machine, looked at when they are first asked for.
 	Host func() host.Facts
 }
@@ -59,7 +61,7 @@ func Open(v settings.Values) (*Engine, error) {
 		Volumes:    volume.Store{Dir: filepath.Join(v.DataRoot, "volumes")},
 		Host:       sync.OnceValue(host.Probe),
 	}
-	e.RemoveTree = e.removeTree
+	e.RemoveTree, e.home = e.removeTree, home(e.Containers)
 	return e, nil
 }
 

@@ -35,7 +35,7 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 	if err != nil {
 		return err
 	}
-	if p.Has(plan.InNetwork) {
+	if _, shares := c.Config.SharesNetwork(); shares || p.Has(plan.InNetwork) {
 		if err := explainNamespace(w, c.Config); err != nil {
 			return err
 		}

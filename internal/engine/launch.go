@@ -41,7 +41,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	defer program.Close()
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
-	o.Settle, o.Notice = e.settlePorts, e.Notice
+	o.Settle, o.Notice, o.Home = e.settlePorts, e.Notice, e.home
 	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)
@@ -104,7 +104,7 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 	defer null.Close()
 	args, files := e.monitorArgs("adopt", id), []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()}
 	if !host.Privileged() {
-		_, err := place(e.Settings).Start(program, args, monitorEnv(), files)
+		_, err := place(e.Containers).Start(program, args, monitorEnv(), files)
 		return err
 	}
 	// Above the numbers that the monitor's own descriptors get, one of which may be the program's.
@@ -249,6 +249,7 @@ var errNoMonitor = errdef.New(errdef.Invalid, "a monitor is started by other com
 // options is what every monitor of a container is told.
 func options(s state.Store, c *state.Container) monitor.Options {
 	return monitor.Options{
+		Home:  home(s),
 		Store: s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: os.RemoveAll,
 		Layers: func() ([]string, error) { return layersOf(s.Data, c.Image.ChainIDs) },
 	}

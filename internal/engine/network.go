@@ -10,7 +10,6 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
-	"berth/internal/host"
 	"berth/internal/network"
 	"berth/internal/network/netlink"
 	"berth/internal/runtime/monitor"
@@ -22,24 +21,7 @@ import (
 
 // Networks are the networks of this instance.
 func (e *Engine) Networks() network.Store {
-	return network.Store{Data: e.Settings.DataRoot, Run: e.Settings.RunRoot}
-}
-
-// DefaultNetwork is the network of a container for which none was named: docker's, or none for who may not make one.
-func DefaultNetwork() string {
-	if host.Caller().UID == 0 {
-		return container.NetworkBridge
-	}
-	return container.NetworkNone
-}
-
-// needNetworks refuses who may not make networks; what is it that they wanted.
-func (e *Engine) needNetworks(format string, args ...any) error {
-	if e.Host().Root() {
-		return nil
-	}
-	return errdef.Hint(errdef.New(errdef.Unsupported, "%s: networks need root so far", fmt.Sprintf(format, args...)),
-		"use --network none or --network host")
+	return monitor.Networks(e.Settings.DataRoot, e.Settings.RunRoot, e.home)
 }
 
 // checkNetworks finds the networks that a container names, and puts their own names in the place of IDs.
@@ -53,9 +35,6 @@ func (e *Engine) checkNetworks(c *state.Container) error {
 			return nil
 		}
 		return errdef.New(errdef.Invalid, "the container names no network")
-	}
-	if err := e.needNetworks("cannot connect the container to the network %s", c.Config.Network); err != nil {
-		return err
 	}
 	seen := map[string]bool{}
 	for i := range c.Config.Networks {
@@ -76,9 +55,6 @@ func (e *Engine) checkNetworks(c *state.Container) error {
 
 // shareNetwork finds the container whose network namespace another one is to share, and gives that one its host name.
 func (e *Engine) shareNetwork(c *state.Container, name string) error {
-	if err := e.needNetworks("cannot join the network of container %s", name); err != nil {
-		return err
-	}
 	other, err := e.Containers.Resolve(name)
 	if err != nil {
 		return err
@@ -93,9 +69,6 @@ func (e *Engine) shareNetwork(c *state.Container, name string) error {
 
 // CreateNetwork makes a network.
 func (e *Engine) CreateNetwork(n network.Network) (network.Network, error) {
-	if err := e.needNetworks("cannot create the network %s", n.Name); err != nil {
-		return n, err
-	}
 	return e.Networks().Create(n)
 }
 
@@ -367,9 +340,6 @@ func (e *Engine) forget(ref, name string) (bool, error) {
 // changeNetworks calls change with a container that nobody else changes meanwhile, a network, and where the container runs; the zero
 // value says that it does not.
 func (e *Engine) changeNetworks(ref, name string, change func(*state.Container, network.Network, state.Process) error) error {
-	if err := e.needNetworks("cannot change the networks of container %s", ref); err != nil {
-		return err
-	}
 	found, err := e.Containers.Resolve(ref)
 	if err != nil {
 		return err
@@ -441,9 +411,6 @@ func (e *Engine) awaitWord(conn *monitor.Conn) error {
 
 // sweepNetworks gives back what containers have left on networks that are no more, or do not run.
 func (e *Engine) sweepNetworks() error {
-	if !e.Host().Root() {
-		return nil
-	}
 	if _, err := os.Stat(e.Settings.RunRoot + "/networks"); err != nil {
 		return nil //nolint:nilerr // no container has been on a network since the boot
 	}

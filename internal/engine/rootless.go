@@ -9,6 +9,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/rootless"
+	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
 	"berth/internal/state"
 
@@ -32,19 +33,26 @@ func Enter(v settings.Values) error {
 		return err
 	}
 	defer program.Close()
-	return explainedStart(v, place(v).Enter(program, os.Args, os.Environ()))
+	return explainedStart(v, place(state.Store{Data: v.DataRoot, Run: v.RunRoot}).Enter(program, os.Args, os.Environ()))
 }
 
 // place is where the instance's user namespace is found.
-func place(v settings.Values) rootless.Place {
-	s := state.Store{Data: v.DataRoot, Run: v.RunRoot}
-	return rootless.Place{Run: v.RunRoot, Members: func() []int {
+func place(s state.Store) rootless.Place {
+	return rootless.Place{Run: s.Run, Members: func() []int {
 		var pids []int
 		for _, p := range s.Processes() {
 			pids = append(pids, p.MonitorID, p.PID)
 		}
 		return pids
 	}}
+}
+
+// home is where the networks of a user's containers are, for a process that is inside; nil as root.
+func home(s state.Store) *monitor.Home {
+	if _, inside := host.Inside(); !inside {
+		return nil
+	}
+	return &monitor.Home{Place: place(s)}
 }
 
 // RemoverName is argv[0] of the process that deletes for removeTree.
@@ -62,7 +70,7 @@ func (e *Engine) removeTree(dir string) error {
 		return err
 	}
 	defer program.Close()
-	pid, err := place(e.Settings).Start(program, []string{RemoverName, dir}, os.Environ(), []uintptr{0, 1, 2})
+	pid, err := place(e.Containers).Start(program, []string{RemoverName, dir}, os.Environ(), []uintptr{0, 1, 2})
 	if err != nil {
 		return err
 	}

@@ -43,16 +43,18 @@ type kernel struct {
 	keep func(*os.File) // Store.Keep
 }
 
-func connect() (kernel, error) {
-	host, err := netlink.Open(routeProtocol)
-	if err != nil {
-		return kernel{}, err
-	}
-	filter, err := nft.Open()
-	if err != nil {
-		return kernel{}, errors.Join(err, host.Close())
-	}
-	return kernel{host: host, nft: filter}, nil
+func (s Store) connect() (kernel, error) {
+	var k kernel
+	err := s.atHome(func() (err error) {
+		if k.host, err = netlink.Open(routeProtocol); err != nil {
+			return err
+		}
+		if k.nft, err = nft.Open(); err != nil {
+			err = errors.Join(err, k.host.Close())
+		}
+		return err
+	})
+	return k, err
 }
 
 // Lingering is how long a connection to nftables stays open after its use. The end of one waits until the kernel has freed what
@@ -87,7 +89,7 @@ func (s Store) Attach(network string, r Request, ns *os.File) (e Endpoint, chang
 	if n.Driver == DriverHost || n.Driver == DriverNull { // docker's words
 		return e, nil, errdef.New(errdef.Invalid, "container cannot be connected to network %s", n.Name)
 	}
-	k, err := connect()
+	k, err := s.connect()
 	if err != nil {
 		return e, nil, err
 	}
@@ -296,7 +298,7 @@ const (
 // that shares the network namespace keeps it, and so does a TCP connection that waits for its last acknowledgement. Their names are
 // nobody else's.
 func (s Store) RemoveLinks(ended []Endpoint) error {
-	c, err := netlink.Open(routeProtocol)
+	c, err := s.openRoutes()
 	if err != nil {
 		return err
 	}
@@ -320,7 +322,7 @@ func (s Store) Release(network, container string, why Leaving) error {
 		return err
 	}
 	defer l.Unlock()
-	k, err := connect()
+	k, err := s.connect()
 	if err != nil {
 		return err
 	}
@@ -378,7 +380,7 @@ func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) error
 	if len(elements) == 0 {
 		return nil
 	}
-	if err := localnet(n, ports); err != nil {
+	if err := s.atHome(func() error { return localnet(n, ports) }); err != nil {
 		return err
 	}
 	t := nft.Table{Name: s.TableName()}
@@ -515,7 +517,7 @@ func (s Store) SetPorts(network, container string, ports []Published) error {
 	if err != nil {
 		return err
 	}
-	k, err := connect()
+	k, err := s.connect()
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,9 @@ func (s Store) ensure(k kernel, n *Network) (way, []Change, error) {
 	}
 	w := way{driver: n.Driver, mtu: o.mtu, isolated: !o.icc, mode: o.mode}
 	if n.Driver == DriverMacvlan {
+		if s.Home != nil {
+			return w, nil, errdef.Hint(errdef.New(errdef.Unsupported, "cannot connect to the network %s: macvlan needs an interface of the host, and so root", n.Name), "use a network of the driver bridge")
+		}
 		parent, err := k.host.LinkByName(o.parent)
 		if errdef.Is(err, errdef.NotFound) {
 			return w, nil, errdef.New(errdef.NotFound, "the network %s is on the interface %s, which is not there", n.Name, o.parent)
@@ -89,7 +92,7 @@ func (s Store) makeBridge(k kernel, n *Network, o options) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	changes, err := s.hostSettings(*n, name)
+	changes, err := s.settings(*n, name)
 	if err != nil {
 		return changes, err
 	}
@@ -170,10 +173,16 @@ func (s Store) Heal() (repaired bool, err error) {
 
 // Watch returns a socket that becomes readable when somebody may have removed the table of rules: firewalld at each reload, or
 // nft flush ruleset. Who waits for it empties it, and calls Heal.
-func Watch() (*os.File, error) { return nft.Watch() }
+func (s Store) Watch() (w *os.File, err error) {
+	err = s.atHome(func() error {
+		w, err = nft.Watch()
+		return err
+	})
+	return w, err
+}
 
 func (s Store) repairLocked() error {
-	k, err := connect()
+	k, err := s.connect()
 	if err != nil {
 		return err
 	}
@@ -183,7 +192,7 @@ func (s Store) repairLocked() error {
 
 // Intact reports whether the table of rules is there and whole; elements are not looked at.
 func (s Store) Intact() (bool, error) {
-	c, err := nft.Open()
+	c, err := s.openRules()
 	if err != nil {
 		return false, err
 	}
@@ -209,12 +218,12 @@ func (s Store) wanted() (nft.Table, error) {
 	if err != nil {
 		return nft.Table{}, err
 	}
-	return table(s.TableName(), networks, endpoints)
+	return table(s.TableName(), networks, endpoints, s.uplink())
 }
 
 // repairIfMade makes the table anew if it is there: where no container has run yet, none is made.
 func (s Store) repairIfMade() error {
-	c, err := nft.Open()
+	c, err := s.openRules()
 	if err != nil {
 		return nil // a kernel without nf_tables: there is no table
 	}
@@ -232,7 +241,7 @@ func (s Store) takeDown(n Network) error {
 	if n.Driver != DriverBridge || !s.ownsBridge(n) {
 		return nil
 	}
-	c, err := netlink.Open(routeProtocol)
+	c, err := s.openRoutes()
 	if err != nil {
 		return err
 	}

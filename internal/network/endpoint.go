@@ -33,8 +33,8 @@ type Endpoint struct {
 	Ports        []Published `json:",omitempty"`
 }
 
-// address is the endpoint's address of a family.
-func (e Endpoint) address(ipv4 bool) (netip.Addr, bool) {
+// Address is the endpoint's address of a family.
+func (e Endpoint) Address(ipv4 bool) (netip.Addr, bool) {
 	for _, p := range e.Addresses {
 		if p.Addr().Is4() == ipv4 {
 			return p.Addr(), true

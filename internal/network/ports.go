@@ -115,9 +115,9 @@ func (s Store) Reserve(n Network, name string, wanted []PortRequest) (published 
 }
 
 // Hold takes the ports again that a record names: for a process that takes a running container over.
-func Hold(published []Published) (sockets []*os.File, err error) {
+func (s Store) Hold(published []Published) (sockets []*os.File, err error) {
 	for _, p := range published {
-		f, err := reserve(p.Protocol, netip.AddrPortFrom(p.HostIP, p.HostPort))
+		f, err := s.reserve(p.Protocol, netip.AddrPortFrom(p.HostIP, p.HostPort))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("cannot hold the port %s/%s: %w", netip.AddrPortFrom(p.HostIP, p.HostPort), p.Protocol, err), closeAll(sockets))
 		}
@@ -155,7 +155,7 @@ func (s Store) reserveOne(w PortRequest, addresses []netip.Addr) (uint16, []*os.
 	var err error
 	for range int(last) - int(first) + 1 {
 		var files []*os.File
-		if files, err = reserveAll(w.Protocol, addresses, port); err == nil {
+		if files, err = s.reserveAll(w.Protocol, addresses, port); err == nil {
 			return port, files, nil
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {
@@ -194,10 +194,10 @@ func collide(a, b netip.Addr) bool {
 	return a.Is4() == b.Is4() && (a == b || a.IsUnspecified() || b.IsUnspecified())
 }
 
-func reserveAll(p Protocol, addresses []netip.Addr, port uint16) ([]*os.File, error) {
+func (s Store) reserveAll(p Protocol, addresses []netip.Addr, port uint16) ([]*os.File, error) {
 	var files []*os.File
 	for _, a := range addresses {
-		f, err := reserve(p, netip.AddrPortFrom(a, port))
+		f, err := s.reserve(p, netip.AddrPortFrom(a, port))
 		if err != nil {
 			return nil, errors.Join(err, closeAll(files))
 		}
@@ -210,7 +210,7 @@ func reserveAll(p Protocol, addresses []netip.Addr, port uint16) ([]*os.File, er
 // although connections of an earlier one wait for their end (SO_REUSEADDR). Packets for the container are sent on before
 // they meet the socket; others, when the rules are gone, are dropped by a filter rather than answered by nobody. Of IPv6 the
 // socket does not listen: connections to ::1 do meet it, and are to be refused at once.
-func reserve(p Protocol, at netip.AddrPort) (*os.File, error) {
+func (s Store) reserve(p Protocol, at netip.AddrPort) (*os.File, error) {
 	family := unix.AF_INET
 	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(at.Port())}
 	if at.Addr().Is4() {
@@ -229,29 +229,55 @@ func reserve(p Protocol, at netip.AddrPort) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if err := occupy(fd, family, p, sa); err != nil {
+	listens := p != UDP && (family == unix.AF_INET || s.Home != nil)
+	err = prepare(fd, family, listens)
+	if s.Home != nil {
+		err = errors.Join(err, open(fd, listens, sa))
+	} else {
+		err = errors.Join(err, occupy(fd, listens, sa))
+	}
+	if err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("cannot bind %s/%s: %w", at, p, err)
 	}
 	return os.NewFile(uintptr(fd), at.String()+"/"+string(p)), nil
 }
 
-func occupy(fd, family int, p Protocol, sa unix.Sockaddr) error {
-	dropAll := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
-	program := unix.SockFprog{Len: 1, Filter: &dropAll[0]}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
-		return os.NewSyscallError("setsockopt", err)
-	}
+// prepare sets what a socket needs before it is bound.
+func prepare(fd, family int, listens bool) error {
 	if family == unix.AF_INET6 {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return os.NewSyscallError("setsockopt", err)
 		}
 	}
-	listens := p != UDP && family == unix.AF_INET
-	if listens {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-			return os.NewSyscallError("setsockopt", err)
-		}
+	if !listens {
+		return nil
+	}
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+}
+
+// backlog is how many connections wait to be taken, at most; net.core.somaxconn may say less.
+const backlog = 4096
+
+// open binds a socket for the uplink, which takes what comes.
+func open(fd int, listens bool, sa unix.Sockaddr) error {
+	err := unix.Bind(fd, sa)
+	if err == unix.EACCES {
+		return errdef.Hint(errdef.New(errdef.Denied, "this port is for root only: %w", os.NewSyscallError("bind", err)),
+			"publish on a port from 1024 on, or let users have lower ones: sysctl -w net.ipv4.ip_unprivileged_port_start=0")
+	}
+	if err != nil || !listens {
+		return os.NewSyscallError("bind", err)
+	}
+	return os.NewSyscallError("listen", unix.Listen(fd, backlog))
+}
+
+// occupy binds a socket that keeps others from the port, and takes in nothing.
+func occupy(fd int, listens bool, sa unix.Sockaddr) error {
+	dropAll := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	program := unix.SockFprog{Len: 1, Filter: &dropAll[0]}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+		return os.NewSyscallError("setsockopt", err)
 	}
 	if err := unix.Bind(fd, sa); err != nil {
 		return os.NewSyscallError("bind", err)

@@ -37,7 +37,7 @@ func TestReservedPortsAreNobodyElses(t *testing.T) {
 			t.Errorf("another program's: %v", err)
 		}
 		// Taken over by another process: the record says which.
-		if _, err := Hold(web.Ports); !errors.Is(err, unix.EADDRINUSE) {
+		if _, err := w.s.Hold(web.Ports); !errors.Is(err, unix.EADDRINUSE) {
 			t.Errorf("held twice: %v", err)
 		}
 	})

@@ -41,9 +41,9 @@ func sample() ([]Network, []Endpoint) {
 
 func TestRuleset(t *testing.T) {
 	inWorld(t, func(w *world) {
-		table, err := table(w.s.TableName(), first(sample()), second(sample()))
+		table, err := table(w.s.TableName(), first(sample()), second(sample()), "")
 		w.must(err)
-		k, err := connect()
+		k, err := w.s.connect()
 		w.must(err)
 		defer k.close()
 		w.must(k.nft.Commit(table.Make()))
@@ -71,7 +71,7 @@ func second[A, B any](_ A, b B) B { return b }
 
 // A table that an earlier berth has made must not pass for one of this.
 func TestTheVersionOfTheRulesIsRaisedWithThem(t *testing.T) {
-	empty, err := table("berth", nil, nil)
+	empty, err := table("berth", nil, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestAThousandPortsNeedNoMoreRules(t *testing.T) {
 
 func (w *world) elements(set string, want int) {
 	w.t.Helper()
-	k, err := connect()
+	k, err := w.s.connect()
 	w.must(err)
 	defer k.close()
 	got, err := k.nft.Elements(nftTable(w), set)
@@ -148,7 +148,7 @@ func TestReleaseAfterEachStepOfAttach(t *testing.T) {
 		first := w.start(NameBridge, "first")
 		w.must(w.s.Release(NameBridge, first.Container, Disconnected))
 		n := mustLoad(w, NameBridge)
-		k, err := connect()
+		k, err := w.s.connect()
 		w.must(err)
 		defer k.close()
 		for steps := range 6 {
@@ -204,7 +204,7 @@ func TestReleaseLeavesWhatOthersHaveTakenSince(t *testing.T) {
 		}
 		// And who takes a port whose last holder never gave it back gets it.
 		e.Addresses[0] = prefix("172.17.0.10/16")
-		k, err := connect()
+		k, err := w.s.connect()
 		w.must(err)
 		defer k.close()
 		w.must(w.s.publish(k, mustLoad(w, NameBridge), e, e.Ports))
@@ -278,7 +278,7 @@ func TestAFlushedTableIsMadeAgain(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			inWorld(t, func(w *world) {
 				w.start(NameBridge, "first")
-				watch, err := Watch()
+				watch, err := w.s.Watch()
 				w.must(err)
 				defer watch.Close()
 				web := w.start(NameBridge, "web", both("", 8080)...)

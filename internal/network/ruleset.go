@@ -25,12 +25,16 @@ const (
 
 // table is the whole of what berth says to the kernel's packet filter. The rules are always the same; networks and ports are
 // elements, so that a packet costs the same however many there are.
-func table(name string, networks []Network, endpoints []Endpoint) (nft.Table, error) {
+// uplink is the interface, if there is one, by which what comes in has been let in already.
+func table(name string, networks []Network, endpoints []Endpoint, uplink string) (nft.Table, error) {
 	t := nft.Table{Name: name, Comment: rulesVersion, Sets: sets(), Chains: chains()}
 	content := map[string][]nft.Element{}
 	for _, n := range networks {
 		if err := networkElements(content, n); err != nil {
 			return t, err
+		}
+		if uplink != "" && n.Driver == DriverBridge && !n.Internal {
+			content[setTogether] = append(content[setTogether], nft.Element{Key: nft.Key(nft.Name(uplink), nft.Name(n.BridgeName()))})
 		}
 	}
 	for _, e := range endpoints {
@@ -148,7 +152,7 @@ func last(p netip.Prefix) []byte {
 func portElements(e Endpoint, ports []Published) map[string][]nft.Element {
 	all := map[string][]nft.Element{}
 	for _, p := range ports {
-		to, ok := e.address(p.HostIP.Is4())
+		to, ok := e.Address(p.HostIP.Is4())
 		if !ok || e.Internal {
 			continue
 		}

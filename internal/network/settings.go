@@ -55,6 +55,9 @@ func (s Store) change(path, value, why string) (c Change, changed bool, err erro
 	if err != nil || old == value {
 		return c, false, err
 	}
+	if s.Home != nil { // where nothing but berth's own is: nobody else's business
+		return c, false, writeSetting(path, value)
+	}
 	c = Change{Name: sysctlName(path), Old: old, New: value, Why: why}
 	all, err := s.Changes()
 	if err != nil {

@@ -29,6 +29,12 @@ type Store struct {
 	// Keep, unless it is nil, takes the connection to nftables that Attach has used, in a process that ends soon: another one keeps it
 	// for at least Lingering. So the end of this one waits for nothing.
 	Keep func(*os.File)
+	// Home, unless it is nil, opens the network namespace in which the bridges and the rules are. Otherwise that is the host's, which
+	// means the calling thread's.
+	Home func() (*os.File, error)
+	// Uplink, with a Home, is the interface in there by which the host is reached, and Reserved are the prefixes that it uses.
+	Uplink   string
+	Reserved []netip.Prefix
 }
 
 // defaultRun is the run root whose bridge and table have the plain names; other instances' have a key in theirs.
@@ -223,6 +229,7 @@ func (s Store) chooseSubnets(n Network, others []Network, from []pool) (Network,
 		if host, err = hostPrefixes(n.BridgeName()); err != nil {
 			return n, err
 		}
+		host = append(host, s.Reserved...)
 	}
 	n.Subnets = slices.Clone(n.Subnets)
 	for _, subnet := range n.Subnets {

@@ -25,7 +25,7 @@ func (s Store) Sweep(alive func(container string) bool) ([]Swept, error) {
 		return nil, err
 	}
 	defer l.Unlock()
-	k, err := connect()
+	k, err := s.connect()
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (s Store) Vacate() error {
 	for _, n := range networks {
 		errs = errors.Join(errs, s.takeDown(n))
 	}
-	c, err := nft.Open()
+	c, err := s.openRules()
 	if err != nil {
 		return errs // a kernel without nf_tables has no table
 	}

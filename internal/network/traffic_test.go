@@ -98,7 +98,7 @@ func TestPortsOn127001AreTheHostsAlone(t *testing.T) {
 			t.Error("route_localnet is on for all interfaces")
 		}
 		// Without the rules, the attack works: the test can see it.
-		k, err := connect()
+		k, err := w.s.connect()
 		w.must(err)
 		defer k.close()
 		w.must(k.nft.Commit(nftTable(w).Delete()))

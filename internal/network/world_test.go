@@ -133,12 +133,12 @@ type container struct {
 }
 
 func (c container) ip() string {
-	a, _ := c.address(true)
+	a, _ := c.Address(true)
 	return a.String()
 }
 
 func (c container) ip6() string {
-	a, _ := c.address(false)
+	a, _ := c.Address(false)
 	return a.String()
 }
 

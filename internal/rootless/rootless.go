@@ -45,7 +45,7 @@ func (p Place) Enter(program *os.File, args, env []string) error {
 		return err
 	}
 	defer h.close()
-	if err := p.join(os.Getpid()); err != nil {
+	if err := p.Join(os.Getpid()); err != nil {
 		return err
 	}
 	fds := []*os.File{h.namespace, program, h.lock.File()}
@@ -94,7 +94,7 @@ func (p Place) Start(program *os.File, args, env []string, files []uintptr) (int
 	if err != nil {
 		return -1, stepFailed(err)
 	}
-	return pid, p.join(pid)
+	return pid, p.Join(pid)
 }
 
 func pathOf(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
@@ -106,8 +106,8 @@ func stepFailed(err error) error {
 
 func (p Place) path(name string) string { return filepath.Join(p.Run, "rootless", name) }
 
-// join writes down that a process is in the namespace, or is about to enter it.
-func (p Place) join(pid int) error {
+// Join writes down that a process is in the namespace, or is about to enter it.
+func (p Place) Join(pid int) error {
 	return os.WriteFile(filepath.Join(p.path("members"), strconv.Itoa(pid)), nil, 0o600)
 }
 

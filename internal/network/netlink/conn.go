@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -97,8 +98,47 @@ func OpenIn(ns *os.File, protocol int) (c *Conn, err error) {
 }
 
 // InNamespace calls f on a thread that is in the network namespace ns. f must start no goroutine that relies on it.
-// It needs CAP_SYS_ADMIN over both namespaces.
+// It needs CAP_SYS_ADMIN over that namespace.
 func InNamespace(ns *os.File, f func() error) error {
+	if mayReturn() {
+		return thereAndBack(ns, f)
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		err := enter(ns)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// mayReturn reports whether a thread that leaves the network namespace of this process can come back: root of a user namespace may
+// not enter the host's. The thread that asks first is in the process's: of the process itself /proc says only where its first thread
+// is, which may be one that has gone elsewhere for good.
+var mayReturn = sync.OnceValue(func() bool {
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(home)
+	var owner int
+	if owner, err = unix.IoctlRetInt(home, unix.NS_GET_USERNS); err != nil {
+		return err != unix.EPERM
+	}
+	return unix.Close(owner) == nil
+})
+
+func enter(ns *os.File) error {
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("cannot enter the network namespace %s: %w", ns.Name(), os.NewSyscallError("setns", err))
+	}
+	return nil
+}
+
+func thereAndBack(ns *os.File, f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -106,8 +146,8 @@ func InNamespace(ns *os.File, f func() error) error {
 		return &os.PathError{Op: "open", Path: "/proc/thread-self/ns/net", Err: err}
 	}
 	defer unix.Close(home)
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("cannot enter the network namespace %s: %w", ns.Name(), os.NewSyscallError("setns", err))
+	if err := enter(ns); err != nil {
+		return err
 	}
 	defer func() {
 		// A thread that stayed there would do the next container's work in this container.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"berth/internal/errdef"
 )
@@ -122,6 +123,9 @@ func (c *Client) Ended() <-chan struct{} { return c.ended }
 
 // File is a copy of the connection's socket, to hand it on to a program that calls FromFile and NewClient.
 func (c *Client) File() (*os.File, error) { return c.conn.c.File() }
+
+// SyscallConn is the connection's socket, to be handed on like File.
+func (c *Client) SyscallConn() (syscall.RawConn, error) { return c.conn.c.SyscallConn() }
 
 // Close ends the connection, and with it what it forwards.
 func (c *Client) Close() error { return c.conn.Close() }

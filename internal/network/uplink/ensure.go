@@ -20,6 +20,10 @@ type Starter struct {
 	Config  Config
 	// Device makes the device inside, up and with its addresses (MakeTUN, Config.Requests), and returns its file, which Ensure closes.
 	Device func() (*os.File, error)
+	// Keep is what the uplink keeps open as long as it lives: the network namespace that it is for, so that others find it there.
+	Keep *os.File
+	// Started is told the number of an uplink that was started, before anybody is connected to it.
+	Started func(pid int) error
 }
 
 // Ensure connects to the uplink of the run root, which it starts if there is none. The calling thread must be in the host's network
@@ -86,7 +90,11 @@ func (s Starter) start() error {
 		return err
 	}
 	defer device.Close()
-	return Start(s.Program, s.Config, socket, device)
+	pid, err := Start(s.Program, s.Config, socket, device, s.Keep)
+	if err == nil && s.Started != nil {
+		err = s.Started(pid)
+	}
+	return err
 }
 
 // backlog is how many clients may wait for an uplink to take their connections.
@@ -127,32 +135,38 @@ const (
 	deviceFD = 4
 )
 
-// Start starts the program, detached, with a listening socket and a device. Its errors go to uplink.log.
-func Start(program string, c Config, socket, device *os.File) error {
+// Start starts the program, detached, with a listening socket, a device and what it is to keep, if that is not nil, and returns its
+// number. Its errors go to uplink.log.
+func Start(program string, c Config, socket, device, keep *os.File) (int, error) {
 	config, err := json.Marshal(c)
 	if err != nil {
-		return err
+		return -1, err
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return -1, err
 	}
 	defer null.Close()
 	words, err := openLog(c.Run)
 	if err != nil {
-		return err
+		return -1, err
 	}
 	defer words.Close()
+	files := []*os.File{null, null, words, socket, device}
+	if keep != nil {
+		files = append(files, keep)
+	}
 	p, err := os.StartProcess(program, []string{Program, fmt.Sprint(socketFD), fmt.Sprint(deviceFD), string(config)}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
-		Files: []*os.File{null, null, words, socket, device},
+		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return fmt.Errorf("cannot start the uplink: %w", err)
+		return -1, fmt.Errorf("cannot start the uplink: %w", err)
 	}
-	return p.Release()
+	pid := p.Pid
+	return pid, p.Release()
 }
 
 // maxLog is how long the log may be before it is begun anew, in bytes.

@@ -216,7 +216,12 @@ func Start(in Input) (*Running, error) {
 }
 
 // Start starts the first process as a child of ours. On an error nothing is left of it, nor of what Prepare has made.
-func (p *Pending) Start() (_ *Running, err error) {
+func (p *Pending) Start() (*Running, error) {
+	return p.StartWhen(func(int) error { return nil })
+}
+
+// StartWhen is Start that lets a process that waits for a word go on when ready, which is told its number, returns no error.
+func (p *Pending) StartWhen(ready func(pid int) error) (_ *Running, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Abandon())
@@ -225,7 +230,7 @@ func (p *Pending) Start() (_ *Running, err error) {
 	}()
 	c, err := child.Start(p.program, p.options())
 	if err == nil && p.program.Waits {
-		err = errors.Join(p.writeMaps(c.PID), c.Wait())
+		err = p.letGo(c, ready)
 	}
 	if err != nil {
 		return nil, startError(err, p.in.Spec.Process.Args[0])
@@ -238,6 +243,22 @@ func (p *Pending) Start() (_ *Running, err error) {
 		}
 	}
 	return r, nil
+}
+
+// letGo gives a process the words that it waits for.
+func (p *Pending) letGo(c *child.Child, ready func(pid int) error) error {
+	err := p.writeMaps(c.PID)
+	if err == nil {
+		err = ready(c.PID)
+	}
+	if err == nil && p.toStart != nil {
+		_, err = p.toStart.Write([]byte{1})
+	}
+	if err != nil {
+		p.Close() // it goes, when it hears that there will be no word
+		return errors.Join(err, c.End())
+	}
+	return c.Wait()
 }
 
 // writeMaps writes the id maps of the process's user namespace, if it has one of its own, and lets it go on.

@@ -33,6 +33,9 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 	}
 	var maps userns.Maps
 	if h.Rootless {
+		if sharesHost(s, c) {
+			in.Config.Network = container.NetworkHost // there is nobody's but the host's to join
+		}
 		var err error
 		if maps, err = userns.Same(); err != nil {
 			return lifecycle.Input{}, err
@@ -68,6 +71,9 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 			Volatile: c.Config.AutoRemove,
 		},
 		MountPoint: s.Run,
+	}
+	if _, shares := in.Config.SharesNetwork(); shares && h.Rootless {
+		joinPaths(built.Spec, "/proc/PID/ns/user", "/proc/PID/ns/net") // whose, is seen at the start
 	}
 	if c.Driver == state.DriverCopy {
 		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c.ID)

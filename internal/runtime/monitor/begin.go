@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"berth/internal/runtime/lsm"
 	"berth/internal/state"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -64,6 +66,14 @@ func begin(o Options, l Launch, request AttachRequest) (_ *Conn, born bool, _ er
 	}
 	word := BeginRequest{AttachRequest: request}
 	word.Version = Version
+	if err := p.connectLate(o, b.PID, true); err != nil {
+		// The process waits for a word that does not come, and goes; the monitor clears away.
+		p.pending.Close()
+		f := failed(err)
+		word.PID, word.Failed = b.PID, &f
+		_ = conn.Send(FrameBegin, word)
+		return nil, true, errors.Join(err, conn.AwaitEnd())
+	}
 	if err := o.note(b); err != nil {
 		return nil, true, errors.Join(err, conn.Close())
 	}
@@ -78,7 +88,13 @@ func begin(o Options, l Launch, request AttachRequest) (_ *Conn, born bool, _ er
 		_ = conn.Send(FrameBegin, word) // if it has gone, the next command puts right what is left
 		return nil, true, errors.Join(err, conn.AwaitEnd())
 	}
-	if err := conn.Send(FrameBegin, word); err != nil {
+	var fds []int
+	if p.late {
+		word.Networks, fds = p.net.hand()
+	}
+	err = conn.Send(FrameBegin, word, fds...)
+	p.net.letGo()
+	if err != nil {
 		return nil, true, errors.Join(err, conn.Close())
 	}
 	return conn, true, nil
@@ -100,7 +116,46 @@ type prepared struct {
 	pipes   pipes
 	net     connection
 	network *lifecycle.Network // its network namespace, if it is ours to let go of
+	// late says that the container is connected to its networks when it is born: its network namespace is then made with it, since it
+	// belongs to its user namespace.
+	late     bool
+	hostname string
+	owner    *os.File // the user namespace of the container whose network namespace this one shares, without root
 }
+
+// joinOwner has a container join the user namespace that owns the network namespace which it shares: from another one it would have
+// no rights there.
+func joinOwner(in *lifecycle.Input, shared *lifecycle.Network) (*os.File, error) {
+	ns, err := shared.Wait()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the user namespace of the container whose network is to be shared: %w", os.NewSyscallError("ioctl(NS_GET_USERNS)", err))
+	}
+	owner := os.NewFile(uintptr(fd), "user namespace")
+	unix.CloseOnExec(fd)
+	in.Network = nil
+	joinPaths(in.Spec, descriptor(owner), descriptor(ns))
+	return owner, nil
+}
+
+// joinPaths has a container join a user and a network namespace.
+func joinPaths(s *specs.Spec, user, network string) {
+	s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil
+	for i, n := range s.Linux.Namespaces {
+		switch n.Type {
+		case specs.UserNamespace:
+			s.Linux.Namespaces[i].Path = user
+		case specs.NetworkNamespace:
+			s.Linux.Namespaces[i].Path = network
+		}
+	}
+}
+
+// descriptor is the path of an open file, for a process that is a copy of this one.
+func descriptor(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
 // close closes all that is open of it here.
 func (p *prepared) close() {
@@ -109,6 +164,9 @@ func (p *prepared) close() {
 	}
 	if p.network != nil {
 		p.network.Close()
+	}
+	if p.owner != nil {
+		_ = p.owner.Close()
 	}
 	p.pipes.close()
 	p.net.close()
@@ -137,35 +195,63 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		return p, err
 	}
 	in.Network = o.Network
+	p.late = c.Config.OwnNetwork() && h.Rootless
 	switch id, shares := c.Config.SharesNetwork(); {
 	case shares:
 		if p.network, err = sharedNetwork(o.Store, id); err != nil {
 			return p, err
 		}
 		in.Network = p.network
-	case c.Config.OwnNetwork() && in.Network == nil:
+		switch {
+		case h.Rootless && sharesHost(o.Store, c):
+			in.Network = nil
+		case h.Rootless:
+			if p.owner, err = joinOwner(&in, p.network); err != nil {
+				return p, err
+			}
+		}
+	case c.Config.OwnNetwork() && in.Network == nil && !p.late:
 		p.network = lifecycle.MakeNetwork()
 		in.Network = p.network
 	}
-	hostname, err := hostnameOf(c)
-	if err != nil {
+	if p.hostname, err = hostnameOf(c); err != nil {
 		return p, err
 	}
-	if err := writeEtc(o.Store, c, hostname); err != nil {
+	if err := writeEtc(o.Store, c, p.hostname); err != nil {
+		return p, err
+	}
+	if err := p.net.reserve(o); err != nil {
+		return p, err
+	}
+	if p.late {
+		p.pipes, p.pending, err = prepareProcess(o, in, true)
 		return p, err
 	}
 	// Meanwhile: most of both is the kernel's work.
 	connected := make(chan error, 1)
-	go func() {
-		var err error
-		p.net, err = connectIn(o, in.Network, await)
-		connected <- err
-	}()
+	go func() { connected <- p.net.connectIn(o, in.Network, await) }()
 	p.pipes, p.pending, err = prepareProcess(o, in, await)
 	if err = errors.Join(<-connected, err); err != nil {
 		return p, err
 	}
-	return p, writeHosts(o.Store, c, hostname, &p.net)
+	return p, writeHosts(o.Store, c, p.hostname, &p.net)
+}
+
+// connectLate connects the container whose first process is pid, if that was not possible before it was born. That one goes on as far
+// as it can meanwhile.
+func (p *prepared) connectLate(o Options, pid int, keep bool) error {
+	if !p.late {
+		return nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := p.net.connect(o, ns, keep); err != nil {
+		return err
+	}
+	return writeHosts(o.Store, o.Container, p.hostname, &p.net)
 }
 
 // prepareProcess makes the container's standard streams, and all else that its first process needs.
@@ -217,8 +303,16 @@ func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	i := &Inherited{}
-	i.Namespaces, i.SingleID = p.pending.Joinable()
+	home := -1
+	if p.late {
+		ns, err := o.Home.Namespace()
+		if err != nil {
+			return nil, nil, errors.Join(err, conn.Close())
+		}
+		home = raw(ns)
+	}
+	i := &Inherited{Uplink: -1}
+	i.Namespaces, i.NoSetgroups = p.pending.Joinable()
 	files := []int{null, null, journal}
 	for _, f := range []struct {
 		number *int
@@ -234,6 +328,7 @@ func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err er
 		{&i.Terminal, -1},
 		{&i.Queries, raw(p.net.resolver.UDP)},
 		{&i.TCPQueries, raw(p.net.resolver.TCP)},
+		{&i.Home, home},
 	} {
 		if *f.number = -1; f.fd >= 0 {
 			*f.number = len(files)
@@ -304,8 +399,13 @@ func (m *monitor) attend(record *state.Record) (Ended, error) {
 			reapAll()
 			return Ended{}, errors.Join(errdef.New(errdef.Unknown, "cannot start the container: the command that was starting it was killed"), m.clear())
 		}
-	} else if err := m.admit(&client{conn: conn, AttachRequest: word.AttachRequest}); err != nil {
-		return Ended{}, err
+	} else {
+		if err := m.takeNetworks(word.Networks, conn.Files()); err != nil {
+			return Ended{}, err
+		}
+		if err := m.admit(&client{conn: conn, AttachRequest: word.AttachRequest}); err != nil {
+			return Ended{}, err
+		}
 	}
 	if word.Left != 0 {
 		reap(word.Left)

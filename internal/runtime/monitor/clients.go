@@ -245,7 +245,7 @@ func (m *monitor) exec(conn *Conn, payload []byte) error {
 	defer unix.Close(target)
 	in := lifecycle.ExecInput{
 		ID: m.c.ID, Process: r.Process, Seccomp: r.Seccomp, Host: m.Host(), Target: target,
-		Namespaces: m.namespaces, Cgroup: m.group(), NoSetgroups: m.singleID,
+		Namespaces: m.namespaces, Cgroup: m.group(), NoSetgroups: m.noSetgroups,
 	}
 	if !r.Process.Terminal {
 		in.Stdin, in.Stdout, in.Stderr = files[0], files[1], files[2]

@@ -167,6 +167,15 @@ func etcOwner(s state.Store, c *state.Container) string {
 	}
 }
 
+// sharesHost reports whether the network that a container shares is the host's, since a container has that which shares it with others.
+func sharesHost(s state.Store, c *state.Container) bool {
+	if _, shares := c.Config.SharesNetwork(); !shares {
+		return false
+	}
+	owner, err := s.Load(etcOwner(s, c))
+	return err == nil && owner.Config.Network == container.NetworkHost
+}
+
 // EtcFile is a file of /etc that a container has, "hosts" for example.
 func EtcFile(s state.Store, c *state.Container, name string) string {
 	return s.EtcFile(etcOwner(s, c), name)

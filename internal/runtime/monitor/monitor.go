@@ -25,6 +25,7 @@ import (
 	"berth/internal/host"
 	"berth/internal/network"
 	"berth/internal/network/dns"
+	"berth/internal/network/uplink"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/state"
@@ -44,6 +45,10 @@ type Options struct {
 	First Request
 	// Inherited is what a monitor has been given at its execve, by the command that starts the container or by itself.
 	Inherited *Inherited
+	// Home is where the networks of a user without root are; nil as root.
+	Home *Home
+	// HostLoopback lets a user's containers reach the host's loopback interface, by way of the uplink.
+	HostLoopback bool
 	// Network is the container's network namespace, if it is being made already.
 	Network *lifecycle.Network
 	// Settle puts right what a killed monitor of another container has left: it is adopted, or what it held is given back.
@@ -65,29 +70,30 @@ type monitor struct {
 	listener *net.UnixListener
 	halt     chan struct{} // closed: do not start the container again
 	haltOnce sync.Once
-	// What exec needs of the running container: the namespaces to join, and whether they map a single id.
-	namespaces uintptr
-	singleID   bool
-	streams    *streams
-	networking sync.Mutex // guards net, names, namesIn and watch, and which networks the configuration names, while the container runs
-	net        connection
-	kept       []*os.File  // until this process ends: connections that the command has handed on
-	names      *dns.Server // the container's resolver, if it has one
-	watch      *os.File    // tells when the rules of networks are removed
-	guarding   sync.WaitGroup
-	namesIn    *os.File       // the network namespace from which that asks, if it is the container's
-	fading     sync.WaitGroup // interfaces that may have outlived the container's namespace are removed
-	command    *Conn          // the command that is starting the container
-	console    *os.File       // the socket by which the container's terminal comes
-	execs      sync.WaitGroup
-	accepting  sync.WaitGroup
-	recording  sync.WaitGroup
-	recorded   error         // of the last recording
-	ended      chan struct{} // closed: the process has ended
-	renewal    renewal
-	notBefore  time.Time    // the next renewal
-	busy       atomic.Int32 // connections that are being served
-	grown      atomic.Bool  // something has been done that needed much memory
+	// What exec needs of the running container: the namespaces to join, and whether setgroups(2) is forbidden in them.
+	namespaces  uintptr
+	noSetgroups bool
+	streams     *streams
+	networking  sync.Mutex // guards net, names, namesIn and watch, and which networks the configuration names, while the container runs
+	net         connection
+	kept        []*os.File     // until this process ends: connections that the command has handed on
+	names       *dns.Server    // the container's resolver, if it has one
+	watched     *uplink.Client // the connection to the uplink whose end is waited for
+	watch       *os.File       // tells when the rules of networks are removed
+	guarding    sync.WaitGroup
+	namesIn     *os.File       // the network namespace from which that asks, if it is the container's
+	fading      sync.WaitGroup // interfaces that may have outlived the container's namespace are removed
+	command     *Conn          // the command that is starting the container
+	console     *os.File       // the socket by which the container's terminal comes
+	execs       sync.WaitGroup
+	accepting   sync.WaitGroup
+	recording   sync.WaitGroup
+	recorded    error         // of the last recording
+	ended       chan struct{} // closed: the process has ended
+	renewal     renewal
+	notBefore   time.Time    // the next renewal
+	busy        atomic.Int32 // connections that are being served
+	grown       atomic.Bool  // something has been done that needed much memory
 
 	mu      sync.Mutex // guards what follows
 	clients map[*client]bool
@@ -205,14 +211,14 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, err
 	}
-	r, err := p.pending.Start()
+	r, err := p.pending.StartWhen(func(pid int) error { return p.connectLate(m.Options, pid, false) })
 	if err != nil {
 		p.close()
 		return Ended{}, errors.Join(err, m.release())
 	}
 	m.streams.in, m.streams.out, m.net = p.pipes.in, p.pipes.out, p.net
 	p.pipes.in, p.pipes.out, p.net = nil, nil, connection{}
-	m.namespaces, m.singleID = p.pending.Joinable()
+	m.namespaces, m.noSetgroups = p.pending.Joinable()
 	cgroupPath := p.pending.Cgroup()
 	p.close()
 	now := time.Now().UTC()
@@ -268,6 +274,7 @@ func (m *monitor) recordRunning(r state.Record) {
 // ours, or 0.
 func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.guard()
+	m.watchUplink()
 	err := awaitEnd(pidfd)
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
 	exit := Ended{ExitCode: unknownExit}
@@ -470,7 +477,7 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, err
 	}
-	m.namespaces, m.singleID = lifecycle.NamespacesOf(in.Spec), in.Maps.Single
+	m.namespaces, m.noSetgroups = lifecycle.NamespacesOf(in.Spec), in.Maps.Single || in.Host.NoSetgroups
 	pidfd := p.Open()
 	if pidfd < 0 {
 		if g := m.group(); g != nil {

@@ -15,6 +15,7 @@ import (
 	"berth/internal/network/dns"
 	"berth/internal/network/etcfiles"
 	"berth/internal/network/netlink"
+	"berth/internal/network/uplink"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/state"
 
@@ -25,12 +26,12 @@ import (
 // down: sockets.
 type connection struct {
 	endpoints []network.Endpoint
-	ports     []*os.File  // they keep published ports from others
+	published []network.Published
+	ports     []*os.File  // one for each that is published: they keep it from others
 	resolver  dns.Sockets // on a network with names
 	kept      []*os.File  // connections to nftables that the monitor keeps a while for the command (network.Store.Keep)
+	uplink    *uplink.Client
 }
-
-func networks(s state.Store) network.Store { return network.Store{Data: s.Data, Run: s.Run} }
 
 // sharedNetwork is the network namespace of the container id, which another one is to share.
 func sharedNetwork(s state.Store, id string) (*lifecycle.Network, error) {
@@ -53,20 +54,33 @@ func sharedNetwork(s state.Store, id string) (*lifecycle.Network, error) {
 
 // connectIn connects a container to its networks, if it has any, when its network namespace is made. keep is for a process that ends
 // soon, and hands on what it has opened.
-func connectIn(o Options, made *lifecycle.Network, keep bool) (connection, error) {
+func (c *connection) connectIn(o Options, made *lifecycle.Network, keep bool) error {
 	if !o.Container.Config.OwnNetwork() {
-		return connection{}, nil
+		return nil
 	}
 	ns, err := made.Wait()
 	if err != nil {
-		return connection{}, errdef.As(errdef.Unsupported, fmt.Errorf("cannot make the network namespace of the container: %w", err))
+		return errdef.As(errdef.Unsupported, fmt.Errorf("cannot make the network namespace of the container: %w", err))
 	}
-	return connect(o, ns, keep)
+	return c.connect(o, ns, keep)
 }
 
-// connect connects a container to its networks, by its network namespace.
-func connect(o Options, ns *os.File, keep bool) (c connection, err error) {
-	cfg, store := o.Container.Config, networks(o.Store)
+// reserve takes the ports that the container wants published. They are on the first of its networks.
+func (c *connection) reserve(o Options) (err error) {
+	cfg := o.Container.Config
+	if len(cfg.Networks) == 0 {
+		return nil
+	}
+	n, err := o.networks().Load(cfg.Networks[0].Network)
+	if err == nil {
+		c.published, c.ports, err = o.networks().Reserve(n, o.Container.Name, PortRequests(cfg))
+	}
+	return err
+}
+
+// connect connects a container to its networks, by its network namespace. On an error it holds nothing.
+func (c *connection) connect(o Options, ns *os.File, keep bool) (err error) {
+	cfg, store := o.Container.Config, o.networks()
 	if keep {
 		store.Keep = func(f *os.File) { c.kept = append(c.kept, f) }
 	}
@@ -80,40 +94,38 @@ func connect(o Options, ns *os.File, keep bool) (c connection, err error) {
 	for i, asked := range cfg.Networks {
 		n, err := store.Load(asked.Network)
 		if err != nil {
-			return c, err
+			return err
 		}
 		r, err := EndpointRequest(o.Container, asked)
 		if err != nil {
-			return c, err
+			return err
 		}
 		r.Interface, r.DefaultRoute = fmt.Sprintf("eth%d", i), !routed && !n.Internal
 		routed = routed || r.DefaultRoute
 		if i == 0 {
-			var sockets []*os.File
-			if r.Ports, sockets, err = store.Reserve(n, o.Container.Name, PortRequests(cfg)); err != nil {
-				return c, err
-			}
-			c.ports = append(c.ports, sockets...)
+			r.Ports = c.published
 		}
 		e, changes, err := store.Attach(n.Name, r, ns)
 		o.tell(changes)
 		var held *network.HeldError
 		if errors.As(err, &held) && o.Settle != nil {
 			if err := o.Settle(held.Container); err != nil {
-				return c, err
+				return err
 			}
 			e, _, err = store.Attach(n.Name, r, ns)
 		}
 		if err != nil {
-			return c, fmt.Errorf("cannot connect the container to the network %s: %w", n.Name, err)
+			return fmt.Errorf("cannot connect the container to the network %s: %w", n.Name, err)
 		}
 		c.endpoints = append(c.endpoints, e)
 	}
-	if !named(cfg) {
-		return c, nil
+	if err := o.linkUp(c); err != nil {
+		return err
 	}
-	c.resolver, err = listenForNames(ns)
-	return c, err
+	if named(cfg) {
+		c.resolver, err = listenForNames(ns)
+	}
+	return err
 }
 
 // tell says which settings of the host were changed.
@@ -182,6 +194,7 @@ func PortRequests(c container.Config) []network.PortRequest {
 
 // close closes the sockets.
 func (c *connection) close() {
+	c.linkDown()
 	for _, f := range append(c.ports, c.kept...) {
 		_ = f.Close()
 	}
@@ -205,6 +218,9 @@ func (c *connection) addresses() []netip.Addr {
 
 // gateway is the host as the container sees it, for --add-host NAME:host-gateway.
 func (c *connection) gateway() (netip.Addr, bool) {
+	if c.uplink != nil {
+		return uplinkAddresses.ipv4.Gateway, true
+	}
 	for _, e := range c.endpoints {
 		for _, g := range e.Gateways {
 			if g.Is4() {
@@ -217,7 +233,7 @@ func (c *connection) gateway() (netip.Addr, bool) {
 
 // resolverConfig is what a container's resolver answers with.
 func resolverConfig(o Options, ns *os.File) (dns.Config, error) {
-	store := networks(o.Store)
+	store := o.networks()
 	config := dns.Config{}
 	outside := false
 	for _, asked := range o.Container.Config.Networks {
@@ -288,11 +304,11 @@ func (m *monitor) guardLocked() {
 		return
 	}
 	var err error
-	if m.watch, err = network.Watch(); err != nil {
+	if m.watch, err = m.networks().Watch(); err != nil {
 		fmt.Fprintln(os.Stderr, "cannot watch over the rules of the container's networks:", err)
 		return
 	}
-	watch, store := m.watch, networks(m.Store)
+	watch, store := m.watch, m.networks()
 	m.guarding.Go(func() {
 		buf := make([]byte, 4<<10)
 		for {
@@ -331,7 +347,7 @@ func (m *monitor) disconnect() error {
 		m.fading.Add(1)
 		time.AfterFunc(network.Lingering, func() {
 			defer m.fading.Done()
-			if err := networks(m.Store).RemoveLinks(held); err != nil {
+			if err := m.networks().RemoveLinks(held); err != nil {
 				fmt.Fprintln(os.Stderr, "cannot remove the interfaces of the container:", err)
 			}
 		})
@@ -344,12 +360,12 @@ func (o Options) release() error {
 	if !o.Container.Config.OwnNetwork() {
 		return nil
 	}
-	return networks(o.Store).ReleaseAll(o.Container.ID, network.Ended)
+	return o.networks().ReleaseAll(o.Container.ID, network.Ended)
 }
 
 // reconnect takes the sockets again that a monitor before this one has held.
 func (m *monitor) reconnect(pid int) error {
-	cfg, store := m.c.Config, networks(m.Store)
+	cfg, store := m.c.Config, m.networks()
 	for _, asked := range cfg.Networks {
 		e, err := store.Endpoint(asked.Network, m.c.ID)
 		if errdef.Is(err, errdef.NotFound) {
@@ -359,12 +375,15 @@ func (m *monitor) reconnect(pid int) error {
 			return err
 		}
 		m.net.endpoints = append(m.net.endpoints, e)
-		ports, err := holdAgain(e.Ports)
+		ports, err := holdAgain(store, e.Ports)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err) // published all the same; somebody else has the port, too
 			continue
 		}
 		m.net.ports = append(m.net.ports, ports...)
+	}
+	if err := m.linkUp(&m.net); err != nil {
+		return err
 	}
 	if !named(cfg) {
 		return nil
@@ -382,9 +401,9 @@ func (m *monitor) reconnect(pid int) error {
 
 // holdAgain takes the ports that a monitor before this one has held. It may have been killed a moment ago, and not be done with its
 // descriptors.
-func holdAgain(ports []network.Published) (held []*os.File, err error) {
+func holdAgain(store network.Store, ports []network.Published) (held []*os.File, err error) {
 	for wait := time.Millisecond; ; wait *= 2 {
-		if held, err = network.Hold(ports); !errors.Is(err, unix.EADDRINUSE) || wait > time.Second {
+		if held, err = store.Hold(ports); !errors.Is(err, unix.EADDRINUSE) || wait > time.Second {
 			return held, err
 		}
 		time.Sleep(wait)
@@ -425,6 +444,10 @@ func (m *monitor) changeNetworks() error {
 	}
 	m.guardLocked()
 	m.holdPorts()
+	if err := m.linkUp(&m.net); err != nil {
+		return err
+	}
+	m.watchUplinkLocked()
 	err = m.rewriteHosts()
 	if named(m.c.Config) != named(before) {
 		err = errors.Join(err, m.rewriteResolvConf(before))
@@ -436,7 +459,7 @@ func (m *monitor) changeNetworks() error {
 func (m *monitor) held() ([]network.Endpoint, error) {
 	var all []network.Endpoint
 	for _, asked := range m.c.Config.Networks {
-		e, err := networks(m.Store).Endpoint(asked.Network, m.c.ID)
+		e, err := m.networks().Endpoint(asked.Network, m.c.ID)
 		if errdef.Is(err, errdef.NotFound) {
 			continue
 		}
@@ -462,7 +485,7 @@ func (m *monitor) holdPorts() {
 		m.net.ports = nil
 	case len(m.net.ports) == 0:
 		var err error
-		if m.net.ports, err = network.Hold(published); err != nil {
+		if m.net.ports, err = m.networks().Hold(published); err != nil {
 			fmt.Fprintln(os.Stderr, err) // published all the same; somebody else has the port, too
 		}
 	}

@@ -26,7 +26,8 @@ const Version = 1
 // Frame types. A frame is one byte of type, four bytes of length (big endian) and the payload.
 //
 //	client -> monitor
-//	  Begin    BeginRequest      first frame of the command that starts the container, once it has started, or has not
+//	  Begin    BeginRequest      first frame of the command that starts the container, once it has started, or has not; with the
+//	                             descriptors that it names
 //	  Attach   AttachRequest     first frame: streams, and news of the container's end
 //	  Exec     ExecRequest       first frame, with three descriptors unless a terminal is wanted
 //	  Halt     -                 first frame: do not start the container again
@@ -74,6 +75,15 @@ type BeginRequest struct {
 	PID    int
 	Left   int     `json:",omitempty"` // a child of the monitor's that has ended meanwhile
 	Failed *Failed `json:",omitempty"`
+	// Networks says which descriptors come with it.
+	Networks Handed `json:",omitzero"`
+}
+
+// Handed says what comes with a frame, in this order: the two sockets of the container's resolver, the connection to the uplink, and
+// connections that are only to be kept.
+type Handed struct {
+	Resolver, Uplink bool `json:",omitempty"`
+	Kept             int  `json:",omitempty"`
 }
 
 // ExecRequest asks for a further process.

@@ -124,8 +124,10 @@ type Inherited struct {
 	// Queries and TCPQueries are the resolver's sockets, Ports those that hold published ports, and Kept those that are only to be kept.
 	Queries, TCPQueries int
 	Ports, Kept         []int
-	Namespaces          uintptr
-	SingleID            bool
+	// Home is the network namespace of a user's networks, Uplink the connection to their uplink.
+	Home, Uplink int
+	Namespaces   uintptr
+	NoSetgroups  bool
 }
 
 // fields are its descriptors and their names.
@@ -133,7 +135,7 @@ func (i *Inherited) fields() map[string]*int {
 	return map[string]*int{
 		"alive": &i.Alive, "listener": &i.Listener, "command": &i.Command, "console": &i.Console,
 		"in": &i.In, "out": &i.Out, "err": &i.Err, "terminal": &i.Terminal,
-		"queries": &i.Queries, "tcpqueries": &i.TCPQueries,
+		"queries": &i.Queries, "tcpqueries": &i.TCPQueries, "home": &i.Home, "uplink": &i.Uplink,
 	}
 }
 
@@ -142,8 +144,8 @@ func (i *Inherited) String() string {
 	for name, n := range i.fields() {
 		parts = append(parts, name+"="+strconv.Itoa(*n))
 	}
-	if i.SingleID {
-		parts = append(parts, "single=1")
+	if i.NoSetgroups {
+		parts = append(parts, "nosetgroups=1")
 	}
 	for _, fd := range i.Ports {
 		parts = append(parts, "port="+strconv.Itoa(fd))
@@ -170,8 +172,8 @@ func ParseInherited(s string) (*Inherited, error) {
 			delete(fields, name)
 		case name == "namespaces":
 			i.Namespaces = uintptr(n)
-		case name == "single":
-			i.SingleID = n == 1
+		case name == "nosetgroups":
+			i.NoSetgroups = n == 1
 		case name == "port":
 			i.Ports = append(i.Ports, n)
 		case name == "kept":
@@ -195,7 +197,7 @@ func keep(fd int, name string) *os.File {
 
 // execute does not return, or says why it has.
 func (m *monitor) execute() error {
-	i := &Inherited{Command: -1, Console: -1, Queries: -1, TCPQueries: -1, In: -1, Out: -1, Err: -1, Terminal: -1, Namespaces: m.namespaces, SingleID: m.singleID}
+	i := &Inherited{Command: -1, Console: -1, Queries: -1, TCPQueries: -1, In: -1, Out: -1, Err: -1, Terminal: -1, Home: -1, Uplink: -1, Namespaces: m.namespaces, NoSetgroups: m.noSetgroups}
 	var open []int
 	defer func() {
 		for _, fd := range open {
@@ -231,6 +233,16 @@ func (m *monitor) execute() error {
 	if r := m.net.resolver; r.UDP != nil {
 		hand(r.UDP, &i.Queries)
 		hand(r.TCP, &i.TCPQueries)
+	}
+	if m.Home != nil && m.c.Config.OwnNetwork() {
+		ns, err := m.Home.Namespace()
+		if err != nil {
+			return err
+		}
+		hand(ns, &i.Home)
+	}
+	if m.net.uplink != nil {
+		hand(m.net.uplink, &i.Uplink)
 	}
 	i.Ports = make([]int, len(m.net.ports))
 	for n, f := range m.net.ports {
@@ -268,7 +280,15 @@ func (m *monitor) inherit(i *Inherited) (err error) {
 			return err
 		}
 	}
-	m.namespaces, m.singleID = i.Namespaces, i.SingleID
+	if i.Home >= 0 {
+		m.Home.hold(keep(i.Home, "network namespace"))
+	}
+	if i.Uplink >= 0 {
+		if m.net.uplink, err = uplinkFrom(keep(i.Uplink, "uplink"), m.Store.Run); err != nil {
+			return err
+		}
+	}
+	m.namespaces, m.noSetgroups = i.Namespaces, i.NoSetgroups
 	s := m.streams
 	if i.Terminal >= 0 {
 		s.tty = keep(i.Terminal, "terminal")

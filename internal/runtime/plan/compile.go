@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"berth/internal/host"
@@ -239,6 +240,12 @@ func (c *compiler) namespaces() {
 		}
 	}
 	c.userNS = c.has(specs.UserNamespace) || c.in.Host.InUserNS
+	if i := slices.IndexFunc(joined, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }); i >= 0 {
+		// The user namespace gives the rights over those that are joined, and is to own those that are made.
+		joined[0], joined[i] = joined[i], joined[0]
+		later, split = later|born, split || born&unix.CLONE_NEWPID != 0
+		born = 0
+	}
 	c.p.CloneFlags = uintptr(born)
 	if born&unix.CLONE_NEWUSER != 0 {
 		c.from("user namespace")
@@ -258,6 +265,9 @@ func (c *compiler) namespaces() {
 		f := namespaceFlag(n.Type)
 		c.do("join the "+string(n.Type)+" namespace", callSetns, fd, flags(int(f), namespaceFlags(f)))
 		c.do("done with it", callClose, fd)
+		if n.Type == specs.UserNamespace {
+			c.becomeRoot()
+		}
 	}
 	if network {
 		c.from("network")

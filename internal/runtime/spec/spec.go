@@ -7,6 +7,7 @@ package spec
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -365,7 +366,7 @@ func (b *builder) sysctls() {
 	out := map[string]string{}
 	if b.Config.OwnNetwork() {
 		out["net.ipv4.ip_unprivileged_port_start"] = "0"
-		out["net.ipv4.ping_group_range"] = "0 2147483647"
+		out["net.ipv4.ping_group_range"] = fmt.Sprintf("0 %d", lastGroup(b.GIDMaps))
 	}
 	for k, v := range b.Config.Sysctls {
 		out[k] = v
@@ -373,6 +374,23 @@ func (b *builder) sysctls() {
 	if len(out) > 0 {
 		b.spec.Linux.Sysctl = out
 	}
+}
+
+// lastGroup is the greatest group up to which there are all; a sysctl of groups takes no other (proc_dointvec of net/ipv4/sysctl_net_ipv4.c).
+func lastGroup(maps []specs.LinuxIDMapping) uint32 {
+	if maps == nil {
+		return math.MaxInt32
+	}
+	next := uint32(0)
+	for found := true; found; {
+		found = false
+		for _, m := range maps {
+			if m.ContainerID == next && m.Size > 0 {
+				next, found = next+m.Size, true
+			}
+		}
+	}
+	return max(next, 1) - 1
 }
 
 // protection hides and write-protects what the kernel shows of the host.
