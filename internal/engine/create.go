@@ -229,7 +229,7 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 // lock takes the lock of a container, so that no other command changes it.
 func (e *Engine) lock(id string) (*disk.Lock, error) { return e.Containers.Lock(id) }
 
-// Rename gives a container another name.
+// Rename gives a container another name, on its networks, too, if it runs.
 func (e *Engine) Rename(c *state.Container, name string) error {
 	if err := container.CheckName(name); err != nil {
 		return err
@@ -239,5 +239,8 @@ func (e *Engine) Rename(c *state.Container, name string) error {
 		return err
 	}
 	defer l.Unlock()
-	return e.Containers.Rename(c, name)
+	if err := e.Containers.Rename(c, name); err != nil {
+		return err
+	}
+	return e.Networks().Rename(c.ID, name)
 }

@@ -414,12 +414,13 @@ func (e *Engine) sweepNetworks() error {
 	if _, err := os.Stat(e.Settings.RunRoot + "/networks"); err != nil {
 		return nil //nolint:nilerr // no container has been on a network since the boot
 	}
-	_, err := e.Networks().Sweep(func(id string) bool {
-		if _, err := e.Containers.Load(id); err != nil {
-			return e.Containers.Monitored(id)
+	_, err := e.Networks().Sweep(func(id string) (string, bool) {
+		c, err := e.Containers.Load(id)
+		if err != nil {
+			return "", e.Containers.Monitored(id)
 		}
-		_, err := os.Stat(e.Containers.RunDir(id))
-		return err == nil
+		_, err = os.Stat(e.Containers.RunDir(id))
+		return c.Name, err == nil
 	})
 	return err
 }

@@ -145,6 +145,40 @@ func (s Store) record(e Endpoint) error {
 	return err
 }
 
+// Rename gives a container another name on all networks that it is on.
+func (s Store) Rename(container, name string) error {
+	l, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	names, err := s.usedNetworks()
+	if err != nil {
+		return err
+	}
+	for _, network := range names {
+		e, err := s.Endpoint(network, container)
+		if errdef.Is(err, errdef.NotFound) {
+			continue
+		}
+		if err == nil {
+			err = s.rename(e, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s Store) rename(e Endpoint, name string) error {
+	if e.Name == name {
+		return nil
+	}
+	e.Name = name
+	return s.record(e)
+}
+
 // leased are the addresses of a network that somebody holds.
 func (s Store) leased(network string) (map[netip.Addr]bool, error) {
 	entries, err := os.ReadDir(filepath.Join(s.runDir(network), "leases"))

@@ -251,7 +251,7 @@ func TestSweep(t *testing.T) {
 		live := w.start(NameBridge, "live", both("", 8081)...)
 		w.must(os.Symlink("c9", w.s.leaseFile(NameBridge, address("172.17.9.9"))))
 		w.must(os.Remove(w.s.endpointFile(NameBridge, dead.Container)))
-		swept, err := w.s.Sweep(func(id string) bool { return id == live.Container })
+		swept, err := w.s.Sweep(func(id string) (string, bool) { return "renamed", id == live.Container })
 		w.must(err)
 		var what []string
 		for _, s := range swept {
@@ -264,7 +264,10 @@ func TestSweep(t *testing.T) {
 		}
 		w.silent(w.other, hostIP, 8080)
 		w.answers(w.other, hostIP, 8081, "live "+otherIP)
-		swept, err = w.s.Sweep(func(string) bool { return false })
+		if e, err := w.s.Endpoint(NameBridge, live.Container); err != nil || e.Name != "renamed" {
+			t.Errorf("a container that was renamed meanwhile is called %q: %v", e.Name, err)
+		}
+		swept, err = w.s.Sweep(func(string) (string, bool) { return "", false })
 		if err != nil || len(swept) != 1 || swept[0].Container != live.Container {
 			t.Errorf("%v, %v", swept, err)
 		}
@@ -314,6 +317,26 @@ func TestAFlushedTableIsMadeAgain(t *testing.T) {
 				w.elements(mapAny4, 0)
 			})
 		})
+	}
+}
+
+// Two changes may have the same time, and a question may come between them.
+func TestNamesOfAMoment(t *testing.T) {
+	s := Store{Data: t.TempDir(), Run: t.TempDir()}
+	dir := filepath.Dir(s.endpointFile("shop", "x"))
+	zone := s.Zone("shop")
+	moment := time.Now()
+	for i, name := range []string{"first", "second", "third"} {
+		c := fmt.Sprintf("c%d", i)
+		if err := s.record(Endpoint{Network: "shop", Container: c, Name: name, Addresses: []netip.Prefix{prefix("10.0.0.1/24")}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(dir, moment, moment); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := zone.Addrs([]byte(name), nil); !ok {
+			t.Errorf("%s is not known at once", name)
+		}
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 type Swept struct{ Network, Container, What string }
 
 // Sweep gives back what containers hold that are no more, finishes what was cut off, and makes the rules anew if they are there. alive
-// says whether a container may hold something; it must be true from before its first Attach on.
-func (s Store) Sweep(alive func(container string) bool) ([]Swept, error) {
+// says whether a container may hold something, from before its first Attach on, and its name, if that is known.
+func (s Store) Sweep(alive func(container string) (name string, ok bool)) ([]Swept, error) {
 	l, err := s.lock()
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (s Store) Sweep(alive func(container string) bool) ([]Swept, error) {
 	return append(swept, some...), errors.Join(errs, err, s.repairIfMade())
 }
 
-func (s Store) sweepNetwork(k kernel, name string, alive func(string) bool) ([]Swept, error) {
+func (s Store) sweepNetwork(k kernel, name string, alive func(string) (string, bool)) ([]Swept, error) {
 	var swept []Swept
 	endpoints, err := s.Endpoints(name)
 	if err != nil {
@@ -53,10 +53,14 @@ func (s Store) sweepNetwork(k kernel, name string, alive func(string) bool) ([]S
 	errs := disk.SweepTemporaries(filepath.Join(s.runDir(name), "endpoints"))
 	held := map[string]bool{} // leases that records name
 	for _, e := range endpoints {
-		if !alive(e.Container) {
+		called, ok := alive(e.Container)
+		if !ok {
 			errs = errors.Join(errs, s.release(k, e, Disconnected))
 			swept = append(swept, Swept{name, e.Container, "endpoint"})
 			continue
+		}
+		if called != "" {
+			errs = errors.Join(errs, s.rename(e, called))
 		}
 		for _, p := range e.Addresses {
 			held[p.Addr().String()] = true
@@ -69,7 +73,10 @@ func (s Store) sweepNetwork(k kernel, name string, alive func(string) bool) ([]S
 	for _, lease := range leases {
 		path := filepath.Join(s.runDir(name), "leases", lease.Name())
 		container, err := os.Readlink(path)
-		if held[lease.Name()] || err == nil && alive(container) {
+		if held[lease.Name()] {
+			continue
+		}
+		if _, ok := alive(container); ok && err == nil {
 			continue
 		}
 		errs = errors.Join(errs, os.Remove(path))

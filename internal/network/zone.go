@@ -18,8 +18,13 @@ type Zone struct {
 
 	mu    sync.Mutex // guards what follows
 	read  time.Time  // the directory's time when it was read
+	fixed bool       // no later change can have had that time, too
 	table *dns.Table
 }
+
+// tick is more than what the kernel counts the times of files in where it does not count finely: a clock tick of at most 10 ms
+// (Documentation/filesystems/multigrain-ts.rst, Linux 6.13).
+const tick = 20 * time.Millisecond
 
 // Zone returns the names on a network.
 func (s Store) Zone(network string) *Zone { return &Zone{store: s, network: network} }
@@ -36,8 +41,9 @@ func (z *Zone) Name(a netip.Addr) (string, bool) { return z.current().Name(a) }
 func (z *Zone) current() *dns.Table {
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	now := time.Now()
 	st, err := os.Stat(filepath.Join(z.store.runDir(z.network), "endpoints"))
-	if err == nil && z.table != nil && st.ModTime().Equal(z.read) {
+	if err == nil && z.table != nil && z.fixed && st.ModTime().Equal(z.read) {
 		return z.table
 	}
 	table := &dns.Table{}
@@ -53,7 +59,7 @@ func (z *Zone) current() *dns.Table {
 			}
 			table.Add(append([]string{e.Name, e.Container[:min(12, len(e.Container))]}, e.Aliases...), addrs...)
 		}
-		z.read = st.ModTime()
+		z.read, z.fixed = st.ModTime(), now.Sub(st.ModTime()) > tick
 	}
 	z.table = table
 	return table

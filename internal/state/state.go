@@ -233,6 +233,12 @@ func (s Store) owns(id, name string) bool {
 	return err == nil && c.Name == name
 }
 
+// leads reports whether the file of a name says that it is the container's.
+func (s Store) leads(name, id string) bool {
+	owner, err := os.ReadFile(s.nameFile(name))
+	return err == nil && string(owner) == id
+}
+
 // exists reports whether there is such a container. What a power cut has left of one that was not to outlive the boot
 // is none.
 func (s Store) exists(id string) bool {
@@ -457,8 +463,15 @@ func (s Store) Retire(c *Container) (gone string, err error) {
 		return "", err
 	}
 	err = nil
-	if owner, e := os.ReadFile(s.nameFile(c.Name)); e == nil && string(owner) == c.ID {
-		err = os.Remove(s.nameFile(c.Name))
+	name := c.Name
+	if !s.leads(name, c.ID) { // it has been renamed since c was read
+		var now Container
+		if readJSON(filepath.Join(gone, "config.json"), &now) == nil {
+			name = now.Name
+		}
+	}
+	if s.leads(name, c.ID) {
+		err = os.Remove(s.nameFile(name))
 	}
 	if err == nil && !missing && !c.Config.AutoRemove {
 		err = disk.SyncDir(filepath.Join(s.Data, "containers"))

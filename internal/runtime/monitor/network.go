@@ -410,7 +410,7 @@ func holdAgain(store network.Store, ports []network.Published) (held []*os.File,
 	}
 }
 
-// reload reads which networks the container is to be on: a command may have changed them since they were last read.
+// reload reads the container's name and which networks it is to be on: a command may have changed them since they were last read.
 func (m *monitor) reload() error {
 	now, err := m.Store.Load(m.c.ID)
 	if err != nil {
@@ -418,7 +418,7 @@ func (m *monitor) reload() error {
 	}
 	m.networking.Lock()
 	defer m.networking.Unlock()
-	m.c.Config.Networks = now.Config.Networks
+	m.c.Name, m.c.Config.Networks = now.Name, now.Config.Networks
 	return nil
 }
 
