@@ -161,7 +161,7 @@ func (e *Engine) endOnPurpose(c *state.Container) (*Session, error) {
 	}
 	if halt, err := monitor.Dial(e.Containers.RunDir(c.ID)); err == nil {
 		_ = halt.Send(monitor.FrameHalt, nil)
-		_ = halt.Close()
+		_ = halt.AwaitEnd()
 	}
 	return s, nil
 }

@@ -104,6 +104,8 @@ func (m *monitor) answer(r Request) error {
 		return m.exec(conn, r.payload)
 	case FrameHalt:
 		m.haltOnce.Do(func() { close(m.halt) })
+		m.starting.Lock() // a start that is under way is one that can be signalled, or has failed
+		defer m.starting.Unlock()
 		return conn.Close()
 	case FrameNetworks:
 		if err := m.changeNetworks(); err != nil {

@@ -70,6 +70,7 @@ type monitor struct {
 	listener *net.UnixListener
 	halt     chan struct{} // closed: do not start the container again
 	haltOnce sync.Once
+	starting sync.Mutex // held while the container is started again: halt comes before, or finds it running
 	// What exec needs of the running container: the namespaces to join, and whether setgroups(2) is forbidden in them.
 	namespaces  uintptr
 	noSetgroups bool
@@ -165,19 +166,27 @@ func (m *monitor) live(next life) error {
 		return err
 	}
 	pause := restartPause{}
+	var exit Ended
+	halted := func() error {
+		record.Status, record.Stopped = state.Exited, true
+		return m.finish(record, exit)
+	}
 	for {
-		exit, err := next(m, &record)
+		now, err := next(m, &record)
 		next = (*monitor).once
-		if errors.Is(err, errNothingToAdopt) {
+		switch {
+		case errors.Is(err, errNothingToAdopt):
 			return m.leave(nil)
-		}
-		if err != nil {
+		case errors.Is(err, errHalted):
+			return halted()
+		case err != nil:
 			record.ExitCode, record.Error = startExitCode(err), err.Error()
 			if record.Status == state.Restarting {
 				record.Status = state.Exited
 			}
 			return m.giveUp(record, err)
 		}
+		exit = now
 		record.Status, record.FinishedAt = state.Exited, time.Now().UTC()
 		record.ExitCode, record.OOMKilled, record.Error = exit.ExitCode, exit.OOMKilled, exit.Error
 		record.Stopped = m.stopped()
@@ -195,40 +204,17 @@ func (m *monitor) live(next life) error {
 		}
 		m.tellAll(FrameEnded, exit)
 		if !pause.wait(time.Since(record.StartedAt), m.halt) {
-			record.Status, record.Stopped = state.Exited, true
-			return m.finish(record, exit)
+			return halted()
 		}
 	}
 }
 
 // once starts the container again and waits for its end.
 func (m *monitor) once(record *state.Record) (Ended, error) {
-	m.Network = nil // that was the first start's
-	if err := m.reload(); err != nil {
-		return Ended{}, err
-	}
-	p, err := prepare(m.Options, false)
+	r, err := m.again(record)
 	if err != nil {
 		return Ended{}, err
 	}
-	r, err := p.pending.StartWhen(func(pid int) error { return p.connectLate(m.Options, pid, false) })
-	if err != nil {
-		p.close()
-		return Ended{}, errors.Join(err, m.release())
-	}
-	m.streams.in, m.streams.out, m.net = p.pipes.in, p.pipes.out, p.net
-	p.pipes.in, p.pipes.out, p.net = nil, nil, connection{}
-	m.namespaces, m.noSetgroups = p.pending.Joinable()
-	cgroupPath := p.pending.Cgroup()
-	p.close()
-	now := time.Now().UTC()
-	process := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: cgroupPath, StartedAt: now, MonitorID: os.Getpid()}
-	if err := m.Store.SetProcess(m.c.ID, process); err != nil {
-		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
-		return Ended{}, err
-	}
-	m.streams.begin(r.Console)
-	m.runs(process, r.PIDFD, record)
 	if err := m.serveNames(r.PID); err != nil {
 		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
 		m.untilEnd(r.PIDFD, r.PID)
@@ -241,6 +227,48 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	m.renewSoon()
 	m.streams.flow()
 	return m.untilEnd(r.PIDFD, r.PID), nil
+}
+
+// again starts the container as it is to be now. A command that changes it has done so before, or finds it running: who takes it off a
+// network does not see it there again.
+func (m *monitor) again(record *state.Record) (*lifecycle.Running, error) {
+	lock, err := m.Store.Lock(m.c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	m.starting.Lock()
+	defer m.starting.Unlock()
+	if m.halted() {
+		return nil, errHalted
+	}
+	m.Network = nil // that was the first start's
+	if err := m.reload(); err != nil {
+		return nil, err
+	}
+	p, err := prepare(m.Options, false)
+	if err != nil {
+		return nil, err
+	}
+	r, err := p.pending.StartWhen(func(pid int) error { return p.connectLate(m.Options, pid, false) })
+	if err != nil {
+		p.close()
+		return nil, errors.Join(err, m.release())
+	}
+	m.streams.in, m.streams.out, m.net = p.pipes.in, p.pipes.out, p.net
+	p.pipes.in, p.pipes.out, p.net = nil, nil, connection{}
+	m.namespaces, m.noSetgroups = p.pending.Joinable()
+	cgroupPath := p.pending.Cgroup()
+	p.close()
+	now := time.Now().UTC()
+	process := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: cgroupPath, StartedAt: now, MonitorID: os.Getpid()}
+	if err := m.Store.SetProcess(m.c.ID, process); err != nil {
+		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
+		return nil, err
+	}
+	m.streams.begin(r.Console)
+	m.runs(process, r.PIDFD, record)
+	return r, nil
 }
 
 // runs makes it known in this process that the container runs.
@@ -451,7 +479,10 @@ func startExitCode(err error) int {
 	return 128
 }
 
-var errNothingToAdopt = errors.New("nothing to adopt")
+var (
+	errNothingToAdopt = errors.New("nothing to adopt")
+	errHalted         = errors.New("it is not to be started again")
+)
 
 // adopt takes over from a monitor that is gone.
 func (m *monitor) adopt(record *state.Record) (Ended, error) {

@@ -30,7 +30,7 @@ const Version = 1
 //	                             descriptors that it names
 //	  Attach   AttachRequest     first frame: streams, and news of the container's end
 //	  Exec     ExecRequest       first frame, with three descriptors unless a terminal is wanted
-//	  Halt     -                 first frame: do not start the container again
+//	  Halt     -                 first frame: do not start the container again; closed when no start is under way any more
 //	  Networks -                 first frame: the container's networks have changed; read its configuration again
 //	  Stdin    bytes             to the container's standard input
 //	  CloseIn  -                 end of its standard input
