@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	"berth/internal/errdef"
 	"berth/internal/network"
@@ -16,37 +17,51 @@ import (
 // Remove removes a container, with volumes also its anonymous volumes. One that runs is only removed by force, which
 // kills it.
 func (e *Engine) Remove(c *state.Container, force, volumes bool) error {
+	for end := time.Now().Add(endTime); ; time.Sleep(time.Millisecond) {
+		gone, err := e.removeEnded(c, force, volumes)
+		if gone || err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return errdef.New(errdef.Conflict, "cannot remove container \"/%s\": it was started again", c.Name)
+		}
+	}
+}
+
+// endTime is how long a monitor whose container has ended may take to be done with it.
+const endTime = 5 * time.Second
+
+// removeEnded removes a container that does not run, having killed one that does by force. gone is false while a monitor is still, or
+// again, there: it is just giving back what the container held, or somebody else has started the container.
+func (e *Engine) removeEnded(c *state.Container, force, volumes bool) (gone bool, _ error) {
 	status, _, err := e.Status(c)
 	if errdef.Is(err, errdef.NotFound) && force {
-		return nil
+		return true, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	switch status {
 	case state.Running, state.Paused, state.Restarting:
 		if !force {
-			return errdef.New(errdef.Conflict, "cannot remove container \"/%s\": container is %s: stop the container before removing or force remove", c.Name, status)
+			return false, errdef.New(errdef.Conflict, "cannot remove container \"/%s\": container is %s: stop the container before removing or force remove", c.Name, status)
 		}
 		if err := e.Kill(c, unix.SIGKILL); err != nil && !errdef.Is(err, errdef.Conflict) {
-			return err
+			return false, err
 		}
 	}
 	l, err := e.lock(c.ID)
 	if errdef.Is(err, errdef.NotFound) {
-		return nil // it removed itself
+		return true, nil // it removed itself
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer l.Unlock()
-	if err := e.settleLocked(c); err != nil {
-		return err
+	if err := e.settleLocked(c); err != nil || e.Containers.Monitored(c.ID) {
+		return false, err
 	}
-	if e.Containers.Monitored(c.ID) {
-		return errdef.New(errdef.Conflict, "cannot remove container \"/%s\": it was started again", c.Name)
-	}
-	return e.remove(c, volumes)
+	return true, e.remove(c, volumes)
 }
 
 func (e *Engine) remove(c *state.Container, volumes bool) error {
