@@ -107,6 +107,24 @@ func (s Store) makeBridge(k kernel, n *Network, o options) ([]Change, error) {
 	return changes, k.host.Do(append(requests, netlink.SetUp(name))...)
 }
 
+// Settle chooses the subnets of the network "bridge" before it is first used, and makes nothing in the kernel. Other networks have
+// theirs since they were created.
+func (s Store) Settle(n Network) (Network, error) {
+	if n.Name != NameBridge || len(n.Subnets) > 0 {
+		return n, nil
+	}
+	l, err := s.lock()
+	if err != nil {
+		return n, err
+	}
+	defer l.Unlock()
+	if n, err = s.load(n.Name); err != nil || len(n.Subnets) > 0 {
+		return n, err
+	}
+	err = s.settleSubnets(&n)
+	return n, err
+}
+
 // settleSubnets makes sure that the subnets of a network whose bridge is about to be made are nobody else's. Those of the network
 // "bridge" are chosen here, and again if the host has come to use them since.
 func (s Store) settleSubnets(n *Network) error {

@@ -320,6 +320,35 @@ func TestAFlushedTableIsMadeAgain(t *testing.T) {
 	}
 }
 
+func TestTheSubnetOfTheBridgeIsKnownBeforeItIsMade(t *testing.T) {
+	inWorld(t, func(w *world) {
+		before := len(w.links())
+		n, err := w.s.Settle(mustLoad(w, NameBridge))
+		w.must(err)
+		if len(n.Subnets) != 1 || n.Subnets[0].Prefix != prefix("172.17.0.0/16") || n.Subnets[0].Gateway != address("172.17.0.1") {
+			t.Errorf("subnets %v", n.Subnets)
+		}
+		if after := len(w.links()); after != before || !strings.Contains(w.nftText(), "No such file") && w.nftText() != "" {
+			t.Errorf("%d interfaces, and %d before; %s", after, before, w.nftText())
+		}
+		// The host uses it meanwhile.
+		c, err := netlink.Open(routeProtocol)
+		w.must(err)
+		defer c.Close()
+		l, err := c.LinkByName("wire0")
+		w.must(err)
+		w.must(c.Do(netlink.AddAddress(l.Index, prefix("172.17.3.1/24"))))
+		if e := w.start(NameBridge, "web"); e.ip() != "172.18.0.2" {
+			t.Errorf("address %s", e.ip())
+		}
+		again, err := w.s.Settle(mustLoad(w, NameBridge))
+		w.must(err)
+		if again.Subnets[0].Prefix != prefix("172.18.0.0/16") {
+			t.Errorf("subnets %v", again.Subnets)
+		}
+	})
+}
+
 // Two changes may have the same time, and a question may come between them.
 func TestNamesOfAMoment(t *testing.T) {
 	s := Store{Data: t.TempDir(), Run: t.TempDir()}
