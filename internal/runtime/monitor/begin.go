@@ -397,7 +397,7 @@ func (m *monitor) attend(record *state.Record) (Ended, error) {
 		_ = conn.Close()
 		if _, err := m.Store.Process(m.c.ID); err != nil {
 			reapAll()
-			return Ended{}, errors.Join(errdef.New(errdef.Unknown, "cannot start the container: the command that was starting it was killed"), m.clear())
+			return Ended{}, errdef.New(errdef.Unknown, "cannot start the container: the command that was starting it was killed")
 		}
 	} else {
 		if err := m.takeNetworks(word.Networks, conn.Files()); err != nil {
@@ -412,7 +412,7 @@ func (m *monitor) attend(record *state.Record) (Ended, error) {
 	}
 	if word.Failed != nil {
 		reap(word.PID)
-		return Ended{}, errors.Join(word.Failed.Err(), m.clear())
+		return Ended{}, word.Failed.Err()
 	}
 	if m.console != nil {
 		terminal, err := lifecycle.ReceiveConsole(m.console)

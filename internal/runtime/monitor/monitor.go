@@ -442,9 +442,9 @@ func removeVolumes(o Options) (err error) {
 	return err
 }
 
-// giveUp ends a container that could not be started.
+// giveUp ends a container that could not be started, and what has been started of it.
 func (m *monitor) giveUp(r state.Record, cause error) error {
-	err := settle(m.Options, r)
+	err := errors.Join(m.clear(), m.disconnect(), settle(m.Options, r))
 	m.tellAll(FrameFailed, failed(cause))
 	return m.leave(err)
 }
