@@ -334,9 +334,13 @@ func (s Store) Remove(nameOrID string) error {
 	if err := s.takeDown(n); err != nil {
 		return err
 	}
-	// Without its file there is no network; what is left of its directories has no meaning.
+	// What it has in the run root goes first, or a later network of its name would find it: endpoints before leases, as record makes
+	// both where there are no endpoints. Without its file there is no network; what is left of its directory has no meaning.
+	if err := errors.Join(os.RemoveAll(filepath.Join(s.runDir(n.Name), "endpoints")), os.RemoveAll(s.runDir(n.Name))); err != nil {
+		return err
+	}
 	if err := os.Remove(filepath.Join(s.dataDir(n.Name), "network.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(disk.SyncDir(s.dataDir(n.Name)), os.RemoveAll(s.dataDir(n.Name)), os.RemoveAll(s.runDir(n.Name)), s.repairIfMade())
+	return errors.Join(disk.SyncDir(s.dataDir(n.Name)), os.RemoveAll(s.dataDir(n.Name)), s.repairIfMade())
 }

@@ -13,6 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"berth/internal/network"
+	"berth/test/ownnet"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -43,6 +46,8 @@ func newInstance(dir, program string) (*instance, error) {
 func (in *instance) data() string { return filepath.Join(in.dir, "data") }
 func (in *instance) run() string  { return filepath.Join(in.dir, "run") }
 
+func (in *instance) networks() network.Store { return network.Store{Data: in.data(), Run: in.run()} }
+
 // renew begins from nothing, with the image box and every program unpacked.
 func (in *instance) renew() error {
 	for _, pid := range in.processes() {
@@ -54,11 +59,15 @@ func (in *instance) renew() error {
 	for _, dir := range in.groups() {
 		_ = unix.Rmdir(dir) // what a violation has left
 	}
-	if err := errors.Join(os.RemoveAll(in.data()), os.RemoveAll(in.run())); err != nil {
+	// What a violation has left of networks is known by their records, which go next.
+	if _, err := in.networks().Sweep(func(string) (string, bool) { return "", false }); err != nil {
+		return err
+	}
+	if err := errors.Join(in.networks().Vacate(), os.RemoveAll(in.data()), os.RemoveAll(in.run())); err != nil {
 		return err
 	}
 	in.ids = map[string]bool{}
-	for _, args := range [][]string{{"run", "--rm", "--network", "none", "box", "true"}, {"image", "prune", "-f"}} {
+	for _, args := range [][]string{{"run", "--rm", "box", "true"}, {"container", "prune", "-f"}, {"image", "prune", "-f"}} {
 		if _, err := in.berth(args...); err != nil {
 			return err
 		}
@@ -189,6 +198,8 @@ func (in *instance) clean() (wrong []string) {
 	}
 	_, err = in.berth("container", "prune", "-f")
 	say(err)
+	_, err = in.berth("network", "prune", "-f")
+	say(err)
 	_, err = in.berth("image", "prune", "-f")
 	say(err)
 	// What is told to end may need a moment for it.
@@ -214,6 +225,13 @@ func (in *instance) leaked() (left []string) {
 	}
 	if groups := in.groups(); len(groups) > 0 {
 		left = append(left, fmt.Sprintf("%d directories of control groups are left, like %s", len(groups), groups[0]))
+	}
+	held, err := ownnet.Held(in.networks())
+	if err != nil {
+		left = append(left, err.Error())
+	}
+	for _, what := range held {
+		left = append(left, what+" is left")
 	}
 	for path := range in.files() {
 		if in.baseline[path] {
