@@ -7,7 +7,7 @@ OUT      ?= bin
 PACKED    = internal/program/embedded
 BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w -X berth/internal/cli.Version=$(VERSION)'
 
-.PHONY: build run test attacks crash debian powercut powercut-vm bench test-vm test-arm64 clean
+.PHONY: build run test attacks crash soak debian powercut powercut-vm bench test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -53,6 +53,12 @@ attacks:
 # Kill commands and monitors after each of their system calls; BERTH_SHORT=1 takes about thirty of each.
 crash: build
 	$(GO) run ./test/crash -berth $(OUT)/berth
+
+# Containers with published ports, and connections to networks, 2,000 times and 16 at once; then a look for what is left. BERTH_SHORT=1
+# takes a few seconds.
+soak: build
+	CGO_ENABLED=0 $(GO) build -o .cache/soak ./test/soak
+	.cache/soak -berth $(OUT)/berth
 
 # A whole Debian, made by mmdebstrap, through a registry and into a terminal; BERTH_DEBIAN_TAR names a ready root file system.
 # With BERTH_SHORT=1 none is made.

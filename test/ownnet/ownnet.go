@@ -29,7 +29,7 @@ const inside = "BERTH_TEST_OWNNET"
 // returns in there.
 func Enter() error {
 	if os.Getenv(inside) != "" {
-		return uplink()
+		return Uplink()
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inside+"=1")
@@ -43,18 +43,19 @@ func Enter() error {
 	return fmt.Errorf("cannot run in a network namespace of its own: %w", err)
 }
 
-// uplink makes what a host has: its loopback, a card with an address, and a way out.
-func uplink() error {
+const card = "uplink"
+
+// Uplink makes what a host has, in a new network namespace: its loopback, a card with an address, and a way out.
+func Uplink() error {
 	c, err := netlink.Open(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	const name = "uplink"
-	if err := c.Do(netlink.CreateBridge(name, netlink.MAC{2, 0, 0, 0, 0, 1}, 0), netlink.SetUp("lo"), netlink.SetUp(name)); err != nil {
+	if err := c.Do(netlink.CreateBridge(card, netlink.MAC{2, 0, 0, 0, 0, 1}, 0), netlink.SetUp("lo"), netlink.SetUp(card)); err != nil {
 		return err
 	}
-	link, err := c.LinkByName(name)
+	link, err := c.LinkByName(card)
 	if err != nil {
 		return err
 	}
@@ -62,6 +63,30 @@ func uplink() error {
 		netlink.AddAddress(link.Index, netip.MustParsePrefix("10.99.0.1/24")),
 		netlink.AddRoute(netlink.Route{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Gateway: netip.MustParseAddr("10.99.0.2"), Index: link.Index}),
 	)
+}
+
+// Clear removes what an instance has made in the kernel, whatever its files say: as the end of the host does.
+func Clear(s network.Store) error {
+	c, err := netlink.Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	links, err := c.Links()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if l.Name != card && (l.Kind == "bridge" || l.Kind == "veth") {
+			err = errors.Join(err, c.Do(netlink.DeleteLink(l.Name).Tolerate(unix.ENODEV)))
+		}
+	}
+	filter, e := nft.Open()
+	if e != nil {
+		return errors.Join(err, e)
+	}
+	defer filter.Close()
+	return errors.Join(err, filter.Commit(nft.Table{Name: s.TableName()}.Delete()))
 }
 
 // Held is what the containers of an instance hold of the host, a line each: leases, records, interfaces, elements of published ports.

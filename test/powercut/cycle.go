@@ -60,6 +60,7 @@ type test struct {
 	chains     map[string][]string // image -> its layers
 	images     [workers]map[string]fate
 	containers [workers]map[string]fate
+	networks   [workers]map[string]fate
 	down       atomic.Bool
 	cuts       int
 	violations int
@@ -96,7 +97,7 @@ func newTest(m machine, dir string, berth func(...string) (string, error), longe
 		return nil, err
 	}
 	for w := range workers {
-		t.images[w], t.containers[w] = map[string]fate{}, map[string]fate{}
+		t.images[w], t.containers[w], t.networks[w] = map[string]fate{}, map[string]fate{}, map[string]fate{}
 		for s := range seeds {
 			for _, kind := range []string{"tiny", "flat"} {
 				// Workers share the layers of a seed, so that they also meet each other.
@@ -180,7 +181,7 @@ func (t *test) cycle() error {
 // renew begins from nothing.
 func (t *test) renew() error {
 	for w := range workers {
-		t.images[w], t.containers[w] = map[string]fate{}, map[string]fate{}
+		t.images[w], t.containers[w], t.networks[w] = map[string]fate{}, map[string]fate{}, map[string]fate{}
 	}
 	return t.machine.forget(t.data())
 }
@@ -190,7 +191,7 @@ func (t *test) work(w int, random *rand.Rand) {
 	kind := []string{"tiny", "flat"}[random.Intn(2)]
 	s := random.Intn(seeds)
 	name := imageName(kind, w, s)
-	images, containers := t.images[w], t.containers[w]
+	images, containers, networks := t.images[w], t.containers[w], t.networks[w]
 	change := func(known map[string]fate, name string, then fate, args ...string) {
 		before := known[name]
 		known[name] = unknown
@@ -205,7 +206,7 @@ func (t *test) work(w int, random *rand.Rand) {
 			t.violation("before the cut: %v", err)
 		}
 	}
-	switch n := random.Intn(12); {
+	switch n := random.Intn(18); {
 	case n < 3 && kind == "tiny":
 		change(images, name, present, "load", "-i", t.archive(kind, w, s))
 	case n < 3:
@@ -224,9 +225,28 @@ func (t *test) work(w int, random *rand.Rand) {
 		change(containers, c, absent, "rm", "-f", c)
 	case n < 11:
 		change(map[string]fate{"": present}, "", present, "run", "--rm", "--network", "none", "box", "true")
-	case w == 0:
+	case n < 12 && w == 0:
 		change(map[string]fate{"": present}, "", present, "image", "prune", "-f")
+	case n < 14:
+		if name := networkName(w, s); networks[name] != present {
+			change(networks, name, present, "network", "create", "--subnet", fmt.Sprintf("10.%d.%d.0/24", 100+w, s), name)
+		}
+	case n < 16:
+		if name := networkName(w, s); networks[name] == present {
+			change(map[string]fate{"": present}, "", present, t.publishing(w, name)...)
+		}
+	case n < 17:
+		change(map[string]fate{"": present}, "", present, t.publishing(w, "bridge")...)
+	case n < 18:
+		change(networks, networkName(w, s), absent, "network", "rm", "-f", networkName(w, s))
 	}
+}
+
+func networkName(worker, seed int) string { return fmt.Sprintf("n%d-%d", worker, seed) }
+
+// publishing runs a container on a network, with a port that is the worker's.
+func (t *test) publishing(w int, network string) []string {
+	return []string{"run", "--rm", "--network", network, "-p", fmt.Sprintf("%d:80", 8100+w), "box", "true"}
 }
 
 // verify checks what is there after the boot, and learns what became of what nobody had reported.
@@ -260,10 +280,14 @@ func (t *test) verify() {
 	if err2 != nil {
 		t.violation("%v", err2)
 	}
-	if err != nil || err2 != nil {
+	networks, err3 := t.berth("network", "ls", "--format", "{{.Name}}")
+	if err3 != nil {
+		t.violation("%v", err3)
+	}
+	if err != nil || err2 != nil || err3 != nil {
 		return
 	}
-	var there []string
+	var there, onNetworks []string
 	for w := range workers {
 		for s := range seeds {
 			for _, kind := range []string{"tiny", "flat"} {
@@ -278,7 +302,18 @@ func (t *test) verify() {
 				}
 			}
 			t.settle(t.containers[w], fmt.Sprintf("c%d-%d", w, s), containers)
+			if name := networkName(w, s); t.settle(t.networks[w], name, networks) {
+				onNetworks = append(onNetworks, name)
+			}
 		}
+	}
+	// What is there can be used: no lease of before the cut, and nothing half made, stands in the way.
+	on := "bridge"
+	if len(onNetworks) > 0 && t.cuts%2 == 0 {
+		on = onNetworks[t.random.Intn(len(onNetworks))]
+	}
+	if _, err := t.berth(t.publishing(0, on)...); err != nil {
+		t.violation("%v", err)
 	}
 	if len(there) == 0 {
 		return

@@ -3,12 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"berth/internal/network"
+	"berth/test/ownnet"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,7 +73,8 @@ func (l *local) boot(over <-chan struct{}) error {
 	_ = unix.Kill(-1, unix.SIGKILL)
 	l.rest()
 	l.forgetGroups()
-	if err := os.RemoveAll(filepath.Join(l.scratch, "run")); err != nil {
+	networks := network.Store{Data: filepath.Join(l.dir(), "data"), Run: filepath.Join(l.scratch, "run")}
+	if err := errors.Join(ownnet.Clear(networks), os.RemoveAll(networks.Run)); err != nil {
 		return err
 	}
 	return l.disk.remount()

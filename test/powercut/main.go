@@ -1,5 +1,6 @@
 // Command powercut cuts the power of a file system under a working berth, over and over, and checks what is there after
-// the journal's replay: blobs match their digests, layers are whole, and what a command had reported done is done.
+// the journal's replay: blobs match their digests, layers are whole, and what a command had reported done is done: containers and
+// networks that were reported are there, and whatever is there works.
 //
 // The cut is EXT4_IOC_SHUTDOWN without a flush of the journal: what ext4 had not written is lost. A disk that loses what it
 // has acknowledged, or reorders it, is not tested. It needs root and mkfs.ext4; BERTH_SHORT=1 makes 200 cuts instead of 2000.
@@ -17,6 +18,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"berth/test/ownnet"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,8 +62,8 @@ func main() {
 	}
 }
 
-// enclose starts this program again as the first process of its own pid and mount namespaces: all that it starts dies with
-// it, and its mounts are nobody else's.
+// enclose starts this program again as the first process of its own pid, mount and network namespaces: all that it starts dies with
+// it, and its mounts and networks are nobody else's.
 func enclose(program string, cuts int, longest time.Duration, seed int64) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("cannot test: root is needed to mount a file system")
@@ -88,7 +91,7 @@ func enclose(program string, cuts int, longest time.Duration, seed int64) error 
 	fmt.Printf("seed %d\n", seed)
 	cmd := exec.Command("/proc/self/exe", "-inside", dir, "-outer", outer, "-cuts", strconv.Itoa(cuts), "-longest", longest.String(), "-seed", strconv.FormatInt(seed, 10))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
 	return cmd.Run()
 }
 
@@ -105,6 +108,9 @@ func run(dir, outer string, cuts int, longest time.Duration, seed int64) error {
 	}
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return os.NewSyscallError("mount", err)
+	}
+	if err := ownnet.Uplink(); err != nil {
+		return err
 	}
 	d, err := newDisk(dir)
 	if err != nil {
