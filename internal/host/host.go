@@ -54,6 +54,9 @@ type Facts struct {
 	// CgroupBeside is where a hierarchy of version 2 is mounted beside version 1, as systemd's "hybrid" has it, or empty.
 	CgroupBeside string
 
+	// Groups is where groups can be made.
+	Groups Groups
+
 	// MaxFiles is the hard limit of open files of one process.
 	MaxFiles uint64
 
@@ -94,6 +97,7 @@ func Probe() Facts {
 	f.Caps, f.Bounding = capabilities()
 	f.LastCap = lastCap()
 	f.Cgroup, f.CgroupMounts, f.CgroupBeside = cgroups()
+	f.Groups = groups(f.Cgroup)
 	var files unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil {
 		f.MaxFiles = files.Max

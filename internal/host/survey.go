@@ -33,8 +33,7 @@ type Survey struct {
 	Overlay bool
 	// CgroupWritable says that groups can be made at the top of every hierarchy.
 	CgroupWritable bool
-	// Delegated is the directory of version 2 in which this user may make groups, and its controllers; empty if none.
-	Delegated   string
+	// Controllers are those of the group in which the groups of this user's containers are made; empty if there is none.
 	Controllers string
 
 	// Trials are what was tried, each in its order (see Trial's names).
@@ -117,7 +116,12 @@ func Look(dataRoot, runRoot string) Survey {
 		s.Filtered = bytes.Contains(data, []byte("\nSeccomp:\t2\n"))
 	}
 	s.CgroupWritable = cgroupWritable(s.Facts)
-	s.Delegated, s.Controllers = delegated(s.Facts)
+	switch {
+	case len(s.Groups.Systemd) > 0:
+		s.Controllers = line(cgroupMount + s.Groups.ManagerGroup() + "/cgroup.controllers")
+	case s.Groups.Base != "":
+		s.Controllers = line(cgroupMount + s.Groups.Base + "/cgroup.controllers")
+	}
 	// One byte less than the first version of struct clone_args is EINVAL.
 	_, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 63, 0)
 	s.Trials = append(s.Trials, Trial{TrialClone3, absence(errno)})
@@ -204,33 +208,6 @@ func cgroupWritable(f Facts) bool {
 		return true
 	}
 	return false
-}
-
-// delegated finds the group of version 2 that this process is in or below, and in which its user may make others.
-func delegated(f Facts) (dir, controllers string) {
-	if f.Cgroup != CgroupUnified {
-		return "", ""
-	}
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", ""
-	}
-	for line := range strings.Lines(string(data)) {
-		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		if !ok {
-			continue
-		}
-		for ; path != "/" && path != "" && path != "."; path = path[:max(0, strings.LastIndexByte(path, '/'))] {
-			d := "/sys/fs/cgroup" + path
-			if unix.Access(d, unix.W_OK) == nil && unix.Access(d+"/cgroup.procs", unix.W_OK) == nil && unix.Access(d+"/cgroup.subtree_control", unix.W_OK) == nil {
-				dir = d
-			}
-		}
-	}
-	if dir == "" {
-		return "", ""
-	}
-	return dir, line(dir + "/cgroup.controllers")
 }
 
 // place looks at the file system of dir, or of the directory that it will be made in.

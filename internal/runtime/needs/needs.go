@@ -350,18 +350,27 @@ func groups(in Input) Finding {
 // delegation is what gives a user without privileges groups of its own; version 1 has no such thing.
 func delegation(in Input) Finding {
 	f := Finding{Name: Delegated, Found: "none", For: "-m, --cpus, --pids-limit and pause without root"}
+	from := in.Groups.Base
+	if len(in.Groups.Systemd) > 0 {
+		from = "by systemd, at " + in.Groups.Systemd[0].Path + ","
+	}
 	switch {
 	case in.Cgroup != host.CgroupUnified:
 		f.Found, f.Hint = "none: version 1 cannot be delegated safely", "boot with systemd.unified_cgroup_hierarchy=1, or run such containers as root"
-	case in.Delegated == "":
-		f.Hint = "log in by a systemd session, or: systemd-run --user --scope -p Delegate=yes berth run ..."
+	case from == "":
+		f.Hint = DelegateCommand(in.Groups.OuterUID)
 	case !contains(in.Controllers, "memory") || !contains(in.Controllers, "pids") || !contains(in.Controllers, "cpu"):
-		f.Found = in.Delegated + " with " + in.Controllers
-		f.Hint = "sudo systemctl set-property user@" + fmt.Sprint(in.UID) + ".service Delegate='cpu cpuset io memory pids'"
+		f.Found = from + " with " + in.Controllers
+		f.Hint = "sudo systemctl set-property user@" + fmt.Sprint(in.Groups.OuterUID) + ".service Delegate='cpu cpuset io memory pids'"
 	default:
-		f.OK, f.Found = true, in.Delegated+" with "+in.Controllers
+		f.OK, f.Found = true, from+" with "+in.Controllers
 	}
 	return f
+}
+
+// DelegateCommand gives a user a systemd of their own, which lasts, and so control groups.
+func DelegateCommand(uid int) string {
+	return fmt.Sprintf("sudo loginctl enable-linger $(id -un %d)", uid)
 }
 
 func contains(list, word string) bool {

@@ -33,7 +33,8 @@ func whole() Input {
 // user makes it what somebody without privileges sees.
 func user(in *Input) {
 	in.UID, in.GID, in.Caps, in.Ranges, in.CgroupWritable = 1000, 1000, 0, 1, false
-	in.Delegated, in.Controllers = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service", "cpuset cpu io memory pids"
+	in.Groups = host.Groups{OuterUID: 1000, Base: "/user.slice/user-1000.slice/user@1000.service"}
+	in.Controllers = "cpuset cpu io memory pids"
 }
 
 func fails(name string, errno syscall.Errno) func(*Input) {
@@ -189,16 +190,23 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 			Failed{Call: "mkdir", Path: "/sys/fs/cgroup/berth-x", Errno: unix.EROFS},
 		},
 		"control groups not delegated": {
-			[]func(*Input){user, func(in *Input) { in.Delegated, in.Controllers = "", "" }},
-			Delegated, "none", "Delegate=yes", false,
+			[]func(*Input){user, func(in *Input) { in.Groups.Base, in.Controllers = "", "" }},
+			Delegated, "none", "loginctl enable-linger", false,
 			Failed{Call: "mkdir", Path: "/sys/fs/cgroup/berth-x", Errno: unix.EACCES},
 		},
 		"control groups delegated in part": {
 			[]func(*Input){user, func(in *Input) { in.Controllers = "memory pids" }},
 			Delegated, "with memory pids", "Delegate='cpu", false, none,
 		},
+		"control groups from systemd in part": {
+			[]func(*Input){user, func(in *Input) {
+				in.Groups.Base, in.Groups.Systemd = "", []host.Socket{{Path: "/run/user/1000/bus", Bus: true}}
+				in.Controllers = "memory pids"
+			}},
+			Delegated, "by systemd, at /run/user/1000/bus, with memory pids", "user@1000.service", false, none,
+		},
 		"control groups of version 1 without root": {
-			[]func(*Input){user, func(in *Input) { in.Cgroup, in.Delegated = host.CgroupV1, "" }},
+			[]func(*Input){user, func(in *Input) { in.Cgroup, in.Groups.Base = host.CgroupV1, "" }},
 			Delegated, "version 1", "unified_cgroup_hierarchy", false, none,
 		},
 		"no seccomp": {
