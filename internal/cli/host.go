@@ -8,22 +8,20 @@ import (
 	"strings"
 
 	"berth/internal/host"
+	"berth/internal/runtime/cgroup"
 )
 
-// describeHost fills in what info says about the machine.
-func describeHost(v *infoView, h host.Facts) {
+// describeHost fills in what info says about the machine, and who makes control groups there.
+func describeHost(v *infoView, h host.Facts, groups cgroup.Choice) {
 	v.KernelVersion, v.NCPU = h.Release, runtime.NumCPU()
 	v.Name, _ = os.Hostname()
 	v.Rootless = !h.Root()
-	v.CgroupDriver, v.CgroupVersion = "cgroupfs", "2"
+	v.CgroupDriver, v.CgroupDriverReason, v.CgroupVersion = string(groups.Driver), groups.Why, "2"
 	switch h.Cgroup {
 	case host.CgroupV1:
 		v.CgroupVersion = "1"
 	case host.CgroupNone:
-		v.CgroupDriver, v.CgroupVersion = "none", "none"
-	}
-	if v.Rootless {
-		v.CgroupDriver = "none (no control group is delegated to this user)"
+		v.CgroupVersion = "none"
 	}
 	if h.AppArmor {
 		v.SecurityOptions = append(v.SecurityOptions, "apparmor")

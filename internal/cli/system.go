@@ -10,6 +10,7 @@ import (
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lsm"
 	"berth/internal/runtime/needs"
 	"berth/internal/settings"
@@ -35,7 +36,8 @@ func (c *call) cmdVersion() error {
 
 type infoView struct {
 	Containers, ContainersRunning, ContainersPaused, ContainersStopped, Images int
-	Driver, DriverReason, LoggingDriver, CgroupDriver, CgroupVersion           string
+	Driver, DriverReason, LoggingDriver                                        string
+	CgroupDriver, CgroupDriverReason, CgroupVersion                            string
 	KernelVersion, OperatingSystem, OSType, Architecture                       string
 	NCPU                                                                       int
 	MemTotal                                                                   int64
@@ -70,7 +72,11 @@ func (c *call) cmdInfo() error {
 		}
 	}
 	v.Driver, v.DriverReason = e.Driver()
-	describeHost(&v, e.Host())
+	groups, err := cgroup.Choose(e.Host(), cgroup.Driver(c.settings.CgroupManager))
+	if err != nil {
+		return err
+	}
+	describeHost(&v, e.Host(), groups)
 	changes, err := e.Networks().Changes()
 	if err != nil {
 		return err
@@ -89,7 +95,7 @@ func (c *call) cmdInfo() error {
  Server Version: %s
  Storage Driver: %s (%s)
  Logging Driver: %s
- Cgroup Driver: %s
+ Cgroup Driver: %s (%s)
  Cgroup Version: %s
  Security Options: %s
  Kernel Version: %s
@@ -103,7 +109,7 @@ func (c *call) cmdInfo() error {
  Run Root: %s
  Rootless: %v
 `, v.Containers, v.ContainersRunning, v.ContainersPaused, v.ContainersStopped, v.Images, v.ServerVersion, v.Driver, v.DriverReason, v.LoggingDriver,
-		v.CgroupDriver, v.CgroupVersion, strings.Join(v.SecurityOptions, ", "), v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU, v.MemTotal, v.Name,
+		v.CgroupDriver, v.CgroupDriverReason, v.CgroupVersion, strings.Join(v.SecurityOptions, ", "), v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU, v.MemTotal, v.Name,
 		v.DockerRootDir, v.RunRoot, v.Rootless)
 	for _, s := range v.NetworkSettings {
 		if err == nil {

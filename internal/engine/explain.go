@@ -23,7 +23,7 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 		return err
 	}
 	h := e.Host()
-	in, err := monitor.Assemble(e.Containers, c, h, layers)
+	in, err := monitor.Assemble(e.Containers, c, h, layers, cgroup.Driver(e.Settings.CgroupManager))
 	if err != nil {
 		return err
 	}
@@ -60,9 +60,14 @@ func explainNamespace(w io.Writer, c container.Config) error {
 
 // explainCgroup prints what the parent does about the control group, and returns how many hierarchies the child enters by itself.
 func explainCgroup(w io.Writer, in lifecycle.Input, h host.Facts) (int, error) {
-	if in.NoCgroup {
+	if in.Driver == cgroup.None {
 		_, err := fmt.Fprintln(w, "# no control group: none is delegated to this user")
 		return 0, err
+	}
+	if in.Driver == cgroup.Systemd {
+		if err := explainScope(w, in, h); err != nil {
+			return 0, err
+		}
 	}
 	g, err := cgroup.Open(h, in.Spec.Linux.CgroupsPath)
 	if err != nil {
@@ -99,6 +104,17 @@ func explainCgroup(w io.Writer, in lifecycle.Input, h host.Facts) (int, error) {
 	return g.Tasks(), err
 }
 
+// explainScope prints what the parent asks systemd for.
+func explainScope(w io.Writer, in lifecycle.Input, h host.Facts) error {
+	_, err := fmt.Fprintf(w, "# systemd makes a scope around the parent, which makes room for the container's group\n      StartTransientUnit(%q, Slice=%s, Delegate=yes)\n", cgroup.ScopeName(in.ID), cgroup.Slice(h))
+	for _, p := range cgroup.Properties(in.Spec.Linux.Resources) {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "      property %s=%v\n", p.Name, p.Value)
+		}
+	}
+	return err
+}
+
 // limitFlag is the flag from which the value of a control group's file comes.
 func limitFlag(file string) string {
 	switch {
@@ -125,5 +141,9 @@ func (e *Engine) Planned(c *state.Container) (lifecycle.Input, error) {
 	if err != nil {
 		return lifecycle.Input{}, err
 	}
-	return monitor.Assemble(e.Containers, c, e.Host(), layers)
+	driver := cgroup.Driver(e.Settings.CgroupManager)
+	if p, err := e.Containers.Process(c.ID); err == nil {
+		driver = monitor.DriverOf(p)
+	}
+	return monitor.Assemble(e.Containers, c, e.Host(), layers, driver)
 }

@@ -13,6 +13,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
@@ -41,7 +42,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	defer program.Close()
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
-	o.Settle, o.Notice, o.Home = e.settlePorts, e.Notice, e.home
+	o.Settle, o.Notice, o.Home, o.CgroupManager = e.settlePorts, e.Notice, e.home, cgroup.Driver(e.Settings.CgroupManager)
 	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)
@@ -128,7 +129,7 @@ func monitorEnv() []string {
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
 		switch name {
-		case "PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "GOCOVERDIR", host.InsideName:
+		case "PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", host.InsideName:
 			env = append(env, v)
 		}
 	}

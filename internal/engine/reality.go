@@ -56,7 +56,7 @@ func (e *Engine) ExplainRunning(c *state.Container) ([]Fact, error) {
 	if err := r.mounts(); err != nil {
 		return nil, err
 	}
-	if !in.NoCgroup {
+	if in.Driver != cgroup.None {
 		r.cgroups(p)
 	}
 	held, err := e.Endpoints(owner)

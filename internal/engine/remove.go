@@ -115,20 +115,17 @@ func (e *Engine) Sweep() error {
 // known here, and left.
 func (e *Engine) sweepGroups() error {
 	h := e.Host()
-	if !h.Root() {
-		return nil
-	}
 	var errs error
 	for _, id := range cgroup.IDs(h) {
 		if _, err := os.Stat(e.Containers.RunDir(id)); err != nil || e.Containers.Monitored(id) {
 			continue
 		}
 		if _, err := e.Containers.Load(id); errdef.Is(err, errdef.NotFound) {
-			g, err := cgroup.Open(h, cgroup.PathOf(id))
-			if err == nil {
-				err = g.Remove()
+			for _, path := range cgroup.PathsOf(h, id) {
+				if g, err := cgroup.Open(h, path); err == nil {
+					errs = errors.Join(errs, g.Remove())
+				}
 			}
-			errs = errors.Join(errs, err)
 		}
 	}
 	return errs

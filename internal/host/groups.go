@@ -3,6 +3,7 @@ package host
 import (
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -109,11 +110,12 @@ func sockets(g Groups, getenv func(string) string) []Socket {
 		return []Socket{{"/run/systemd/private", false}, {"/run/dbus/system_bus_socket", true}}
 	}
 	var all []Socket
-	dirs := []string{getenv("XDG_RUNTIME_DIR"), "/run/user/" + strconv.Itoa(g.OuterUID)} // cron and su give no variable
+	dirs := []string{"/run/user/" + strconv.Itoa(g.OuterUID)} // cron and su give no variable
+	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" && dir != dirs[0] {
+		dirs = append([]string{dir}, dirs...)
+	}
 	for _, dir := range dirs {
-		if dir != "" {
-			all = append(all, Socket{dir + "/systemd/private", false})
-		}
+		all = append(all, Socket{dir + "/systemd/private", false})
 	}
 	for _, address := range strings.Split(getenv("DBUS_SESSION_BUS_ADDRESS"), ";") {
 		if rest, ok := strings.CutPrefix(address, "unix:path="); ok {
@@ -122,8 +124,8 @@ func sockets(g Groups, getenv func(string) string) []Socket {
 		}
 	}
 	for _, dir := range dirs {
-		if dir != "" {
-			all = append(all, Socket{dir + "/bus", true})
+		if s := (Socket{dir + "/bus", true}); !slices.Contains(all, s) {
+			all = append(all, s)
 		}
 	}
 	return all

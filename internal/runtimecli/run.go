@@ -95,7 +95,7 @@ func end(in lifecycle.Input, r *lifecycle.Running, ws *unix.WaitStatus) error {
 			break
 		}
 	}
-	if in.NoCgroup {
+	if in.Driver != cgroup.FS {
 		return nil
 	}
 	g, err := cgroup.Open(in.Host, in.Spec.Linux.CgroupsPath)
@@ -134,13 +134,13 @@ func input(o Options) (lifecycle.Input, error) {
 	}
 	h := <-probed
 	in := lifecycle.Input{ID: o.ID, Spec: s, Host: h, MountPoint: s.Root.Path}
-	if in.NoCgroup = !h.Privileged(); in.NoCgroup {
+	if !h.Privileged() {
 		in.Maps = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings, Single: len(s.Linux.UIDMappings) == 1 && s.Linux.UIDMappings[0].Size == 1}
 		return in, nil
 	}
-	in.Maps = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings}
+	in.Maps, in.Driver = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings}, cgroup.FS
 	if s.Linux.CgroupsPath == "" {
-		s.Linux.CgroupsPath = cgroup.PathOf(o.ID)
+		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, o.ID)
 	}
 	if !filepath.IsAbs(s.Linux.CgroupsPath) {
 		s.Linux.CgroupsPath = filepath.Join("/", s.Linux.CgroupsPath)

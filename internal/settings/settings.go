@@ -29,10 +29,13 @@ type Values struct {
 	LogSize  string `toml:"log-max-size"` // of one log file of a container
 	LogCount int    `toml:"log-max-file"`
 	Debug    bool   `toml:"debug"`
+	// CgroupManager is the driver of control groups; empty leaves the choice to the host.
+	CgroupManager string `toml:"cgroup-manager"`
 }
 
 // Keys are the names of all settings, sorted, with what each is for.
 var Keys = [...]struct{ Name, Env, Help string }{
+	{"cgroup-manager", "BERTH_CGROUP_MANAGER", "Who makes the control groups of containers (systemd|cgroupfs)"},
 	{"data-root", "BERTH_DATA_ROOT", "Where images, containers and volumes are kept"},
 	{"debug", "BERTH_DEBUG", "Say more about what is done, and about errors"},
 	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
@@ -120,6 +123,9 @@ func (v *Values) check() error {
 			return err
 		}
 	}
+	if m := v.CgroupManager; m != "" && m != "systemd" && m != "cgroupfs" {
+		return errdef.New(errdef.Invalid, "cgroup-manager %q is neither systemd nor cgroupfs", m)
+	}
 	if v.DataRoot == v.RunRoot {
 		return errdef.New(errdef.Invalid, "data-root and run-root are both %s: they must differ", v.DataRoot)
 	}
@@ -129,6 +135,8 @@ func (v *Values) check() error {
 func (v *Values) set(name, value string) error {
 	var err error
 	switch name {
+	case "cgroup-manager":
+		v.CgroupManager = value
 	case "data-root":
 		v.DataRoot = value
 	case "run-root":
@@ -149,6 +157,8 @@ func (v *Values) set(name, value string) error {
 // Get is the value of a key as text.
 func (v Values) Get(name string) string {
 	switch name {
+	case "cgroup-manager":
+		return v.CgroupManager
 	case "data-root":
 		return v.DataRoot
 	case "run-root":

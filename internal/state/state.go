@@ -103,8 +103,10 @@ type Process struct {
 	PID       int
 	StartTime uint64 // in clock ticks after boot (proc_pid_stat(5), field 22): tells the process from a later one with its number
 	Cgroup    string
-	StartedAt time.Time
-	MonitorID int // pid of the monitor
+	// CgroupDriver has made the control group ("systemd", "cgroupfs"); empty where berth did not know drivers, which is the latter.
+	CgroupDriver string `json:",omitempty"`
+	StartedAt    time.Time
+	MonitorID    int // pid of the monitor
 }
 
 // Dir is the directory of a container.

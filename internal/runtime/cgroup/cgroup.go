@@ -1,9 +1,9 @@
 // Package cgroup makes the control group of a container, sets its limits and gives it back, on version 1 and on
 // version 2, through the cgroup file system.
 //
-// It does not put processes into a group: a child enters it by itself or is born in it (Entrance). What a limit means in
-// the files of each version is decided first, as a list of settings; when a group exists and where is decided here. It
-// does not talk to systemd.
+// It does not put processes into a container's group: a child enters it by itself or is born in it (Entrance). What a limit means in
+// the files of each version is decided first, as a list of settings; when a group exists and where is decided here. A driver
+// (Choose) says who makes the groups; with systemd's, they are in a scope, which runtime/systemd asks for.
 package cgroup
 
 import (
@@ -25,12 +25,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prefix begins the name of every group of berth's. The groups have no common parent, so none is left when the last one
+// Prefix begins the name of every group of berth's. The groups have no common parent of ours, so none is left when the last one
 // goes.
 const Prefix = "berth-"
-
-// PathOf is the group of the container with that ID.
-func PathOf(id string) string { return "/" + Prefix + id }
 
 const mount = "/sys/fs/cgroup"
 
@@ -38,6 +35,8 @@ const mount = "/sys/fs/cgroup"
 type Group struct {
 	host host.Facts
 	path string
+	// base is the group below which the groups are ours to arrange: controllers are handed down from there.
+	base string
 	// v1 are its directories in the hierarchies of version 1.
 	v1 []directory
 	// v2 is its directory in the hierarchy of version 2, alone or beside version 1; empty where there is none.
@@ -56,7 +55,7 @@ func Open(h host.Facts, path string) (*Group, error) {
 	if path == "" || !strings.HasPrefix(path, "/") || path != filepath.Clean(path) || path == "/" {
 		return nil, errdef.New(errdef.Invalid, "the control group %q is not a clean absolute path below the root", path)
 	}
-	g := &Group{host: h, path: path}
+	g := &Group{host: h, path: path, base: baseOf(h, path)}
 	switch h.Cgroup {
 	case host.CgroupUnified:
 		g.v2 = mount + path
@@ -72,6 +71,20 @@ func Open(h host.Facts, path string) (*Group, error) {
 	}
 	return g, nil
 }
+
+// baseOf is the lowest group above another that is not ours alone: a scope, what is delegated to us, or the top.
+func baseOf(h host.Facts, path string) string {
+	if scope := scopeOf(path); scope != "" {
+		return scope
+	}
+	if base := h.Groups.Base; base != "" && strings.HasPrefix(path, base+"/") {
+		return base
+	}
+	return "/"
+}
+
+// Path is the group's path, relative to the root of each hierarchy.
+func (g *Group) Path() string { return g.path }
 
 // Create makes the group at path and sets its limits. On an error nothing is left of it.
 func Create(h host.Facts, path string, r *specs.LinuxResources) (_ *Group, err error) {
@@ -366,18 +379,21 @@ func write(path, value string) error {
 // IDs are the IDs of the containers that have a group, whoever made it.
 func IDs(h host.Facts) []string {
 	var ids []string
-	g, err := Open(h, PathOf("any"))
-	if err != nil {
-		return nil
-	}
-	for _, p := range g.Paths() {
-		entries, err := os.ReadDir(filepath.Dir(p))
+	for _, at := range PathsOf(h, "any") {
+		g, err := Open(h, strings.TrimSuffix(at, containerGroup))
 		if err != nil {
 			continue
 		}
-		for _, e := range entries {
-			if id, ok := strings.CutPrefix(e.Name(), Prefix); ok && e.IsDir() && !slices.Contains(ids, id) {
-				ids = append(ids, id)
+		for _, p := range g.Paths() {
+			entries, err := os.ReadDir(filepath.Dir(p))
+			if err != nil {
+				continue
+			}
+			for _, e := range entries {
+				id, ok := strings.CutPrefix(strings.TrimSuffix(e.Name(), ".scope"), Prefix)
+				if ok && e.IsDir() && !slices.Contains(ids, id) {
+					ids = append(ids, id)
+				}
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,7 +161,7 @@ func inherit(d directory, file string) error {
 	return write(d.path+"/"+file, strings.TrimSpace(string(value)))
 }
 
-// enable switches on, in all groups above, the controllers of settings and those by which a container is watched. What
+// enable switches on, in all groups from the base on, the controllers of settings and those by which a container is watched. What
 // cannot be switched on is found out by whoever needs it: its files are not there.
 func (g *Group) enable(settings []Setting) error {
 	wanted := []string{"cpu", "io", "memory", "pids"}
@@ -173,31 +174,48 @@ func (g *Group) enable(settings []Setting) error {
 			wanted = append(wanted, controller)
 		}
 	}
-	if len(settings) == 0 && inhabited(mount) {
+	if len(settings) == 0 && inhabited(mount+g.base) {
 		return nil // nothing is limited, and a group with processes of its own can hand nothing down
 	}
-	if err := emptyRoot(); err != nil {
-		return err
+	if g.base == "/" {
+		if err := emptyRoot(); err != nil {
+			return err
+		}
 	}
-	above := mount
-	for _, name := range strings.Split(strings.TrimPrefix(g.path, "/"), "/") {
-		has, err := os.ReadFile(above + "/cgroup.controllers")
-		if err != nil {
+	above := filepath.Join(mount, g.base)
+	for name := range strings.SplitSeq(strings.Trim(strings.TrimPrefix(g.path, g.base), "/"), "/") {
+		if err := handDown(above, wanted); err != nil {
 			return err
-		}
-		gives, err := os.ReadFile(above + "/cgroup.subtree_control")
-		if err != nil {
-			return err
-		}
-		available, given := strings.Fields(string(has)), strings.Fields(string(gives))
-		for _, c := range wanted {
-			if slices.Contains(available, c) && !slices.Contains(given, c) {
-				if err := write(above+"/cgroup.subtree_control", "+"+c); err != nil && errors.Is(err, unix.EROFS) {
-					return err
-				}
-			}
 		}
 		above += "/" + name
+	}
+	return nil
+}
+
+// handDown gives the groups below a group those of the wanted controllers that it has.
+func handDown(dir string, wanted []string) error {
+	has, err := os.ReadFile(dir + "/cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	gives, err := os.ReadFile(dir + "/cgroup.subtree_control")
+	if err != nil {
+		return err
+	}
+	available, given := strings.Fields(string(has)), strings.Fields(string(gives))
+	var missing []string
+	for _, c := range wanted {
+		if slices.Contains(available, c) && !slices.Contains(given, c) {
+			missing = append(missing, "+"+c)
+		}
+	}
+	if len(missing) == 0 || write(dir+"/cgroup.subtree_control", strings.Join(missing, " ")) == nil {
+		return nil
+	}
+	for _, c := range missing { // each by itself: all or none of a line is done
+		if err := write(dir+"/cgroup.subtree_control", c); errors.Is(err, unix.EROFS) {
+			return err
+		}
 	}
 	return nil
 }

@@ -127,8 +127,7 @@ func (l *list) io2(b *specs.LinuxBlockIO) {
 	share := func(of string, w *uint16) {
 		if w != nil && *w != 0 {
 			l.set("io", "io.bfq.weight", fmt.Sprintf("%s %d", of, *w))
-			converted := 1 + (uint64(max(*w, 10))-10)*9999/990
-			l.settings[len(l.settings)-1].Else = &Setting{Controller: "io", File: "io.weight", Value: fmt.Sprintf("%s %d", of, converted)}
+			l.settings[len(l.settings)-1].Else = &Setting{Controller: "io", File: "io.weight", Value: fmt.Sprintf("%s %d", of, ioWeight(*w))}
 		}
 	}
 	share("default", b.Weight)

@@ -37,8 +37,10 @@ type Input struct {
 	Stdin, Stdout, Stderr *os.File
 	// Maps are those of the spec's user namespace.
 	Maps userns.Maps
-	// NoCgroup leaves the container in its parent's control group.
-	NoCgroup bool
+	// Driver makes the container's control group; with None, or nothing, the container is in its parent's.
+	Driver cgroup.Driver
+	// Scope is what the group is in with the driver Systemd.
+	Scope *cgroup.Scope
 	// Network is the container's network namespace, if it is being made already; it is the caller's to close.
 	Network *Network
 }
@@ -120,10 +122,8 @@ func Prepare(in Input, await bool) (_ *Pending, err error) {
 	if _, ours := ownNetwork(in.Spec); ours && p.network == nil {
 		p.network, p.closeNetwork = MakeNetwork(), true
 	}
-	if !in.NoCgroup {
-		if p.group, err = cgroup.Create(in.Host, in.Spec.Linux.CgroupsPath, in.Spec.Linux.Resources); err != nil {
-			return nil, err
-		}
+	if p.group, err = createGroup(in); err != nil {
+		return nil, err
 	}
 	if p.entrance, err = enter(p.group); err != nil {
 		return nil, err
@@ -157,6 +157,21 @@ func Prepare(in Input, await bool) (_ *Pending, err error) {
 		}
 	}
 	return p, nil
+}
+
+// createGroup makes the control group, or returns nil where there is none.
+func createGroup(in Input) (*cgroup.Group, error) {
+	path, err := in.Spec.Linux.CgroupsPath, error(nil)
+	switch in.Driver {
+	case cgroup.Systemd:
+		if path, err = in.Scope.Wait(); err != nil {
+			return nil, err
+		}
+	case cgroup.FS:
+	default:
+		return nil, nil
+	}
+	return cgroup.Create(in.Host, path, in.Spec.Linux.Resources)
 }
 
 // give makes a file an input of the program; it is closed when the process has it.
@@ -297,8 +312,13 @@ func (p *Pending) Joinable() (namespaces uintptr, noSetgroups bool) {
 	return NamespacesOf(p.in.Spec), p.in.Maps.Single || p.in.Host.NoSetgroups
 }
 
-// Cgroup is the path of the container's control group, or empty.
-func (p *Pending) Cgroup() string { return p.in.Spec.Linux.CgroupsPath }
+// Cgroup is the path of the container's control group, or empty, and who has made it.
+func (p *Pending) Cgroup() (string, cgroup.Driver) {
+	if p.group == nil {
+		return "", cgroup.None
+	}
+	return p.group.Path(), p.in.Driver
+}
 
 // Console is our end of the socket by which the process's terminal will come, for Parent.Files; -1 without a terminal.
 func (p *Pending) Console() int {
@@ -339,8 +359,8 @@ func (p *Pending) StartUnder(parent Parent) (*Born, error) {
 	return b, nil
 }
 
-// Cgroup is the path of the process's control group, or empty.
-func (b *Born) Cgroup() string { return b.pending.Cgroup() }
+// Cgroup is the path of the process's control group, or empty, and who has made it.
+func (b *Born) Cgroup() (string, cgroup.Driver) { return b.pending.Cgroup() }
 
 // Release lets the process go on, and returns when it has executed its program. left is a process that has ended meanwhile, for the
 // parent to reap, or 0; the parent reaps the process itself when there is an error, too.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
@@ -13,6 +14,7 @@ import (
 	"berth/internal/image/merged"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
+	"berth/internal/runtime/needs"
 	"berth/internal/runtime/plan"
 	"berth/internal/runtime/spec"
 	"berth/internal/runtime/userns"
@@ -24,10 +26,15 @@ import (
 
 // Assemble decides all that starting a container needs, and changes nothing but the files of /etc that the container is
 // given. layers are the container's layers, the topmost first.
-func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) (lifecycle.Input, error) {
+// manager is the driver of control groups that is asked for, if any.
+func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, manager cgroup.Driver) (lifecycle.Input, error) {
+	choice, err := cgroup.Choose(h, manager)
+	if err != nil {
+		return lifecycle.Input{}, err
+	}
 	dir := s.Dir(c.ID)
 	in := spec.Input{
-		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(c.ID),
+		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(h, choice.Driver, c.ID),
 		Hosts: EtcFile(s, c, "hosts"), HostnameFile: EtcFile(s, c, "hostname"), ResolvConf: EtcFile(s, c, "resolv.conf"),
 		InitProgram: c.InitProgram,
 	}
@@ -49,7 +56,6 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 			stack = layers // it is only to be explained
 		}
 	}
-	var err error
 	if in.User, err = lookupUser(stack, c.Config); err != nil {
 		return lifecycle.Input{}, err
 	}
@@ -65,7 +71,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 		return lifecycle.Input{}, err
 	}
 	out := lifecycle.Input{
-		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps,
+		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps, Driver: choice.Driver,
 		Overlay: &plan.Overlay{
 			Lower: append(slices.Clone(layers), s.MountPoints()), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: h.InUserNS,
 			Volatile: c.Config.AutoRemove,
@@ -78,14 +84,20 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string) 
 	if c.Driver == state.DriverCopy {
 		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c.ID)
 	}
-	if out.NoCgroup = h.Rootless; out.NoCgroup {
-		if r := c.Config.Resources; r != (container.Resources{}) {
-			return out, errdef.Hint(errdef.New(errdef.Unsupported, "cannot limit the container's resources: no control group has been delegated to this user"),
-				"run it as root, or without -m, --cpus and --pids-limit")
-		}
-		built.Spec.Linux.CgroupsPath = ""
+	return out, checkLimits(choice, out.Spec.Linux.Resources, h)
+}
+
+// checkLimits refuses limits where there is no control group to set them for.
+func checkLimits(c cgroup.Choice, r *specs.LinuxResources, h host.Facts) error {
+	limited := cgroup.Limited(r)
+	if c.Driver != cgroup.None || len(limited) == 0 {
+		return nil
 	}
-	return out, nil
+	err := errdef.New(errdef.Unsupported, "cannot limit %s: %s", strings.Join(limited, " and "), c.Why)
+	if h.Cgroup != host.CgroupUnified {
+		return errdef.Hint(err, "run it as root, or without limits")
+	}
+	return errdef.Hint(err, "run it as root, or have a systemd of your own: %s", needs.DelegateCommand(h.Groups.OuterUID))
 }
 
 // lookupUser reads passwd and group of the container's tree. An image may have made anything of them; only a regular

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/internal/errdef"
+	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/lsm"
 	"berth/internal/state"
@@ -105,8 +106,9 @@ func (o Options) note(b *lifecycle.Born) error {
 	if err := os.Remove(StopFile(o.Store, o.Container.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	group, driver := b.Cgroup()
 	return o.Store.SetProcess(o.Container.ID, state.Process{
-		PID: b.PID, StartTime: state.StartTime(b.PID), Cgroup: b.Cgroup(), StartedAt: time.Now().UTC(), MonitorID: b.ParentPID,
+		PID: b.PID, StartTime: state.StartTime(b.PID), Cgroup: group, CgroupDriver: string(driver), StartedAt: time.Now().UTC(), MonitorID: b.ParentPID,
 	})
 }
 
@@ -190,9 +192,12 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		return p, err
 	}
 	c, h := o.Container, o.Host()
-	in, err := Assemble(o.Store, c, h, layers)
+	in, err := Assemble(o.Store, c, h, layers, o.CgroupManager)
 	if err != nil {
 		return p, err
+	}
+	if in.Driver == cgroup.Systemd {
+		in.Scope = cgroup.EnterScope(h, scopeInput(c, in.Spec.Linux.Resources)) // meanwhile, as the network is made
 	}
 	in.Network = o.Network
 	p.late = c.Config.OwnNetwork() && h.Rootless

@@ -41,6 +41,8 @@ type Options struct {
 	// Host looks at this machine, Layers for the container's layers, the topmost first; both are asked when they are needed.
 	Host   func() host.Facts
 	Layers func() ([]string, error)
+	// CgroupManager is the driver of control groups that is asked for; empty leaves the choice to the host.
+	CgroupManager cgroup.Driver
 	// First is what the command that started the monitor wants; a monitor that has Inherited has none.
 	First Request
 	// Inherited is what a monitor has been given at its execve, by the command that starts the container or by itself.
@@ -243,6 +245,7 @@ func (m *monitor) again(record *state.Record) (*lifecycle.Running, error) {
 		return nil, errHalted
 	}
 	m.Network = nil // that was the first start's
+	m.CgroupManager = m.driver()
 	if err := m.reload(); err != nil {
 		return nil, err
 	}
@@ -258,10 +261,12 @@ func (m *monitor) again(record *state.Record) (*lifecycle.Running, error) {
 	m.streams.in, m.streams.out, m.net = p.pipes.in, p.pipes.out, p.net
 	p.pipes.in, p.pipes.out, p.net = nil, nil, connection{}
 	m.namespaces, m.noSetgroups = p.pending.Joinable()
-	cgroupPath := p.pending.Cgroup()
+	group, driver := p.pending.Cgroup()
 	p.close()
 	now := time.Now().UTC()
-	process := state.Process{PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: cgroupPath, StartedAt: now, MonitorID: os.Getpid()}
+	process := state.Process{
+		PID: r.PID, StartTime: state.StartTime(r.PID), Cgroup: group, CgroupDriver: string(driver), StartedAt: now, MonitorID: os.Getpid(),
+	}
 	if err := m.Store.SetProcess(m.c.ID, process); err != nil {
 		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
 		return nil, err
@@ -337,21 +342,6 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 		exit.Error = m.recorded.Error()
 	}
 	return exit
-}
-
-// group is the container's control group, or nil.
-func (m *monitor) group() *cgroup.Group {
-	m.mu.Lock()
-	path := m.process.Cgroup
-	m.mu.Unlock()
-	if path == "" {
-		return nil
-	}
-	g, err := cgroup.Open(m.Host(), path)
-	if err != nil {
-		return nil
-	}
-	return g
 }
 
 // stopFile says that a command has ended the container on purpose.
@@ -504,7 +494,7 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, err
 	}
-	in, err := Assemble(m.Store, m.c, m.Host(), layers)
+	in, err := Assemble(m.Store, m.c, m.Host(), layers, m.driver())
 	if err != nil {
 		return Ended{}, err
 	}
@@ -529,6 +519,9 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	if err := m.reconnect(p.PID); err != nil {
 		fmt.Fprintln(os.Stderr, err) // the container lives; its names do not, and monitor.log says why
 	}
+	if err := cgroup.Rejoin(m.Host(), p.Cgroup); err != nil {
+		fmt.Fprintln(os.Stderr, "cannot leave the caller's control group:", err) // so it ends with that one
+	}
 	m.streams.begin(nil)
 	p.MonitorID = os.Getpid()
 	if err := m.Store.SetProcess(m.c.ID, p); err != nil {
@@ -541,19 +534,6 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	m.tellAll(FrameStarted, Started{p.PID})
 	m.streams.flow()
 	return m.untilEnd(pidfd, 0), nil
-}
-
-// clear removes the container's control group, and ends what is left in there.
-func (m *monitor) clear() error {
-	h := m.Host()
-	if h.Rootless {
-		return nil
-	}
-	g, err := cgroup.Open(h, cgroup.PathOf(m.c.ID))
-	if err != nil {
-		return nil //nolint:nilerr // a host without control groups has none of it
-	}
-	return g.Remove()
 }
 
 // unmarshal reads a request.

@@ -1,0 +1,164 @@
+package cgroup
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"berth/internal/errdef"
+	"berth/internal/host"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Driver is who makes the groups of containers, in docker's words.
+type Driver string
+
+const (
+	// Systemd is asked for a scope, a unit of processes that it has not started; the group is below it.
+	Systemd Driver = "systemd"
+	// FS is the cgroup file system: groups are made there, by mkdir.
+	FS Driver = "cgroupfs"
+	// None is where no group can be made.
+	None Driver = "none"
+)
+
+// Choice is a driver and, in a few words, why it is that one.
+type Choice struct {
+	Driver Driver
+	Why    string
+}
+
+// Choose chooses a driver: systemd where it runs and can be asked, for it says that the tree is its own and nobody else shall make
+// groups in it (https://systemd.io/CGROUP_DELEGATION); else the cgroup file system. wanted is a driver's name, or empty.
+func Choose(h host.Facts, wanted Driver) (Choice, error) {
+	switch wanted {
+	case "":
+		if len(h.Groups.Systemd) > 0 {
+			return Choice{Systemd, "it can be asked at " + h.Groups.Systemd[0].Path}, nil
+		}
+		return byHand(h, withoutSystemd(h)), nil
+	case Systemd:
+		if len(h.Groups.Systemd) > 0 {
+			return Choice{Systemd, asSet}, nil
+		}
+		err := errdef.New(errdef.Unsupported, "cannot have systemd make control groups: %s", withoutSystemd(h))
+		return Choice{}, errdef.Hint(err, "leave out the setting cgroup-manager")
+	case FS:
+		return byHand(h, asSet), nil
+	}
+	return Choice{}, errdef.New(errdef.Invalid, "the setting cgroup-manager is %q, and should be %s or %s", wanted, Systemd, FS)
+}
+
+const asSet = "as cgroup-manager says"
+
+// byHand is the choice without systemd, which is passed over for that reason.
+func byHand(h host.Facts, passedOver string) Choice {
+	switch {
+	case h.Cgroup == host.CgroupNone || h.Cgroup == "":
+		return Choice{None, "no control groups are mounted"}
+	case h.Cgroup == host.CgroupV1 && h.Privileged():
+		return Choice{FS, passedOver}
+	case h.Cgroup == host.CgroupV1:
+		return Choice{None, "version 1 of control groups cannot be delegated to a user"}
+	case h.Groups.Top(), h.Privileged() && h.Groups.OuterUID == 0:
+		return Choice{FS, passedOver}
+	case h.Groups.Base != "":
+		return Choice{FS, passedOver + "; delegated to this user is " + h.Groups.Base}
+	}
+	return Choice{None, passedOver + "; no control group is delegated to this user"}
+}
+
+// withoutSystemd is why systemd makes no groups.
+func withoutSystemd(h host.Facts) string {
+	switch {
+	case h.Cgroup != host.CgroupUnified:
+		return "control groups are not of version 2 alone"
+	case h.Groups.Top():
+		return "no systemd runs here"
+	}
+	return "no systemd of this user can be asked"
+}
+
+// Slice is the slice in which scopes are made: docker's for root, podman's for users.
+func Slice(h host.Facts) string {
+	if h.Groups.Top() {
+		return "system.slice"
+	}
+	return "user.slice"
+}
+
+// ScopeName is the unit of the container with that ID.
+func ScopeName(id string) string { return Prefix + id + ".scope" }
+
+// The groups below a scope, which has no process of its own: one that has any can hand no controllers down. The monitor is not the
+// container's to limit.
+const (
+	containerGroup  = "/container"
+	supervisorGroup = "/supervisor"
+)
+
+// PathOf is the group of the container with that ID; empty with no driver.
+func PathOf(h host.Facts, d Driver, id string) string {
+	switch d {
+	case Systemd:
+		return path.Join(h.Groups.ManagerGroup(), Slice(h), ScopeName(id)) + containerGroup
+	case FS:
+		if h.Cgroup == host.CgroupUnified && h.Groups.Base != "" {
+			return path.Join(h.Groups.Base, Prefix+id)
+		}
+		return "/" + Prefix + id
+	}
+	return ""
+}
+
+// PathsOf are the groups that the container with that ID may have here, whoever has made them.
+func PathsOf(h host.Facts, id string) []string {
+	var all []string
+	if byHand(h, "").Driver == FS {
+		all = append(all, PathOf(h, FS, id))
+	}
+	if len(h.Groups.Systemd) > 0 {
+		all = append(all, PathOf(h, Systemd, id))
+	}
+	return all
+}
+
+// scopeOf is the group of the scope in which a group is; empty if it is in none of ours.
+func scopeOf(group string) string {
+	if scope, ok := strings.CutSuffix(group, containerGroup); ok && strings.HasPrefix(path.Base(scope), Prefix) && strings.HasSuffix(scope, ".scope") {
+		return scope
+	}
+	return ""
+}
+
+// Limited names what the resources limit, in the words of docker's flags; devices are not among it.
+func Limited(r *specs.LinuxResources) []string {
+	var names []string
+	if r == nil {
+		return nil
+	}
+	if r.Memory != nil {
+		names = append(names, "memory")
+	}
+	if r.CPU != nil {
+		names = append(names, "processors")
+	}
+	if r.Pids != nil {
+		names = append(names, "pids")
+	}
+	if r.BlockIO != nil {
+		names = append(names, "block devices")
+	}
+	if len(r.HugepageLimits) > 0 {
+		names = append(names, "huge pages")
+	}
+	if len(r.Rdma) > 0 {
+		names = append(names, "RDMA")
+	}
+	for file := range r.Unified {
+		names = append(names, file)
+	}
+	slices.Sort(names)
+	return names
+}
