@@ -74,6 +74,7 @@ type call struct {
 	programs     Programs
 	openedEngine *engine.Engine
 	argv         []string
+	saidLogout   bool
 	umask        os.FileMode // the caller's, for files that are his own
 }
 

@@ -127,6 +127,9 @@ func (c *call) cmdRun() error {
 	if err != nil {
 		return err
 	}
+	if o.detach || cfg.Restart.Lasting() {
+		c.sayWhatLogoutEnds(e)
+	}
 	if o.detach {
 		_ = s.Close()
 		_, err := fmt.Fprintln(c.out, id)
@@ -211,6 +214,9 @@ func (c *call) cmdStart() error {
 			if err != nil {
 				return err
 			}
+			if !attach || of.Config.Restart.Lasting() {
+				c.sayWhatLogoutEnds(e)
+			}
 			if attach {
 				return c.stream(e, s, stdin, !of.Config.TTY)
 			}
@@ -225,6 +231,14 @@ func (c *call) cmdStart() error {
 		_, err = fmt.Fprintln(c.out, ref)
 		return err
 	})
+}
+
+// sayWhatLogoutEnds says, once, whether a container that is to outlive this command would end when its user has logged out.
+func (c *call) sayWhatLogoutEnds(e *engine.Engine) {
+	if text := e.EndsWithSessions(); text != "" && !c.saidLogout {
+		fmt.Fprintf(c.err, "WARNING: %s\n", visible(text))
+		c.saidLogout = true
+	}
 }
 
 func (c *call) cmdAttach() error {

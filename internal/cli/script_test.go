@@ -17,6 +17,7 @@ import (
 
 	"berth/internal/host"
 	"berth/internal/network"
+	"berth/internal/runtime/cgroup"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -304,11 +305,30 @@ func condition(name string) (bool, error) {
 		return strings.HasPrefix(string(data), "Y"), nil
 	case "whiteoutfiles": // an overlay may have whiteouts that are files, and so be made on another overlay
 		return host.Probe().Kernel.AtLeast(6, 7), nil
+	case "groups": // of all kinds, by whichever driver
+		return allGroups(host.Probe()), nil
+	case "systemd": // as the manager of this user's control groups
+		return len(host.Probe().Groups.Systemd) > 0, nil
 	case "usersystemd": // systemd as a manager of this user's processes
 		_, err := os.Stat(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "systemd/private"))
 		return os.Geteuid() != 0 && os.Getenv("XDG_RUNTIME_DIR") != "" && err == nil, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// allGroups reports whether this user's containers have control groups that can limit all that the scripts limit.
+func allGroups(h host.Facts) bool {
+	choice, err := cgroup.Choose(h, "")
+	if err != nil || choice.Driver == cgroup.None || h.Cgroup != host.CgroupUnified {
+		return err == nil && choice.Driver != cgroup.None
+	}
+	from := h.Groups.ManagerGroup()
+	if choice.Driver == cgroup.FS {
+		from = h.Groups.Base
+	}
+	data, err := os.ReadFile("/sys/fs/cgroup" + from + "/cgroup.controllers")
+	have := strings.Fields(string(data))
+	return err == nil && !slices.ContainsFunc([]string{"cpu", "cpuset", "memory", "pids"}, func(c string) bool { return !slices.Contains(have, c) })
 }
 
 // debianTar is the root file system of a Debian: the one that is named, or the one that `make debian` has made.

@@ -149,6 +149,9 @@ type RestartPolicy struct {
 	Retries int    `json:",omitempty"` // on-failure: how often; 0 is without limit
 }
 
+// Lasting reports whether a container with that policy is to be there for good.
+func (p RestartPolicy) Lasting() bool { return p.Name != "" }
+
 // LogConfig says what becomes of the output. Driver is json-file or none.
 type LogConfig struct {
 	Driver   string `json:",omitempty"`

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -127,6 +128,7 @@ func run(o Options, first life) (err error) {
 	if err := hide(); err != nil {
 		return err
 	}
+	m.outlast()
 	if m.streams, err = newStreams(m); err != nil {
 		return err
 	}
@@ -161,6 +163,17 @@ func hide() error {
 	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 }
 
+// outlast keeps SIGTERM from ending this process before its container. Whoever stops a scope, as systemd does when the host goes down,
+// sends it to both; the container is not started again then.
+func (m *monitor) outlast() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM)
+	go func() {
+		<-signals
+		m.haltOnce.Do(func() { close(m.halt) })
+	}()
+}
+
 // live is the container's life: start, end, and again if its policy says so.
 func (m *monitor) live(next life) error {
 	record, err := m.Store.Record(m.c.ID)
@@ -170,7 +183,7 @@ func (m *monitor) live(next life) error {
 	pause := restartPause{}
 	var exit Ended
 	halted := func() error {
-		record.Status, record.Stopped = state.Exited, true
+		record.Status, record.Stopped = state.Exited, m.stopped()
 		return m.finish(record, exit)
 	}
 	for {
