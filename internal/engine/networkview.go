@@ -65,10 +65,8 @@ func (e *Engine) InspectNetwork(ref string) (NetworkView, error) {
 	if err != nil {
 		return NetworkView{}, err
 	}
-	if e.Host().Privileged() {
-		if n, err = e.Networks().Settle(n); err != nil {
-			return NetworkView{}, err
-		}
+	if n, err = e.Networks().Settle(n); err != nil {
+		return NetworkView{}, err
 	}
 	held, err := e.Networks().Endpoints(n.Name)
 	if err != nil {

@@ -57,11 +57,11 @@ func byHand(h host.Facts, passedOver string) Choice {
 	switch {
 	case h.Cgroup == host.CgroupNone || h.Cgroup == "":
 		return Choice{None, "no control groups are mounted"}
-	case h.Cgroup == host.CgroupV1 && h.Privileged():
+	case h.Cgroup == host.CgroupV1 && h.Root():
 		return Choice{FS, passedOver}
 	case h.Cgroup == host.CgroupV1:
 		return Choice{None, "version 1 of control groups cannot be delegated to a user"}
-	case h.Groups.Top(), h.Privileged() && h.Groups.OuterUID == 0:
+	case h.Groups.Top(), h.Root() && h.Groups.OuterUID == 0:
 		return Choice{FS, passedOver}
 	case h.Groups.Base != "":
 		return Choice{FS, passedOver + "; delegated to this user is " + h.Groups.Base}

@@ -18,7 +18,7 @@ import (
 func createTestGroup(t *testing.T, r *specs.LinuxResources) *Group {
 	t.Helper()
 	h := host.Probe()
-	if !h.Privileged() || h.Cgroup == host.CgroupNone {
+	if !h.Root() || h.Cgroup == host.CgroupNone {
 		t.Skip("needs root and a cgroup file system")
 	}
 	g, err := Create(h, "/berth-test-"+t.Name(), r)
@@ -92,7 +92,7 @@ func TestGroupIsEnteredLimitedFrozenAndRemoved(t *testing.T) {
 
 func TestFailedCreateLeavesNothing(t *testing.T) {
 	h := host.Probe()
-	if !h.Privileged() || h.Cgroup == host.CgroupNone {
+	if !h.Root() || h.Cgroup == host.CgroupNone {
 		t.Skip("needs root and a cgroup file system")
 	}
 	const path = "/berth-test-failed"

@@ -68,10 +68,9 @@ func (h *Home) hold(ns *os.File) {
 
 // Networks are the networks of an instance, in the host's network namespace or at home.
 func Networks(data, run string, home *Home) network.Store {
-	s := network.Store{Data: data, Run: run}
+	s := network.Store{Data: data, Run: run, Reserved: []netip.Prefix{uplinkAddresses.ipv4.Guest.Masked(), uplinkAddresses.ipv6.Guest.Masked()}}
 	if home != nil {
 		s.Home, s.Uplink = home.Namespace, UplinkName
-		s.Reserved = []netip.Prefix{uplinkAddresses.ipv4.Guest.Masked(), uplinkAddresses.ipv6.Guest.Masked()}
 	}
 	return s
 }
