@@ -309,6 +309,11 @@ func condition(name string) (bool, error) {
 		return allGroups(host.Probe()), nil
 	case "systemd": // as the manager of this user's control groups
 		return len(host.Probe().Groups.Systemd) > 0, nil
+	case "userssh": // root may log "user" in, on a host with systemd
+		if _, err := exec.LookPath("loginctl"); err != nil || os.Geteuid() != 0 {
+			return false, nil
+		}
+		return exec.Command("nsenter", "-t1", "-n", "ssh", "-o", "BatchMode=yes", "user@localhost", "true").Run() == nil, nil
 	case "usersystemd": // systemd as a manager of this user's processes
 		_, err := os.Stat(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "systemd/private"))
 		return os.Geteuid() != 0 && os.Getenv("XDG_RUNTIME_DIR") != "" && err == nil, nil

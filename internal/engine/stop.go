@@ -157,7 +157,15 @@ func (e *Engine) endOnPurpose(c *state.Container) (*Session, error) {
 		if e.Containers.Monitored(c.ID) {
 			return nil, err
 		}
-		return nil, nil
+		// The monitor has gone, because the container has ended, or because somebody has killed it: its successor knows.
+		status, _, err := e.Status(c)
+		if errdef.Is(err, errdef.NotFound) || err == nil && status != state.Running && status != state.Paused && status != state.Restarting {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return e.endOnPurpose(c)
 	}
 	if halt, err := monitor.Dial(e.Containers.RunDir(c.ID)); err == nil {
 		_ = halt.Send(monitor.FrameHalt, nil)

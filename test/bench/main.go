@@ -1,6 +1,7 @@
 // Command bench runs berth beside its peers, in alternation in one run, and prints medians, minima and ratios. It judges
 // nothing, and is no test: `make bench` on a quiet machine, as root, with crun, runc, podman, conmon, bubblewrap, docker-registry
-// and skopeo's relatives installed; what is not installed is left out, and said.
+// and skopeo's relatives installed; what is not installed is left out, and said. The part "drivers" compares berth with itself, on a host
+// with systemd: `make bench BENCH=drivers`.
 package main
 
 import (
@@ -54,6 +55,9 @@ func main() {
 func start() error {
 	if os.Geteuid() != 0 {
 		return errors.New("run it as root: the peers need it")
+	}
+	if slices.Equal(flag.Args(), []string{driversPart}) {
+		return drivers()
 	}
 	for _, name := range flag.Args() {
 		if !slices.ContainsFunc(sections, func(s section) bool { return s.name == name }) {

@@ -149,7 +149,7 @@ func (in *instance) processes() []int {
 func (in *instance) groups() (dirs []string) {
 	for id := range in.ids {
 		for _, pattern := range []string{"/sys/fs/cgroup/berth-", "/sys/fs/cgroup/*/berth-"} {
-			found, _ := filepath.Glob(pattern + id)
+			found, _ := filepath.Glob(pattern + id + "*") // also .scope
 			dirs = append(dirs, found...)
 		}
 	}
