@@ -116,7 +116,7 @@ func startScope(h host.Facts, name string, in ScopeInput) error {
 	}
 	defer conn.Close()
 	scope := systemd.Scope{
-		Name: name, Description: in.Description, Slice: Slice(h), PIDs: []uint32{uint32(os.Getpid())}, StopTimeout: in.StopTimeout,
+		Name: name, Description: in.Description, Slice: Slice(h), PIDs: []uint32{systemd.Self}, StopTimeout: in.StopTimeout,
 		Properties: Properties(in.Resources),
 	}
 	pause := time.Millisecond
@@ -171,7 +171,7 @@ func Rejoin(h host.Facts, group string) error {
 		return err
 	}
 	defer conn.Close()
-	return conn.Attach(path.Base(scope), supervisorGroup, os.Getpid())
+	return conn.Attach(path.Base(scope), supervisorGroup, systemd.Self)
 }
 
 // ioWeight converts version 1's weight of 10 to 1000 to one of 1 to 10000.

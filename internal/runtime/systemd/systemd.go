@@ -22,7 +22,7 @@ import (
 // Scope is a scope that is to be.
 type Scope struct {
 	Name, Description, Slice string
-	// PIDs are the processes that are moved into it: at least one, for systemd has no scope without (scope_verify).
+	// PIDs are the processes that are moved into it: at least one, for systemd has no scope without (scope_verify). Self is the one that asks.
 	PIDs []uint32
 	// StopTimeout is how long its processes may take to end when it is stopped: when the host goes down, for example.
 	StopTimeout time.Duration
@@ -35,6 +35,9 @@ type Property struct {
 	Name  string
 	Value any
 }
+
+// Self stands for the process that has made the connection, whatever its number is where systemd is: that may be in another pid namespace.
+const Self = 0
 
 // properties are what systemd is told of a scope. Its own limit of tasks, which it gives to every unit (DefaultTasksMax=), is
 // lifted. Delegate= leaves the groups below it to us; CollectMode= has it forgotten also when it has failed.
@@ -177,12 +180,12 @@ func (c *Conn) ResetFailed(unit string) error {
 	return err
 }
 
-// Attach moves a process into a group below that of a unit. systemd does that also where we may not (since version 238).
-func (c *Conn) Attach(unit, subgroup string, pid int) error {
+// Attach moves a process, or Self, into a group below that of a unit. systemd does that also where we may not (since version 238).
+func (c *Conn) Attach(unit, subgroup string, pid uint32) error {
 	m := manager("AttachProcessesToUnit", "ssau")
 	m.body.string(unit)
 	m.body.string(subgroup)
-	m.body.array(4, func() { m.body.uint32(uint32(pid)) })
+	m.body.array(4, func() { m.body.uint32(pid) })
 	_, err := c.call(m)
 	return err
 }

@@ -63,7 +63,7 @@ func TestScopeIsMadeJoinedAndStopped(t *testing.T) {
 		if err := os.Mkdir(filepath.Join("/sys/fs/cgroup", group, "below"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Attach(name, "/below", sleep.Process.Pid); err != nil {
+		if err := c.Attach(name, "/below", uint32(sleep.Process.Pid)); err != nil {
 			t.Errorf("%s: %v", socket.Path, err)
 		}
 		if got := groupOf(t, sleep.Process.Pid); got != group+"/below" {
