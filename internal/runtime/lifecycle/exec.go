@@ -59,12 +59,12 @@ func Exec(in ExecInput) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	entrance, err := enter(in.Cgroup)
+	inputs := descriptors(in.Stdin, in.Stdout, in.Stderr)
+	entrance, err := enter(in.Cgroup, inputs)
 	if err != nil {
 		return nil, err
 	}
 	defer entrance.Close()
-	inputs := descriptors(entrance, in.Stdin, in.Stdout, in.Stderr)
 	inputs[plan.InTarget] = in.Target
 	p, err := plan.CompileExec(plan.ExecInput{
 		Process: in.Process, Host: in.Host, Namespaces: in.Namespaces, Filter: filter, FilterFlags: filterFlags,

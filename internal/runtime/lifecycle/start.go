@@ -122,41 +122,64 @@ func Prepare(in Input, await bool) (_ *Pending, err error) {
 	if _, ours := ownNetwork(in.Spec); ours && p.network == nil {
 		p.network, p.closeNetwork = MakeNetwork(), true
 	}
+	tasks, err := tasksOf(in)
+	if err != nil {
+		return nil, err
+	}
+	if p.program, err = compile(in, tasks, await); err != nil {
+		return nil, err
+	}
+	p.inputs = descriptors(in.Stdin, in.Stdout, in.Stderr)
+	if err := p.openInputs(await); err != nil {
+		return nil, err
+	}
+	// The group comes last: systemd may be at work still on the scope that it is in.
 	if p.group, err = createGroup(in); err != nil {
 		return nil, err
 	}
-	if p.entrance, err = enter(p.group); err != nil {
+	if p.entrance, err = enter(p.group, p.inputs); err != nil {
 		return nil, err
 	}
-	if p.program, err = compile(in, len(p.entrance.Files), await); err != nil {
-		return nil, err
-	}
-	p.inputs = descriptors(p.entrance, in.Stdin, in.Stdout, in.Stderr)
+	return p, nil
+}
+
+// openInputs makes what the program needs besides standard streams and the control group.
+func (p *Pending) openInputs(await bool) (err error) {
 	if p.program.Has(plan.InNetwork) {
 		ns, err := p.network.Wait()
 		if err != nil {
-			return nil, errdef.As(errdef.Unsupported, fmt.Errorf("cannot make the network namespace of the container: %w", err))
+			return errdef.As(errdef.Unsupported, fmt.Errorf("cannot make the network namespace of the container: %w", err))
 		}
 		p.inputs[plan.InNetwork] = int(ns.Fd())
 	}
-	if in.Spec.Process.Terminal {
+	if p.in.Spec.Process.Terminal {
 		var theirs *os.File
 		if p.console, theirs, err = socketPair(); err != nil {
-			return nil, err
+			return err
 		}
 		p.give(plan.InConsole, theirs)
 	}
 	if p.program.Has(plan.InMaps) {
 		if p.toMaps, err = p.word(plan.InMaps, plan.InMapsEnd); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if await {
-		if p.toStart, err = p.word(plan.InGo, plan.InGoEnd); err != nil {
-			return nil, err
-		}
+		p.toStart, err = p.word(plan.InGo, plan.InGoEnd)
 	}
-	return p, nil
+	return err
+}
+
+// tasksOf is how many hierarchies of control groups the process will enter by itself.
+func tasksOf(in Input) (int, error) {
+	if in.Driver != cgroup.Systemd && in.Driver != cgroup.FS {
+		return 0, nil
+	}
+	g, err := cgroup.Open(in.Host, in.Spec.Linux.CgroupsPath)
+	if err != nil {
+		return 0, err
+	}
+	return g.Tasks(), nil
 }
 
 // createGroup makes the control group, or returns nil where there is none.
@@ -377,20 +400,21 @@ func (b *Born) Release() (left int, err error) {
 	return b.child.Left, err
 }
 
-// enter opens the way into a group; nil is the caller's own, in which a child is anyway.
-func enter(g *cgroup.Group) (cgroup.Entrance, error) {
+// enter opens the way into a group, as inputs of a program; nil is the caller's own, in which a child is anyway.
+func enter(g *cgroup.Group, inputs map[string]int) (cgroup.Entrance, error) {
 	if g == nil {
 		return cgroup.Entrance{}, nil
 	}
-	return g.Enter()
-}
-
-// descriptors are the inputs that every program has.
-func descriptors(e cgroup.Entrance, stdio ...*os.File) map[string]int {
-	inputs := map[string]int{}
+	e, err := g.Enter()
 	for i, f := range e.Files {
 		inputs[plan.InCgroup(i)] = int(f.Fd())
 	}
+	return e, err
+}
+
+// descriptors are the standard streams as inputs.
+func descriptors(stdio ...*os.File) map[string]int {
+	inputs := map[string]int{}
 	for i, name := range []string{plan.InStdin, plan.InStdout, plan.InStderr} {
 		if stdio[i] != nil {
 			inputs[name] = int(stdio[i].Fd())
