@@ -266,7 +266,7 @@ func (e *Engine) freeze(c *state.Container, frozen bool) error {
 		return err
 	}
 	if p.Cgroup == "" {
-		return errdef.Hint(errdef.New(errdef.Unsupported, "cannot pause container %s: it has no control group", c.Name), "run it as root")
+		return errdef.Hint(errdef.New(errdef.Unsupported, "cannot pause container %s: it has no control group", c.Name), "`berth info` says why; start it again where there are some")
 	}
 	g, err := cgroup.Open(e.Host(), p.Cgroup)
 	if err != nil {

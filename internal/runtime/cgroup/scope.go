@@ -68,7 +68,7 @@ func enterScope(h host.Facts, in ScopeInput) (string, error) {
 	}
 	if err := startScope(h, name, in); err != nil {
 		err = fmt.Errorf("cannot have systemd make the scope %s: %w", name, err)
-		return "", errdef.Hint(errdef.As(errdef.Unavailable, err), "see `journalctl -u %s`; --cgroup-manager %s does without systemd", name, FS)
+		return "", errdef.Hint(errdef.As(errdef.Unavailable, err), "see why: systemctl status; --cgroup-manager %s does without systemd", FS)
 	}
 	scope := scopeAround(name)
 	if scope == "" {

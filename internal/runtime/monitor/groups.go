@@ -3,6 +3,7 @@ package monitor
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"berth/internal/container"
@@ -62,7 +63,13 @@ func (m *monitor) group() *cgroup.Group {
 func (m *monitor) clear() error {
 	var errs error
 	h := m.Host()
-	for _, path := range cgroup.PathsOf(h, m.c.ID) {
+	paths := cgroup.PathsOf(h, m.c.ID)
+	m.mu.Lock()
+	if p := m.process.Cgroup; p != "" && !slices.Contains(paths, p) {
+		paths = append(paths, p) // delegated to whoever has started it, and not to us
+	}
+	m.mu.Unlock()
+	for _, path := range paths {
 		if g, err := cgroup.Open(h, path); err == nil {
 			errs = errors.Join(errs, g.Remove())
 		}

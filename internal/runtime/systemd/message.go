@@ -32,7 +32,7 @@ type message struct {
 	order       binary.ByteOrder
 }
 
-var errMalformed = errors.New("the message is malformed")
+var errMalformed = errors.New("a message of systemd is malformed")
 
 // size is how long the message is that begins with that fixed header.
 func size(header []byte) (int, error) {

@@ -9,6 +9,11 @@ import (
 
 // sample is a message whose fields are of every type that there is.
 func sample(kind byte, member, errorName, signature string, body func(w *writer)) []byte {
+	return sampleFor(77, kind, member, errorName, signature, body)
+}
+
+// sampleFor is a sample that answers the call of that number.
+func sampleFor(serial uint32, kind byte, member, errorName, signature string, body func(w *writer)) []byte {
 	w := &writer{data: []byte{'l', kind, 0, 1}}
 	b := &writer{}
 	body(b)
@@ -32,7 +37,7 @@ func sample(kind byte, member, errorName, signature string, body func(w *writer)
 		w.align(8)
 		w.data = append(w.data, fieldReplySerial)
 		w.signature("u")
-		w.uint32(77)
+		w.uint32(serial)
 	})
 	w.align(8)
 	return append(w.data, b.data...)

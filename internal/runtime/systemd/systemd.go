@@ -69,7 +69,7 @@ func (e *Error) Error() string {
 	return "systemd: " + e.Text
 }
 
-// timeout bounds what is waited for: moving a process takes milliseconds.
+// timeout bounds each call, and the job that it begins: moving a process takes milliseconds.
 const timeout = 30 * time.Second
 
 // Conn is a connection to a systemd. It is used by one goroutine at a time.
@@ -98,7 +98,7 @@ func Dial(sockets []host.Socket) (*Conn, error) {
 			errs = errors.Join(errs, err)
 			continue
 		}
-		c := &Conn{fd: fd, until: time.Now().Add(timeout)}
+		c := &Conn{fd: fd}
 		c.unsent = []byte("\x00AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")
 		if s.Bus {
 			c.greet()
@@ -123,7 +123,11 @@ func connect(path string) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	wait := unix.NsecToTimeval(timeout.Nanoseconds()) // of connect, too, where nobody accepts
+	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait); err == nil {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	}
+	if err != nil {
 		_ = unix.Close(fd)
 		return -1, &os.PathError{Op: "connect", Path: path, Err: err}
 	}
@@ -238,6 +242,7 @@ func (c *Conn) queue(m call) uint32 {
 
 // call calls a method and returns the answer.
 func (c *Conn) call(m call) (message, error) {
+	c.until = time.Now().Add(timeout)
 	serial := c.queue(m)
 	if err := c.flush(); err != nil {
 		return message{}, err
