@@ -9,6 +9,7 @@ import (
 	"berth/internal/container"
 	"berth/internal/host"
 	"berth/internal/ident"
+	"berth/internal/network/dns"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
@@ -40,6 +41,9 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 			return err
 		}
 	}
+	if err := e.explainNetworks(w, c); err != nil {
+		return err
+	}
 	if _, err := fmt.Fprintf(w, "# container %s of image %s: what the child does from clone to execve\n", c.ID[:12], c.Image.Name); err != nil {
 		return err
 	}
@@ -55,6 +59,44 @@ func explainNamespace(w io.Writer, c container.Config) error {
 	}
 	_, err := fmt.Fprintf(w, "# the parent opens the network namespace of container %s, if its process is still the one that it was\n"+
 		"      pidfd_open(PID)\n      open(\"/proc/PID/ns/net\", O_RDONLY|O_CLOEXEC)\n      pidfd_send_signal(pidfd, 0)\n", ident.Short(id))
+	return err
+}
+
+// explainNetworks prints what the parent and the monitor do about the container's networks.
+func (e *Engine) explainNetworks(w io.Writer, c *state.Container) error {
+	places, err := monitor.Places(e.Networks(), c)
+	if err != nil {
+		return err
+	}
+	said := map[string]bool{} // what one network has needed, the next one finds
+	for _, p := range places {
+		steps, err := e.Networks().Explain(p.Network.Name, p.Request, p.Ports)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "# the parent connects the container to the network %s  <- --network %s\n", p.Network.Name, p.Network.Name); err != nil {
+			return err
+		}
+		for _, s := range steps {
+			if said[s.Do] {
+				continue
+			}
+			said[s.Do] = true
+			origin := ""
+			if s.Port {
+				origin = "  <- -p"
+			}
+			if _, err := fmt.Fprintf(w, "      %s  # %s%s\n", s.Do, s.Why, origin); err != nil {
+				return err
+			}
+		}
+	}
+	if !monitor.Named(c.Config) {
+		return nil
+	}
+	_, err = fmt.Fprintf(w, "# names of the networks are answered in the container's namespace\n"+
+		"      bind(%s, UDP and TCP, any port)  # the monitor answers there\n"+
+		"      nft add table inet berth, in the container's namespace: %[1]s:53 leads there  # port 53 stays the container's own\n", dns.Address())
 	return err
 }
 

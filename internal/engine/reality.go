@@ -13,8 +13,10 @@ import (
 	"berth/internal/host"
 	"berth/internal/ident"
 	"berth/internal/network"
+	"berth/internal/network/dns"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
+	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/plan"
 	"berth/internal/state"
 
@@ -64,6 +66,9 @@ func (e *Engine) ExplainRunning(c *state.Container) ([]Fact, error) {
 		return nil, err
 	}
 	r.interfaces(held)
+	if err := e.endpoints(r, owner, held); err != nil {
+		return nil, err
+	}
 	// Between the first file and the last the process may have ended, and its number be somebody else's.
 	if fd := p.Open(); fd >= 0 {
 		_ = unix.Close(fd)
@@ -390,6 +395,41 @@ func (r *reality) cgroups(p state.Process) {
 		}
 		r.facts = append(r.facts, Fact{"cpu quota and period", planned, kernel, "--cpus"})
 	}
+}
+
+// endpoints compares what the container holds of its networks with what the kernel does, and where its queries for names go.
+func (e *Engine) endpoints(r *reality, owner *state.Container, held []network.Endpoint) error {
+	ns, err := os.Open(r.dir + "/ns/net")
+	if err != nil {
+		return nil //nolint:nilerr // it has ended; the caller finds that out
+	}
+	defer ns.Close()
+	for _, h := range held {
+		found, err := e.Networks().Compare(h, ns)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			origin := "--network " + h.Network
+			if f.Port {
+				origin = "-p"
+			}
+			r.facts = append(r.facts, Fact{f.What, f.Record, f.Kernel, origin})
+		}
+	}
+	if !monitor.Named(owner.Config) || len(held) == 0 {
+		return nil
+	}
+	port, err := network.ResolverPort(ns)
+	if err != nil {
+		return err
+	}
+	kernel := "is led nowhere"
+	if port != 0 {
+		kernel = "is led to the monitor"
+	}
+	r.add("port 53 of "+dns.Address().String(), "is led to the monitor", kernel, "network")
+	return nil
 }
 
 // interfaces compares the network's interfaces, for a network of the container's own, with those that its endpoints have.

@@ -195,7 +195,7 @@ func (s Store) plan(n Network, r Request, inside *netlink.Conn) (Endpoint, error
 	var chance [10]byte
 	_, _ = rand.Read(chance[:]) // never fails (crypto/rand, Go 1.24)
 	if n.Driver == DriverBridge {
-		e.HostLink = hostLinkPrefix + hex.EncodeToString(chance[:5])
+		e.HostLink = hostLinkPrefix + hex.EncodeToString(chance[:hostLinkDigits/2])
 	}
 	switch {
 	case r.RandomMAC:
@@ -207,8 +207,11 @@ func (s Store) plan(n Network, r Request, inside *netlink.Conn) (Endpoint, error
 	return e, nil
 }
 
-// hostLinkPrefix begins the name of a container's interface on the host.
-const hostLinkPrefix = "veth"
+// The name of a container's interface on the host: the prefix, and hexadecimal digits.
+const (
+	hostLinkPrefix = "veth"
+	hostLinkDigits = 10
+)
 
 func freeInterface(inside *netlink.Conn) (string, error) {
 	links, err := inside.Links()
@@ -232,16 +235,21 @@ type way struct {
 	mode     string
 }
 
-// link makes the interface in the container.
-func (w way) link(host *netlink.Conn, e Endpoint, ns *os.File) error {
+// requests make the interface in the container; without a namespace they are only to be shown.
+func (w way) requests(e Endpoint, ns *os.File) []netlink.Request {
 	if w.driver == DriverMacvlan {
-		return host.Do(netlink.CreateMacvlan(netlink.Macvlan{Name: e.Interface, Parent: w.index, Mode: w.mode, MAC: e.MAC, MTU: w.mtu, Namespace: ns}))
+		return []netlink.Request{netlink.CreateMacvlan(netlink.Macvlan{Name: e.Interface, Parent: w.index, Mode: w.mode, MAC: e.MAC, MTU: w.mtu, Namespace: ns})}
 	}
-	err := host.Do(
+	return []netlink.Request{
 		netlink.CreateVeth(netlink.Veth{Name: e.HostLink, Master: w.index, MTU: w.mtu, PeerName: e.Interface, PeerMAC: e.MAC, PeerNamespace: ns}),
 		// Hairpin: a container reaches itself by a port that it publishes.
 		netlink.SetPort(e.HostLink, true, w.isolated),
-	)
+	}
+}
+
+// link makes the interface in the container.
+func (w way) link(host *netlink.Conn, e Endpoint, ns *os.File) error {
+	err := host.Do(w.requests(e, ns)...)
 	if errors.Is(err, unix.EXFULL) {
 		return errdef.New(errdef.NoSpace, "the network %s is full: a bridge of Linux has at most 1023 ports: %w", e.Network, err)
 	}
@@ -254,16 +262,21 @@ func configure(inside *netlink.Conn, e Endpoint) error {
 	if err != nil {
 		return err
 	}
+	return inside.Do(configuration(e, l.Index)...)
+}
+
+// configuration are the requests that give an endpoint's interface, which has that index, what it should have.
+func configuration(e Endpoint, index int) []netlink.Request {
 	requests := []netlink.Request{netlink.SetUp("lo"), netlink.SetUp(e.Interface)}
 	for _, p := range e.Addresses {
-		requests = append(requests, netlink.AddAddress(l.Index, p))
+		requests = append(requests, netlink.AddAddress(index, p))
 	}
 	if e.DefaultRoute {
 		for _, gateway := range e.Gateways {
-			requests = append(requests, netlink.AddRoute(netlink.Route{To: defaultTo(gateway), Gateway: gateway, Index: l.Index}))
+			requests = append(requests, netlink.AddRoute(netlink.Route{To: defaultTo(gateway), Gateway: gateway, Index: index}))
 		}
 	}
-	return inside.Do(requests...)
+	return requests
 }
 
 // defaultTo is the destination of a default route of the address's family.
@@ -380,11 +393,19 @@ func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) error
 	if len(elements) == 0 {
 		return nil
 	}
-	if err := s.atHome(func() error { return localnet(n, ports) }); err != nil {
+	err := s.atHome(func() error {
+		for _, own := range localnet(n, ports) {
+			if err := writeSetting(own.path, own.value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	t := nft.Table{Name: s.TableName()}
-	err := k.nft.Commit(adding(t, elements)...)
+	err = k.nft.Commit(adding(t, elements)...)
 	if errors.Is(err, unix.EEXIST) {
 		if err := s.held(e, ports); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"berth/internal/disk"
@@ -85,26 +86,35 @@ func (s Store) makeBridge(k kernel, n *Network, o options) ([]Change, error) {
 		return nil, err
 	}
 	name := n.BridgeName()
-	if err := k.host.Do(netlink.CreateBridge(name, macOf(n.Subnets[0].Gateway), o.mtu).Tolerate(unix.EEXIST)); err != nil {
+	if err := k.host.Do(createBridge(*n, o)); err != nil {
 		return nil, err
 	}
 	bridge, err := k.host.LinkByName(name)
 	if err != nil {
 		return nil, err
 	}
-	changes, err := s.settings(*n, name)
+	changes, err := s.settings(*n)
 	if err != nil {
 		return changes, err
 	}
 	if err := s.repair(k); err != nil {
 		return changes, err
 	}
+	return changes, k.host.Do(completeBridge(*n, bridge.Index)...)
+}
+
+func createBridge(n Network, o options) netlink.Request {
+	return netlink.CreateBridge(n.BridgeName(), macOf(n.Subnets[0].Gateway), o.mtu).Tolerate(unix.EEXIST)
+}
+
+// completeBridge are the requests that give the network's bridge, which has that index, its addresses, and set it up.
+func completeBridge(n Network, index int) []netlink.Request {
 	var requests []netlink.Request
 	for _, subnet := range n.Subnets {
 		address := netip.PrefixFrom(subnet.Gateway, subnet.Prefix.Bits())
-		requests = append(requests, netlink.AddAddress(bridge.Index, address).Tolerate(unix.EEXIST))
+		requests = append(requests, netlink.AddAddress(index, address).Tolerate(unix.EEXIST))
 	}
-	return changes, k.host.Do(append(requests, netlink.SetUp(name))...)
+	return append(requests, netlink.SetUp(n.BridgeName()))
 }
 
 // Settle chooses the subnets of the network "bridge" before it is first used, and makes nothing in the kernel. Other networks have
@@ -128,29 +138,30 @@ func (s Store) Settle(n Network) (Network, error) {
 // settleSubnets makes sure that the subnets of a network whose bridge is about to be made are nobody else's. Those of the network
 // "bridge" are chosen here, and again if the host has come to use them since.
 func (s Store) settleSubnets(n *Network) error {
-	others, err := s.List()
-	if err != nil {
-		return err
-	}
-	chosen := *n
-	if n.Name == NameBridge && len(n.Subnets) > 0 {
-		if _, err := s.chooseSubnets(*n, others, nil); err == nil {
-			return nil
-		}
-		if endpoints, err := s.Endpoints(n.Name); err != nil || len(endpoints) > 0 {
-			return errors.Join(err, errdef.New(errdef.Conflict, "the subnets of the network %s are used by this host, too", n.Name))
-		}
-		chosen.Subnets = nil
-	}
-	chosen, err = s.chooseSubnets(chosen, others, append([]pool{bridgePool}, pools...))
-	if err != nil {
-		return err
-	}
-	if n.Name == NameBridge {
+	chosen, err := s.settledSubnets(*n)
+	if err == nil && n.Name == NameBridge && !slices.Equal(chosen.Subnets, n.Subnets) {
 		err = s.write(chosen)
 	}
 	*n = chosen
 	return err
+}
+
+// settledSubnets is the network with the subnets that settleSubnets would give it.
+func (s Store) settledSubnets(n Network) (Network, error) {
+	others, err := s.List()
+	if err != nil {
+		return n, err
+	}
+	if n.Name == NameBridge && len(n.Subnets) > 0 {
+		if _, err := s.chooseSubnets(n, others, nil); err == nil {
+			return n, nil
+		}
+		if endpoints, err := s.Endpoints(n.Name); err != nil || len(endpoints) > 0 {
+			return n, errors.Join(err, errdef.New(errdef.Conflict, "the subnets of the network %s are used by this host, too", n.Name))
+		}
+		n.Subnets = nil
+	}
+	return s.chooseSubnets(n, others, append([]pool{bridgePool}, pools...))
 }
 
 // ensureRules makes the table unless it is there and whole.

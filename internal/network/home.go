@@ -34,9 +34,9 @@ func (s Store) openRules() (c nft.Conn, err error) {
 }
 
 // settings makes the kernel do what a network needs.
-func (s Store) settings(n Network, bridge string) (changes []Change, err error) {
+func (s Store) settings(n Network) (changes []Change, err error) {
 	err = s.atHome(func() error {
-		changes, err = s.hostSettings(n, bridge)
+		changes, err = s.hostSettings(n)
 		return err
 	})
 	return changes, err

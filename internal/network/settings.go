@@ -48,17 +48,20 @@ func (s Store) Changes() ([]Change, error) {
 	return all, nil
 }
 
+// setting is a setting of the kernel, a file below /proc/sys, as a network needs it.
+type setting struct{ path, value, why string }
+
 // change writes a setting if it has another value, and writes down before what it was: of one that was changed before, what it was
 // at first. changed is false if it had the value. The caller holds the lock.
-func (s Store) change(path, value, why string) (c Change, changed bool, err error) {
-	old, err := readSetting(path)
-	if err != nil || old == value {
+func (s Store) change(to setting) (c Change, changed bool, err error) {
+	old, err := readSetting(to.path)
+	if err != nil || old == to.value {
 		return c, false, err
 	}
 	if s.Home != nil { // where nothing but berth's own is: nobody else's business
-		return c, false, writeSetting(path, value)
+		return c, false, writeSetting(to.path, to.value)
 	}
-	c = Change{Name: sysctlName(path), Old: old, New: value, Why: why}
+	c = Change{Name: sysctlName(to.path), Old: old, New: to.value, Why: to.why}
 	all, err := s.Changes()
 	if err != nil {
 		return c, false, err
@@ -72,8 +75,8 @@ func (s Store) change(path, value, why string) (c Change, changed bool, err erro
 			return c, false, err
 		}
 	}
-	if err := writeSetting(path, value); err != nil {
-		return c, false, errdef.Hint(err, "sysctl -w %s=%s, as the host's root", c.Name, value)
+	if err := writeSetting(to.path, to.value); err != nil {
+		return c, false, errdef.Hint(err, "sysctl -w %s=%s, as the host's root", c.Name, to.value)
 	}
 	return c, true, nil
 }
@@ -81,69 +84,83 @@ func (s Store) change(path, value, why string) (c Change, changed bool, err erro
 // forwards is what forwarding is for, and what else it does.
 const forwards = "containers reach other hosts through this one, which forwards between its other interfaces, too"
 
-// hostSettings are what the kernel must do for a network: not listen to routers on its bridge, and forward, unless nothing leaves
-// the network. What is changed beyond the bridge is returned.
-func (s Store) hostSettings(n Network, bridge string) (changes []Change, err error) {
-	_, ipv6 := n.subnet(false)
-	own := map[string]string{"accept_ra": "0", "disable_ipv6": "1"}
-	if ipv6 {
-		own["disable_ipv6"] = "0"
-	}
-	for name, value := range own {
-		err := writeSetting(filepath.Join("/proc/sys/net/ipv6/conf", bridge, name), value)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+// hostSettings makes the kernel do what a network needs. What is changed beyond the bridge is returned.
+func (s Store) hostSettings(n Network) (changes []Change, err error) {
+	for _, own := range bridgeSettings(n) {
+		if err := writeSetting(own.path, own.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
-	if n.Internal {
-		return nil, nil
+	shared, err := sharedSettings(n)
+	if err != nil {
+		return nil, err
 	}
-	set := func(path, value, why string) error {
-		c, changed, err := s.change(path, value, why)
+	for _, to := range shared {
+		c, changed, err := s.change(to)
+		if err != nil {
+			return changes, err
+		}
 		if changed {
 			changes = append(changes, c)
 		}
-		return err
 	}
-	if err := set("/proc/sys/net/ipv4/ip_forward", "1", forwards); err != nil || !ipv6 {
-		return changes, err
-	}
-	return changes, forwardIPv6(set)
+	return changes, nil
 }
 
-// forwardIPv6 turns forwarding on. A host that forwards no longer learns its own routes from routers, unless accept_ra is 2
-// (Documentation/networking/ip-sysctl.rst): interfaces that do learn them must go on, or the host loses its network.
-func forwardIPv6(set func(path, value, why string) error) error {
+// bridgeSettings are those of a network's bridge. A kernel without IPv6 has none of them.
+func bridgeSettings(n Network) []setting {
+	disable := setting{"disable_ipv6", "1", "the network has no IPv6"}
+	if _, ipv6 := n.subnet(false); ipv6 {
+		disable = setting{"disable_ipv6", "0", "the network has IPv6"}
+	}
+	all := []setting{{"accept_ra", "0", "the host believes no router that a container claims to be"}, disable}
+	for i := range all {
+		all[i].path = filepath.Join("/proc/sys/net/ipv6/conf", n.BridgeName(), all[i].path)
+	}
+	return all
+}
+
+// sharedSettings are those of the host: it forwards, unless nothing leaves the network. One that forwards no longer learns its own
+// routes from routers, unless accept_ra is 2 (Documentation/networking/ip-sysctl.rst): interfaces that do learn them must go on, or
+// the host loses its network.
+func sharedSettings(n Network) (all []setting, err error) {
+	if n.Internal {
+		return nil, nil
+	}
+	all = []setting{{"/proc/sys/net/ipv4/ip_forward", "1", forwards}}
+	if _, ipv6 := n.subnet(false); !ipv6 {
+		return all, nil
+	}
 	const conf = "/proc/sys/net/ipv6/conf"
 	entries, err := os.ReadDir(conf)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range entries {
 		learns, err := readSetting(filepath.Join(conf, e.Name(), "accept_ra"))
 		forwarding, err2 := readSetting(filepath.Join(conf, e.Name(), "forwarding"))
-		if errors.Join(err, err2) != nil || learns != "1" || forwarding != "0" || e.Name() == "all" || e.Name() == "lo" {
-			continue // of all interfaces at once the kernel does not read accept_ra (ipv6_accept_ra of include/net/ipv6.h)
+		if errors.Join(err, err2) != nil || learns != "1" || forwarding != "0" || hearsNoRouter(e.Name()) {
+			continue
 		}
-		if err := set(filepath.Join(conf, e.Name(), "accept_ra"), "2", "a host that forwards learns its own routes from routers only so"); err != nil {
-			return err
-		}
+		all = append(all, setting{filepath.Join(conf, e.Name(), "accept_ra"), "2", "a host that forwards learns its own routes from routers only so"})
 	}
-	return set(filepath.Join(conf, "all/forwarding"), "1", forwards)
+	return append(all, setting{filepath.Join(conf, "all/forwarding"), "1", forwards}), nil
 }
 
-// localnet lets answers to the host's own 127.0.0.1 come in by the network's bridge, if a port is published there. The rules of the
-// chain "early" keep others out.
-func localnet(n Network, ports []Published) error {
-	if n.Driver != DriverBridge {
+// hearsNoRouter reports whether accept_ra means nothing for an interface: of all at once the kernel does not read it (ipv6_accept_ra of
+// include/net/ipv6.h), and ports of our bridges have no addresses.
+func hearsNoRouter(name string) bool {
+	return name == "all" || name == "lo" || strings.HasPrefix(name, hostLinkPrefix) && len(name) == len(hostLinkPrefix)+hostLinkDigits
+}
+
+// localnet is what lets answers to the host's own 127.0.0.1 come in by the network's bridge, if a port is published there. The rules
+// of the chain "early" keep others out.
+func localnet(n Network, ports []Published) []setting {
+	onLocalhost := func(p Published) bool { return p.HostIP.Is4() && (p.HostIP.IsUnspecified() || p.HostIP.IsLoopback()) }
+	if n.Driver != DriverBridge || !slices.ContainsFunc(ports, onLocalhost) {
 		return nil
 	}
-	for _, p := range ports {
-		if p.HostIP.Is4() && (p.HostIP.IsUnspecified() || p.HostIP.IsLoopback()) {
-			return writeSetting(filepath.Join("/proc/sys/net/ipv4/conf", n.BridgeName(), "route_localnet"), "1")
-		}
-	}
-	return nil
+	return []setting{{filepath.Join("/proc/sys/net/ipv4/conf", n.BridgeName(), "route_localnet"), "1", "the port is reached by 127.0.0.1, and by this host only"}}
 }
 
 func readSetting(path string) (string, error) {

@@ -79,7 +79,7 @@ func resolvConf(c container.Config) (text string, ndots bool, err error) {
 	switch {
 	case c.Network == container.NetworkHost:
 		text, err = etcfiles.ResolvConfOnHost(r)
-	case named(c):
+	case Named(c):
 		return etcfiles.ResolvConfOnNetwork(r, dns.Address())
 	default:
 		if etcfiles.OnlyStub(r.Host) {

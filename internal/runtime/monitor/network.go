@@ -90,18 +90,12 @@ func (c *connection) connect(o Options, ns *os.File, keep bool) (err error) {
 			err = errors.Join(err, store.ReleaseAll(o.Container.ID, network.Ended))
 		}
 	}()
-	routed := false // the first network that leads somewhere is the way out
-	for i, asked := range cfg.Networks {
-		n, err := store.Load(asked.Network)
-		if err != nil {
-			return err
-		}
-		r, err := EndpointRequest(o.Container, asked)
-		if err != nil {
-			return err
-		}
-		r.Interface, r.DefaultRoute = fmt.Sprintf("eth%d", i), !routed && !n.Internal
-		routed = routed || r.DefaultRoute
+	asked, err := Places(store, o.Container)
+	if err != nil {
+		return err
+	}
+	for i, place := range asked {
+		n, r := place.Network, place.Request
 		if i == 0 {
 			r.Ports = c.published
 		}
@@ -122,7 +116,7 @@ func (c *connection) connect(o Options, ns *os.File, keep bool) (err error) {
 	if err := o.linkUp(c); err != nil {
 		return err
 	}
-	if named(cfg) {
+	if Named(cfg) {
 		c.resolver, err = listenForNames(ns)
 	}
 	return err
@@ -137,8 +131,8 @@ func (o Options) tell(changes []network.Change) {
 	}
 }
 
-// named reports whether a container's networks have names: all do but the default bridge.
-func named(c container.Config) bool {
+// Named reports whether a container's networks have names: all do but the default bridge.
+func Named(c container.Config) bool {
 	for _, n := range c.Networks {
 		if n.Network != container.NetworkBridge {
 			return true
@@ -161,6 +155,38 @@ func listenForNames(ns *os.File) (dns.Sockets, error) {
 		return dns.Sockets{}, errors.Join(err, sockets.Close())
 	}
 	return sockets, nil
+}
+
+// Place is what a container that starts has on one network.
+type Place struct {
+	Network network.Network
+	Request network.Request
+	Ports   []network.PortRequest
+}
+
+// Places are what a container that starts has on its networks: published ports on the first, and its way out by the first that leads
+// somewhere.
+func Places(store network.Store, c *state.Container) ([]Place, error) {
+	var all []Place
+	routed := false
+	for i, asked := range c.Config.Networks {
+		n, err := store.Load(asked.Network)
+		if err != nil {
+			return nil, err
+		}
+		r, err := EndpointRequest(c, asked)
+		if err != nil {
+			return nil, err
+		}
+		r.Interface, r.DefaultRoute = fmt.Sprintf("eth%d", i), !routed && !n.Internal
+		routed = routed || r.DefaultRoute
+		p := Place{Network: n, Request: r}
+		if i == 0 {
+			p.Ports = PortRequests(c.Config)
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 // EndpointRequest is what a container asks of one network.
@@ -385,7 +411,7 @@ func (m *monitor) reconnect(pid int) error {
 	if err := m.linkUp(&m.net); err != nil {
 		return err
 	}
-	if !named(cfg) {
+	if !Named(cfg) {
 		return nil
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
@@ -449,7 +475,7 @@ func (m *monitor) changeNetworks() error {
 	}
 	m.watchUplinkLocked()
 	err = m.rewriteHosts()
-	if named(m.c.Config) != named(before) {
+	if Named(m.c.Config) != Named(before) {
 		err = errors.Join(err, m.rewriteResolvConf(before))
 	}
 	return errors.Join(err, m.changeNames(pid))
@@ -493,7 +519,7 @@ func (m *monitor) holdPorts() {
 
 // changeNames makes the container's resolver answer for its networks as they are now; one that has none yet gets one.
 func (m *monitor) changeNames(pid int) error {
-	if m.names == nil && !named(m.c.Config) {
+	if m.names == nil && !Named(m.c.Config) {
 		return nil
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
