@@ -412,6 +412,9 @@ func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) error
 		}
 		err = replaceStale(k, t, elements)
 	}
+	if errors.Is(err, unix.ENOENT) { // somebody has flushed the table just now; it is made with what the records name, these ports too
+		err = s.repair(k)
+	}
 	return errors.Join(err, forgetFlows(k, ports))
 }
 
@@ -545,7 +548,7 @@ func (s Store) SetPorts(network, container string, ports []Published) error {
 	defer k.close()
 	old := e.Ports
 	gone := slices.DeleteFunc(slices.Clone(old), func(p Published) bool { return slices.Contains(ports, p) })
-	// Until all is done the record names the old and the new ones.
+	// Until the old ones are gone the record names them, too.
 	e.Ports = append(gone, ports...)
 	if err := s.record(e); err != nil {
 		return err
@@ -553,9 +556,9 @@ func (s Store) SetPorts(network, container string, ports []Published) error {
 	if err := s.unpublish(k, e, gone); err != nil {
 		return err
 	}
-	if err := s.publish(k, n, e, ports); err != nil {
+	e.Ports = ports
+	if err := s.record(e); err != nil {
 		return err
 	}
-	e.Ports = ports
-	return s.record(e)
+	return s.publish(k, n, e, ports)
 }

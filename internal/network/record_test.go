@@ -320,6 +320,29 @@ func TestAFlushedTableIsMadeAgain(t *testing.T) {
 	}
 }
 
+// firewalld may reload between a look at the table and the elements that go into it.
+func TestATableThatIsFlushedWhileAPortIsPublished(t *testing.T) {
+	inWorld(t, func(w *world) {
+		other := w.start(NameBridge, "other", both("", 8081)...)
+		web := w.start(NameBridge, "web")
+		k, err := connect()
+		w.must(err)
+		defer k.close()
+		flush := func() { w.must(k.nft.Commit(nftTable(w).Delete())) }
+		web.Ports = []Published{{TCP, address("0.0.0.0"), 8080, 80}, {UDP, address("0.0.0.0"), 8080, 80}}
+		w.must(w.s.record(web.Endpoint))
+		flush()
+		w.must(w.s.publish(k, mustLoad(w, NameBridge), web.Endpoint, web.Ports))
+		w.answers(w.other, hostIP, 8080, "web "+otherIP)
+		w.answers(w.other, hostIP, 8081, "other "+otherIP)
+		// Ports that change meanwhile: the old ones do not come back.
+		flush()
+		w.must(w.s.SetPorts(NameBridge, other.Container, []Published{{TCP, address("0.0.0.0"), 8082, 80}}))
+		w.elements(mapAny4, 3)
+		w.silent(w.other, hostIP, 8081)
+	})
+}
+
 func TestTheSubnetOfTheBridgeIsKnownBeforeItIsMade(t *testing.T) {
 	inWorld(t, func(w *world) {
 		before := len(w.links())
