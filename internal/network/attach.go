@@ -126,6 +126,11 @@ func (s Store) Attach(network string, r Request, ns *os.File) (e Endpoint, chang
 	if err := way.link(k.host, e, ns); err != nil {
 		return e, changes, err
 	}
+	defer func() {
+		if err != nil && e.HostLink == "" { // no side of it is here, by which release could take it back
+			err = errors.Join(err, inside.Do(netlink.DeleteLink(e.Interface).Tolerate(unix.ENODEV)))
+		}
+	}()
 	if err := configure(inside, e); err != nil {
 		return e, changes, err
 	}
@@ -247,9 +252,22 @@ func (w way) requests(e Endpoint, ns *os.File) []netlink.Request {
 	}
 }
 
+// oldMACTime is how long, half of it at last, is waited for the interface of a container that has ended to be gone.
+const oldMACTime = time.Second
+
 // link makes the interface in the container.
 func (w way) link(host *netlink.Conn, e Endpoint, ns *os.File) error {
-	err := host.Do(w.requests(e, ns)...)
+	requests := w.requests(e, ns)
+	err := host.Do(requests...)
+	// On one parent an address is in use as long as an interface with it is up, and that of a container that has just ended, like this
+	// one's own before, goes with its namespace (macvlan_open of drivers/net/macvlan.c).
+	for wait := time.Millisecond; w.driver == DriverMacvlan && errors.Is(err, unix.EADDRINUSE) && wait < oldMACTime; wait *= 2 {
+		time.Sleep(wait)
+		err = host.Do(requests...)
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		return errdef.New(errdef.Conflict, "an interface on the parent of the network %s has the address %s already: %w", e.Network, e.MAC, err)
+	}
 	if errors.Is(err, unix.EXFULL) {
 		return errdef.New(errdef.NoSpace, "the network %s is full: a bridge of Linux has at most 1023 ports: %w", e.Network, err)
 	}

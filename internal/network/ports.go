@@ -57,10 +57,11 @@ func (p Protocol) number() uint8 {
 // Docker's range of ports that it chooses itself.
 const ephemeralFirst, ephemeralLast = 32768, 60999
 
-// hostAddresses are the addresses on which a port is published: those of the families that the container has.
+// hostAddresses are the addresses on which a port is published: those of the families that the container has, and none of a network
+// where nothing needs to be published.
 func hostAddresses(n Network, asked netip.Addr) ([]netip.Addr, error) {
 	o, err := n.options()
-	if err != nil {
+	if err != nil || n.Driver == DriverMacvlan { // a container there is on the wire with all its ports
 		return nil, err
 	}
 	_, ipv4 := n.subnet(true)
@@ -101,6 +102,9 @@ func (s Store) Reserve(n Network, name string, wanted []PortRequest) (published 
 		addresses, err := hostAddresses(n, w.HostIP)
 		if err != nil {
 			return published, sockets, err
+		}
+		if len(addresses) == 0 {
+			continue
 		}
 		port, files, err := s.reserveOne(w, addresses)
 		sockets = append(sockets, files...)

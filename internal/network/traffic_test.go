@@ -1,12 +1,18 @@
 package network
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"berth/internal/errdef"
+	"berth/internal/network/netlink"
+
+	"golang.org/x/sys/unix"
 )
 
 // withAndWithoutBridgeFilter runs a test twice: with frames on bridges going through the packet filter, as on hosts that have
@@ -210,6 +216,58 @@ func TestMacvlan(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 		w.must(w.s.Release("wired", "c1", Disconnected))
+	})
+}
+
+// A container that starts again meets the interface that it had, until the kernel has taken it down.
+func TestMacvlanWaitsForItsOwnAddress(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(Network{Name: "wired", Driver: DriverMacvlan, Options: map[string]string{OptionParent: "wire0"}, Subnets: []Subnet{{
+			Prefix: prefix("192.0.2.0/24"), Gateway: address("192.0.2.254"), Range: prefix("192.0.2.128/25"),
+		}}})
+		request := Request{Container: "c1", Name: "c", Interface: "eth0", DefaultRoute: true}
+		before := w.namespace()
+		_, _, err := w.s.Attach("wired", request, before)
+		w.must(err)
+		w.must(w.s.Release("wired", "c1", Ended))
+		// Its namespace is still there.
+		_, _, err = w.s.Attach("wired", request, w.namespace())
+		if !errdef.Is(err, errdef.Conflict) || !errors.Is(err, unix.EADDRINUSE) {
+			t.Errorf("with an interface that stays: %v", err)
+		}
+		w.nothingHeld("wired")
+		old, err := netlink.OpenIn(before, routeProtocol)
+		w.must(err)
+		defer old.Close()
+		time.AfterFunc(30*time.Millisecond, func() { _ = old.Do(netlink.DeleteLink("eth0")) })
+		_, _, err = w.s.Attach("wired", request, w.namespace())
+		w.must(err)
+		w.must(w.s.Release("wired", "c1", Ended))
+	})
+}
+
+// Nothing on the host leads to a macvlan interface that is in the container.
+func TestMacvlanThatCannotBeConfiguredIsTakenBack(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(Network{Name: "wired", Driver: DriverMacvlan, Options: map[string]string{OptionParent: "wire0"}, Subnets: []Subnet{{
+			Prefix: prefix("192.0.2.0/24"), Gateway: address("192.0.2.254"), Range: prefix("192.0.2.128/25"),
+		}}})
+		ns := w.namespace()
+		inside, err := netlink.OpenIn(ns, routeProtocol)
+		w.must(err)
+		defer inside.Close()
+		w.must(inside.Do(netlink.SetUp("lo")))
+		lo, err := inside.LinkByName("lo")
+		w.must(err)
+		w.must(inside.Do(netlink.AddRoute(netlink.Route{To: defaultTo(address("0.0.0.0")), Index: lo.Index})))
+		_, _, err = w.s.Attach("wired", Request{Container: "c1", Name: "c", Interface: "eth0", DefaultRoute: true}, ns)
+		if !errors.Is(err, unix.EEXIST) {
+			t.Fatalf("a second default route: %v", err)
+		}
+		w.nothingHeld("wired")
+		if l, err := inside.LinkByName("eth0"); err == nil {
+			t.Errorf("%s is left in the container", l.Name)
+		}
 	})
 }
 

@@ -99,6 +99,9 @@ func (c *connection) connect(o Options, ns *os.File, keep bool) (err error) {
 		if i == 0 {
 			r.Ports = c.published
 		}
+		if len(place.Ports) > 0 && n.Driver == network.DriverMacvlan && o.Notice != nil {
+			o.Notice(fmt.Sprintf("published ports are discarded on the network %s: its containers are reached on all their ports, by their own addresses", n.Name))
+		}
 		e, changes, err := store.Attach(n.Name, r, ns)
 		o.tell(changes)
 		var held *network.HeldError
