@@ -411,19 +411,11 @@ func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) error
 	if len(elements) == 0 {
 		return nil
 	}
-	err := s.atHome(func() error {
-		for _, own := range localnet(n, ports) {
-			if err := writeSetting(own.path, own.value); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := s.atHome(func() error { return reachable(k, n, ports) }); err != nil {
 		return err
 	}
 	t := nft.Table{Name: s.TableName()}
-	err = k.nft.Commit(adding(t, elements)...)
+	err := k.nft.Commit(adding(t, elements)...)
 	if errors.Is(err, unix.EEXIST) {
 		if err := s.held(e, ports); err != nil {
 			return err
@@ -434,6 +426,23 @@ func (s Store) publish(k kernel, n Network, e Endpoint, ports []Published) error
 		err = s.repair(k)
 	}
 	return errors.Join(err, forgetFlows(k, ports))
+}
+
+// reachable lets the host reach ports by its own loopback addresses, where they are published there.
+func reachable(k kernel, n Network, ports []Published) error {
+	for _, own := range localnet(n, ports) {
+		if err := writeSetting(own.path, own.value); err != nil {
+			return err
+		}
+	}
+	if !onLoopback(ports, false) {
+		return nil
+	}
+	bridge, err := k.host.LinkByName(n.BridgeName())
+	if err != nil {
+		return err
+	}
+	return k.host.Do(localnet6(n, ports, bridge.Index)...)
 }
 
 // held looks for another container that has one of the ports by its record.

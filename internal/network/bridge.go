@@ -166,7 +166,7 @@ func (s Store) settledSubnets(n Network) (Network, error) {
 
 // ensureRules makes the table unless it is there and whole.
 func (s Store) ensureRules(k kernel) error {
-	ok, err := k.nft.Intact(nft.Table{Name: s.TableName(), Comment: rulesVersion, Chains: chains()})
+	ok, err := k.nft.Intact(frame(s.TableName()))
 	if err != nil || ok {
 		return err
 	}
@@ -226,7 +226,7 @@ func (s Store) Intact() (bool, error) {
 		return false, err
 	}
 	defer c.Close()
-	return c.Intact(nft.Table{Name: s.TableName(), Comment: rulesVersion, Chains: chains()})
+	return c.Intact(frame(s.TableName()))
 }
 
 func (s Store) repair(k kernel) error {

@@ -68,6 +68,9 @@ func (s Store) Explain(network string, r Request, ports []PortRequest) ([]Step, 
 		own.Port = true
 		all = append(all, own)
 	}
+	for _, r := range localnet6(n, published, 0) {
+		all = append(all, Step{"rtnetlink: " + r.Purpose + ", " + n.BridgeName(), "the port is reached by ::1, and by this host only", true})
+	}
 	for _, p := range published {
 		if to, ok := e.Address(p.HostIP.Is4()); ok && !e.Internal {
 			all = append(all, Step{fmt.Sprintf("nft add element inet %s: %s leads to %s", s.TableName(), bound(p), netip.AddrPortFrom(to, p.ContainerPort)), "the port is published", true})
@@ -112,10 +115,11 @@ func (s Store) explainNetwork(n Network, o options) ([]Step, Network, error) {
 
 func (s Store) explainRules() Step {
 	rules := 0
-	for _, c := range chains() {
+	all := chains(answersToLoopback6())
+	for _, c := range all {
 		rules += len(c.Rules)
 	}
-	return Step{fmt.Sprintf("nft add table inet %s: %d chains, %d rules", s.TableName(), len(chains()), rules), "networks are apart, and reached by what is published", false}
+	return Step{fmt.Sprintf("nft add table inet %s: %d chains, %d rules", s.TableName(), len(all), rules), "networks are apart, and reached by what is published", false}
 }
 
 // requested are the ports that Reserve would take: number 0 where it chooses one.
@@ -289,7 +293,7 @@ func (s Store) comparePublished(e Endpoint) ([]Finding, error) {
 		return nil, err
 	}
 	defer c.Close()
-	t := nft.Table{Name: s.TableName(), Comment: rulesVersion, Chains: chains()}
+	t := frame(s.TableName())
 	intact, err := c.Intact(t)
 	if err != nil {
 		return nil, err

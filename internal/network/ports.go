@@ -71,8 +71,9 @@ func hostAddresses(n Network, asked netip.Addr) ([]netip.Addr, error) {
 	switch {
 	case asked.IsValid() && (asked.Is4() && !ipv4 || asked.Is6() && !ipv6):
 		return nil, errdef.New(errdef.Invalid, "cannot publish on %s: the network %s has no subnet of that family", asked, n.Name)
-	case asked.Is6() && asked.IsLoopback():
-		return nil, errdef.Hint(errdef.New(errdef.Unsupported, "cannot publish on ::1: Linux sends no answers of containers there"), "publish on 127.0.0.1")
+	case asked.Is6() && asked.IsLoopback() && !answersToLoopback6():
+		return nil, errdef.Hint(errdef.New(errdef.Unsupported, "cannot publish on ::1: answers could not come back, as this host sends the frames of its bridges through its packet filter"),
+			"publish on 127.0.0.1, or sysctl -w net.bridge.bridge-nf-call-ip6tables=0")
 	case asked.IsValid():
 		return []netip.Addr{asked}, nil
 	case o.hostBinding.IsValid() && ipv4:
@@ -212,8 +213,8 @@ func (s Store) reserveAll(p Protocol, addresses []netip.Addr, port uint16) ([]*o
 
 // reserve binds a socket. A listening TCP socket is what others collide with whatever their options are, and it may be made
 // although connections of an earlier one wait for their end (SO_REUSEADDR). Packets for the container are sent on before
-// they meet the socket; others, when the rules are gone, are dropped by a filter rather than answered by nobody. Of IPv6 the
-// socket does not listen: connections to ::1 do meet it, and are to be refused at once.
+// they meet the socket; others, when the rules are gone, are dropped by a filter rather than answered by nobody. Of IPv6 the socket
+// does not listen where connections to ::1 do meet it: they are to be refused at once.
 func (s Store) reserve(p Protocol, at netip.AddrPort) (*os.File, error) {
 	family := unix.AF_INET
 	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(at.Port())}
@@ -233,7 +234,7 @@ func (s Store) reserve(p Protocol, at netip.AddrPort) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	listens := p != UDP && (family == unix.AF_INET || s.Home != nil)
+	listens := p != UDP && (family == unix.AF_INET || s.Home != nil || answersToLoopback6())
 	err = prepare(fd, family, listens)
 	if s.Home != nil {
 		err = errors.Join(err, open(fd, listens, sa))

@@ -17,6 +17,7 @@ import (
 
 	"berth/internal/errdef"
 	"berth/internal/network/netlink"
+	"berth/internal/network/nft"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ func sample() ([]Network, []Endpoint) {
 
 func TestRuleset(t *testing.T) {
 	inWorld(t, func(w *world) {
+		filterFrames(t, "0")
 		table, err := table(w.s.TableName(), first(sample()), second(sample()), "")
 		w.must(err)
 		k, err := w.s.connect()
@@ -72,18 +74,34 @@ func second[A, B any](_ A, b B) B { return b }
 
 // A table that an earlier berth has made must not pass for one of this.
 func TestTheVersionOfTheRulesIsRaisedWithThem(t *testing.T) {
-	empty, err := table("berth", nil, nil, "")
-	if err != nil {
-		t.Fatal(err)
-	}
 	hash := sha256.New()
-	for _, r := range empty.Make() {
-		hash.Write(r.Payload)
+	for _, loopback6 := range []bool{true, false} {
+		empty := nft.Table{Name: "berth", Comment: rulesVersion, Sets: sets(), Chains: chains(loopback6)}
+		for _, r := range empty.Make() {
+			hash.Write(r.Payload)
+		}
 	}
-	const of = "d6a491d994a45c8d"
+	const of = "c43854c9e4b8fadb"
 	if got := hex.EncodeToString(hash.Sum(nil))[:16]; got != of {
 		t.Errorf("the rules have changed: raise rulesVersion (now %q), and write %q here", rulesVersion, got)
 	}
+}
+
+// br_netfilter may be loaded at any time.
+func TestTheRulesFollowTheFilterOfFrames(t *testing.T) {
+	inWorld(t, func(w *world) {
+		for _, value := range []string{"0", "1", "0"} {
+			filterFrames(t, value)
+			w.start(NameBridge, "c"+value)
+			if ok, err := w.s.Intact(); err != nil || !ok {
+				t.Errorf("intact: %v, %v", ok, err)
+			}
+		}
+		filterFrames(t, "1")
+		if ok, err := w.s.Intact(); err != nil || ok {
+			t.Errorf("intact with rules for ::1, where frames are filtered: %v, %v", ok, err)
+		}
+	})
 }
 
 func TestAThousandPortsNeedNoMoreRules(t *testing.T) {
@@ -329,7 +347,7 @@ func TestATableThatIsFlushedWhileAPortIsPublished(t *testing.T) {
 	inWorld(t, func(w *world) {
 		other := w.start(NameBridge, "other", both("", 8081)...)
 		web := w.start(NameBridge, "web")
-		k, err := connect()
+		k, err := w.s.connect()
 		w.must(err)
 		defer k.close()
 		flush := func() { w.must(k.nft.Commit(nftTable(w).Delete())) }

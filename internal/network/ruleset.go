@@ -7,7 +7,7 @@ import (
 )
 
 // rulesVersion is in the table's comment: a table with another one is made anew. A test fails if the rules change and it does not.
-const rulesVersion = "berth, rules 1"
+const rulesVersion = "berth, rules 2"
 
 // Names of the sets and maps.
 const (
@@ -23,11 +23,28 @@ const (
 	mapAny6       = "any6"
 )
 
+// frame is the table without its sets: what is looked at to see that it is whole.
+func frame(name string) nft.Table {
+	comment := rulesVersion
+	if !answersToLoopback6() {
+		comment += ", but ::1"
+	}
+	return nft.Table{Name: name, Comment: comment, Chains: chains(answersToLoopback6())}
+}
+
+// answersToLoopback6 reports whether a container's answers can come back to ::1. Where the frames of bridges go through the packet
+// filter, addresses are translated back before the kernel drops what comes with ::1 from outside.
+func answersToLoopback6() bool {
+	filtered, err := readSetting("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
+	return err != nil || filtered == "0"
+}
+
 // table is the whole of what berth says to the kernel's packet filter. The rules are always the same; networks and ports are
 // elements, so that a packet costs the same however many there are.
 // uplink is the interface, if there is one, by which what comes in has been let in already.
 func table(name string, networks []Network, endpoints []Endpoint, uplink string) (nft.Table, error) {
-	t := nft.Table{Name: name, Comment: rulesVersion, Sets: sets(), Chains: chains()}
+	t := frame(name)
+	t.Sets = sets()
 	content := map[string][]nft.Element{}
 	for _, n := range networks {
 		if err := networkElements(content, n); err != nil {
@@ -64,20 +81,24 @@ func sets() []nft.Set {
 	}
 }
 
-func chains() []nft.Chain {
+// chains are the rules. loopback6 says that published ports are to be reached by ::1, too.
+func chains(loopback6 bool) []nft.Chain {
 	accept, drop := nft.Accept().Always(), nft.Drop().Always()
-	loopback := nft.Number(127)
+	localhost, localhost6 := nft.Number(127), netip.IPv6Loopback().AsSlice()
 	notFromHere := nft.Differs(nft.InIface(), nft.Name("lo"))
 	toBridge := nft.In(setBridges, nft.OutIface())
 	return []nft.Chain{
 		{Name: "early", Base: &nft.Base{Kind: "filter", Hook: nft.Prerouting, Priority: nft.PriorityRaw}, Rules: []nft.Rule{
 			// Replies to the host's own 127.0.0.1 come in by a bridge, so that its route_localnet is on: without these rules
 			// neighbours and containers could reach what listens on 127.0.0.1 (CVE-2020-8558).
-			{Comment: "127.0.0.0/8 is reached from this host only", Exprs: nft.All(notFromHere, nft.IsIPv4(), nft.Equal(nft.IPTargetStart(), loopback), drop)},
-			{Comment: "and comes from this host only", Exprs: nft.All(notFromHere, nft.IsIPv4(), nft.Equal(nft.IPSourceStart(), loopback), drop)},
+			{Comment: "127.0.0.0/8 is reached from this host only", Exprs: nft.All(notFromHere, nft.IsIPv4(), nft.Equal(nft.IPTargetStart(), localhost), drop)},
+			{Comment: "and comes from this host only", Exprs: nft.All(notFromHere, nft.IsIPv4(), nft.Equal(nft.IPSourceStart(), localhost), drop)},
+			// The kernel drops these itself, but for frames that only pass a bridge whose frames go through the packet filter.
+			{Comment: "::1 is reached from this host only", Exprs: nft.All(notFromHere, nft.IsIPv6(), nft.Equal(nft.IP6Target(), localhost6), drop)},
+			{Comment: "and comes from this host only", Exprs: nft.All(notFromHere, nft.IsIPv6(), nft.Equal(nft.IP6Source(), localhost6), drop)},
 		}},
-		{Name: "prerouting", Base: &nft.Base{Kind: "nat", Hook: nft.Prerouting, Priority: nft.PriorityDstNAT}, Rules: published()},
-		{Name: "output", Base: &nft.Base{Kind: "nat", Hook: nft.Output, Priority: nft.PriorityDstNAT}, Rules: published()},
+		{Name: "prerouting", Base: &nft.Base{Kind: "nat", Hook: nft.Prerouting, Priority: nft.PriorityDstNAT}, Rules: published(loopback6)},
+		{Name: "output", Base: &nft.Base{Kind: "nat", Hook: nft.Output, Priority: nft.PriorityDstNAT}, Rules: published(loopback6)},
 		{Name: "forward", Base: &nft.Base{Kind: "filter", Hook: nft.Forward, Priority: nft.PriorityFilter}, Rules: []nft.Rule{
 			{Comment: "answers", Exprs: nft.All(nft.StateIn(nft.Established|nft.Related), accept)},
 			{Comment: "containers of one network reach each other", Exprs: nft.All(nft.In(setTogether, nft.InIface(), nft.OutIface()), accept)},
@@ -87,7 +108,8 @@ func chains() []nft.Chain {
 			{Comment: "nothing else of a container is", Exprs: nft.All(toBridge, drop)},
 		}},
 		{Name: "postrouting", Base: &nft.Base{Kind: "nat", Hook: nft.Postrouting, Priority: nft.PrioritySrcNAT}, Rules: []nft.Rule{
-			{Comment: "a container cannot answer to 127.0.0.1", Exprs: nft.All(nft.IsIPv4(), nft.Equal(nft.IPSourceStart(), loopback), toBridge, nft.Masquerade())},
+			{Comment: "a container cannot answer to 127.0.0.1", Exprs: nft.All(nft.IsIPv4(), nft.Equal(nft.IPSourceStart(), localhost), toBridge, nft.Masquerade())},
+			{Comment: "nor to ::1", Exprs: nft.All(nft.IsIPv6(), nft.Equal(nft.IP6Source(), localhost6), toBridge, nft.Masquerade())},
 			{Comment: "answers to a neighbour come back this way", Exprs: nft.All(nft.StatusIn(nft.StatusDNAT), nft.IsIPv4(), nft.In(setSubnets4, nft.OutIface(), nft.IPSource()), nft.Masquerade())},
 			{Comment: "answers to a neighbour come back this way", Exprs: nft.All(nft.StatusIn(nft.StatusDNAT), nft.IsIPv6(), nft.In(setSubnets6, nft.OutIface(), nft.IP6Source()), nft.Masquerade())},
 			{Comment: "containers leave with the host's address", Exprs: nft.All(nft.In(setMasquerade, nft.InIface()), nft.NotIn(setBridges, nft.OutIface()), nft.Masquerade())},
@@ -95,15 +117,18 @@ func chains() []nft.Chain {
 	}
 }
 
-// published sends packets for published ports to their containers: those for one address of the host, then those for any. Answers
-// could not come back to ::1, for which Linux has no route_localnet: who tries that is refused, and goes on to 127.0.0.1.
-func published() []nft.Rule {
-	notLoopback := nft.Differs(nft.IP6Target(), netip.IPv6Loopback().AsSlice())
+// published sends packets for published ports to their containers: those for one address of the host, then those for any. Who tries
+// ::1 where that cannot be is refused, and goes on to 127.0.0.1.
+func published(loopback6 bool) []nft.Rule {
+	any6 := nft.ToThisHost()
+	if !loopback6 {
+		any6 = nft.All(nft.Differs(nft.IP6Target(), netip.IPv6Loopback().AsSlice()), any6)
+	}
 	return []nft.Rule{
 		{Comment: "published on one address", Exprs: nft.All(nft.IsIPv4(), nft.DNATByMap(mapPorts4, false, nft.L4Proto(), nft.IPTarget(), nft.TargetPort()))},
 		{Comment: "published on every address", Exprs: nft.All(nft.IsIPv4(), nft.ToThisHost(), nft.DNATByMap(mapAny4, false, nft.L4Proto(), nft.TargetPort()))},
 		{Comment: "published on one address", Exprs: nft.All(nft.IsIPv6(), nft.DNATByMap(mapPorts6, true, nft.L4Proto(), nft.IP6Target(), nft.TargetPort()))},
-		{Comment: "published on every address", Exprs: nft.All(nft.IsIPv6(), notLoopback, nft.ToThisHost(), nft.DNATByMap(mapAny6, true, nft.L4Proto(), nft.TargetPort()))},
+		{Comment: "published on every address", Exprs: nft.All(nft.IsIPv6(), any6, nft.DNATByMap(mapAny6, true, nft.L4Proto(), nft.TargetPort()))},
 	}
 }
 

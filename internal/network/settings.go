@@ -12,6 +12,9 @@ import (
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/network/netlink"
+
+	"golang.org/x/sys/unix"
 )
 
 // Change is a setting of the host that was changed because a network needs it: one that is not an own interface's of berth's.
@@ -156,11 +159,25 @@ func hearsNoRouter(name string) bool {
 // localnet is what lets answers to the host's own 127.0.0.1 come in by the network's bridge, if a port is published there. The rules
 // of the chain "early" keep others out.
 func localnet(n Network, ports []Published) []setting {
-	onLocalhost := func(p Published) bool { return p.HostIP.Is4() && (p.HostIP.IsUnspecified() || p.HostIP.IsLoopback()) }
-	if n.Driver != DriverBridge || !slices.ContainsFunc(ports, onLocalhost) {
+	if n.Driver != DriverBridge || !onLoopback(ports, true) {
 		return nil
 	}
 	return []setting{{filepath.Join("/proc/sys/net/ipv4/conf", n.BridgeName(), "route_localnet"), "1", "the port is reached by 127.0.0.1, and by this host only"}}
+}
+
+// onLoopback reports whether ports are published on the host's own loopback address of a family.
+func onLoopback(ports []Published, ipv4 bool) bool {
+	return slices.ContainsFunc(ports, func(p Published) bool {
+		return p.HostIP.Is4() == ipv4 && (p.HostIP.IsUnspecified() || p.HostIP.IsLoopback())
+	})
+}
+
+// localnet6 is localnet for ::1, where a route does what a setting does for IPv4. index is the bridge's.
+func localnet6(n Network, ports []Published, index int) []netlink.Request {
+	if n.Driver != DriverBridge || !onLoopback(ports, false) {
+		return nil
+	}
+	return []netlink.Request{netlink.AddLoopbackRoute(index).Tolerate(unix.EEXIST)}
 }
 
 func readSetting(path string) (string, error) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -21,15 +22,21 @@ func withAndWithoutBridgeFilter(t *testing.T, body func(w *world)) {
 	for _, value := range []string{"0", "1"} {
 		t.Run("br_netfilter="+value, func(t *testing.T) {
 			inWorld(t, func(w *world) {
-				for _, name := range []string{"iptables", "ip6tables"} {
-					err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+name, []byte(value), 0)
-					if err != nil && value == "1" {
-						t.Skip("the kernel has no br_netfilter")
-					}
-				}
+				filterFrames(t, value)
 				body(w)
 			})
 		})
+	}
+}
+
+// filterFrames says whether the frames of bridges go through the packet filter.
+func filterFrames(t *testing.T, value string) {
+	t.Helper()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+name, []byte(value), 0)
+		if err != nil && value == "1" {
+			t.Skip("the kernel has no br_netfilter")
+		}
 	}
 }
 
@@ -184,8 +191,11 @@ func TestIPv6(t *testing.T) {
 		gateway := web.Gateways[1].String()
 		w.answers(w.other, hostIP6, 8080, "web "+otherIP6)
 		w.answers(nil, hostIP6, 8080, "web "+hostIP6)
+		if answersToLoopback6() {
+			w.answers(nil, "::1", 8080, "web "+gateway)
+		}
 		begin := time.Now()
-		if got := w.ask(nil, "tcp", "::1", 8080, patience); got != "nothing" || time.Since(begin) > patience/2 {
+		if got := w.ask(nil, "tcp", "::1", 8080, patience); got == "nothing" && time.Since(begin) > patience/2 {
 			t.Errorf("::1 is not refused at once: %q after %v", got, time.Since(begin))
 		}
 		w.answers(neighbour.ns, hostIP6, 8080, "web "+gateway)
@@ -199,6 +209,52 @@ func TestIPv6(t *testing.T) {
 		w.must(checkSetting("/proc/sys/net/ipv6/conf/"+mustLoad(w, "six").BridgeName()+"/accept_ra", "0"))
 		four := w.start(NameBridge, "four")
 		w.in(four.ns, func() error { return checkSetting("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1") })
+	})
+}
+
+// Attack 33 for IPv6: what is published on ::1, and what listens there, is the host's alone.
+func TestPortsOnLoopbackOfIPv6AreTheHostsAlone(t *testing.T) {
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		t.Skip("the kernel has no IPv6")
+	}
+	withAndWithoutBridgeFilter(t, func(w *world) {
+		w.create(Network{Name: "six", EnableIPv6: true})
+		w.create(Network{Name: "more", EnableIPv6: true})
+		if !answersToLoopback6() {
+			_, _, err := w.s.Reserve(mustLoad(w, "six"), "web", both("::1", 8080))
+			if !errdef.Is(err, errdef.Unsupported) || !strings.Contains(errdef.HintOf(err), "bridge-nf-call-ip6tables=0") {
+				t.Errorf("where it cannot be: %v", err)
+			}
+			return
+		}
+		web := w.start("six", "web", both("::1", 8080)...)
+		second := w.start("more", "second", both("::1", 8081)...)
+		w.serveAt(nil, "[::1]:9090", "private")
+		w.answers(nil, "::1", 8080, "web "+web.Gateways[1].String())
+		w.answers(nil, "::1", 8081, "second "+second.Gateways[1].String())
+		w.answers(nil, "::1", 9090, "private ::1")
+		w.silent(w.other, hostIP6, 8080)
+		w.silent(web.ns, web.Gateways[1].String(), 8080)
+		attacker := w.start("six", "attacker")
+		for _, from := range []struct {
+			ns       *os.File
+			link, by string
+		}{{w.other, "wire0", hostIP6}, {attacker.ns, "eth0", web.Gateways[1].String()}} {
+			w.in(from.ns, func() error {
+				for _, line := range []string{
+					"ip -6 route del local ::1 dev lo table local", "ip -6 addr del ::1/128 dev lo", "ip -6 route add ::1/128 via " + from.by + " dev " + from.link,
+				} {
+					_ = exec.Command("sh", "-c", line).Run() // some of it is not there
+				}
+				return nil
+			})
+			w.silent(from.ns, "::1", 8080)
+			w.silent(from.ns, "::1", 9090)
+		}
+		// Who publishes there no more is not reached there.
+		w.must(w.s.Release("six", web.Container, Ended))
+		w.silent(nil, "::1", 8080)
+		w.answers(nil, "::1", 8081, "second "+second.Gateways[1].String())
 	})
 }
 

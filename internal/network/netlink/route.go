@@ -111,6 +111,20 @@ func AddRoute(r Route) Request {
 	return Request{Purpose: fmt.Sprintf("add the route to %s", r.To), Type: unix.RTM_NEWROUTE, Flags: create, Payload: m.Payload()}
 }
 
+// AddLoopbackRoute makes packets for ::1 that come in by the interface with that index ones for this host. The kernel looks for such a
+// route of the very interface (rt6_need_strict of net/ipv6/route.c), and drops what arrives with that address before it does
+// (ip6_rcv_core of net/ipv6/ip6_input.c): it is for packets that have it only once they are here, as answers to an address that was
+// translated have. It is what route_localnet is for IPv4. What is sent goes by lo, whose route has the smaller metric.
+func AddLoopbackRoute(index int) Request {
+	const metric = 1024 // and the index, as routes of one destination have different ones
+	h := [unix.SizeofRtMsg]byte{unix.AF_INET6, 128, 4: unix.RT_TABLE_LOCAL, 5: unix.RTPROT_BOOT, 7: unix.RTN_LOCAL}
+	m := NewBuffer(h[:]...)
+	m.Bytes(unix.RTA_DST, netip.IPv6Loopback().AsSlice())
+	m.Uint32(unix.RTA_PRIORITY, uint32(metric+index))
+	m.Uint32(unix.RTA_OIF, uint32(index))
+	return Request{Purpose: "take packets for ::1 in by an interface", Type: unix.RTM_NEWROUTE, Flags: create, Payload: m.Payload()}
+}
+
 // DeleteRoute removes a route that AddRoute made.
 func DeleteRoute(r Route) Request {
 	request := AddRoute(r)
