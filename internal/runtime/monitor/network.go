@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"berth/internal/container"
@@ -115,6 +116,7 @@ func (c *connection) connect(o Options, ns *os.File, keep bool) (err error) {
 			return fmt.Errorf("cannot connect the container to the network %s: %w", n.Name, err)
 		}
 		c.endpoints = append(c.endpoints, e)
+		o.tellOfFirewall(store, n, e)
 	}
 	if err := o.linkUp(c); err != nil {
 		return err
@@ -131,6 +133,19 @@ func (o Options) tell(changes []network.Change) {
 		if o.Notice != nil {
 			o.Notice(c.String())
 		}
+	}
+}
+
+// tellOfFirewall says that a firewall keeps other hosts from the ports that a container has just published.
+func (o Options) tellOfFirewall(store network.Store, n network.Network, e network.Endpoint) {
+	if o.Notice == nil || !slices.ContainsFunc(e.Ports, func(p network.Published) bool { return !p.HostIP.IsLoopback() }) {
+		return
+	}
+	switch line, err := store.Dropped(n); {
+	case err != nil:
+		o.Notice("cannot find out whether a firewall keeps others from the published ports: " + err.Error())
+	case line != "":
+		o.Notice(line)
 	}
 }
 
