@@ -26,15 +26,21 @@ func TestAFirewallThatDropsWhatIsForwardedIsSaid(t *testing.T) {
 		{summary: "One that drops what is for the host", rules: "add table inet f; add chain inet f input { type filter hook input priority 0; policy drop; }; add rule inet f input accept"},
 		{summary: "One that drops some of it", rules: "add table inet f; add chain inet f passing { type filter hook forward priority 0; }; add rule inet f passing tcp dport 25 drop"},
 		{summary: "Of another family", rules: "add table ip6 f; add chain ip6 f passing { type filter hook forward priority 0; policy drop; }"},
-		{summary: "A policy", rules: "add table inet mine; add chain inet mine passing { type filter hook forward priority 10; policy drop; }",
-			want: "chain passing of the nftables table inet mine drops", closed: true},
-		{summary: "A last rule", rules: "add table inet mine; add chain inet mine passing { type filter hook forward priority 10; }; add rule inet mine passing counter reject with icmpx type admin-prohibited",
-			want: "chain passing of the nftables table inet mine drops", closed: true},
+		{
+			summary: "A policy", rules: "add table inet mine; add chain inet mine passing { type filter hook forward priority 10; policy drop; }",
+			want: "chain passing of the nftables table inet mine drops", closed: true,
+		},
+		{
+			summary: "A last rule", rules: "add table inet mine; add chain inet mine passing { type filter hook forward priority 10; }; add rule inet mine passing counter reject with icmpx type admin-prohibited",
+			want: "chain passing of the nftables table inet mine drops", closed: true,
+		},
 		{summary: "iptables", needs: "iptables-nft", rules: forward, want: "to allow it: iptables -I FORWARD -o", closed: true},
 		{summary: "docker", needs: "iptables-nft", rules: forward + "; add chain ip filter DOCKER-USER; add rule ip filter FORWARD jump DOCKER-USER", want: "to allow it: iptables -I DOCKER-USER -o", closed: true},
 		{summary: "ufw", rules: forward + "; add chain ip filter ufw-before-forward", want: "to allow it: ufw route allow out on br", closed: true},
-		{summary: "firewalld", rules: "add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }; add rule inet firewalld filter_FORWARD reject with icmpx type admin-prohibited",
-			want: "to allow it: firewall-cmd --zone=trusted --add-interface=br", closed: true},
+		{
+			summary: "firewalld", rules: "add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }; add rule inet firewalld filter_FORWARD reject with icmpx type admin-prohibited",
+			want: "to allow it: firewall-cmd --zone=trusted --add-interface=br", closed: true,
+		},
 		{summary: "Before nftables", needs: "iptables-legacy", rules: "add table ip x", want: "to allow it: iptables-legacy -I FORWARD -o", closed: true},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
