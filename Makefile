@@ -7,7 +7,10 @@ OUT      ?= bin
 PACKED    = internal/program/embedded
 BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w -X berth/internal/cli.Version=$(VERSION)'
 
-.PHONY: build run test attacks crash soak debian powercut powercut-vm bench test-vm test-arm64 clean
+# As internal/program unpacks it: one block, CRC32.
+XZ        = xz -9ecT1 --check=crc32
+
+.PHONY: build run test attacks crash debian powercut powercut-vm bench test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -16,18 +19,18 @@ build:
 
 .PHONY: all-programs
 all-programs:
-	rm -f $(PACKED)/*.gz
+	rm -f $(PACKED)/*.gz $(PACKED)/*.xz
 	$(BUILD) -o $(OUT)/berth-box ./cmd/berth-box
 	$(BUILD) -o $(OUT)/berth-init ./cmd/berth-init
-	gzip -9nc $(OUT)/berth-init > $(PACKED)/berth-init.gz
-	gzip -9nc $(OUT)/berth-box > $(PACKED)/berth-box.gz
-	$(BUILD) -o $(OUT)/berth-full ./cmd/berth-full
-	rm $(PACKED)/berth-box.gz
-	gzip -9nc $(OUT)/berth-full > $(PACKED)/berth-full.gz
 	$(BUILD) -o $(OUT)/berth-uplink ./cmd/berth-uplink
-	gzip -9nc $(OUT)/berth-uplink > $(PACKED)/berth-uplink.gz
+	$(XZ) $(OUT)/berth-init > $(PACKED)/berth-init.xz
+	$(XZ) $(OUT)/berth-box > $(PACKED)/berth-box.xz
+	$(BUILD) -o $(OUT)/berth-full ./cmd/berth-full
+	rm $(PACKED)/berth-box.xz
+	gzip -9nc $(OUT)/berth-full > $(PACKED)/berth-full.gz
+	$(XZ) $(OUT)/berth-uplink > $(PACKED)/berth-uplink.xz
 	$(BUILD) -o $(OUT)/berth ./cmd/berth
-	rm -f $(PACKED)/*.gz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init $(OUT)/berth-uplink
+	rm -f $(PACKED)/*.gz $(PACKED)/*.xz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init $(OUT)/berth-uplink
 
 # A container from the image inside the binary says where it runs; on a terminal, a shell follows.
 run: build
@@ -53,12 +56,6 @@ attacks:
 # Kill commands and monitors after each of their system calls; BERTH_SHORT=1 takes about thirty of each.
 crash: build
 	$(GO) run ./test/crash -berth $(OUT)/berth
-
-# Containers with published ports, and connections to networks, 2,000 times and 16 at once; then a look for what is left. BERTH_SHORT=1
-# takes a few seconds.
-soak: build
-	CGO_ENABLED=0 $(GO) build -o .cache/soak ./test/soak
-	.cache/soak -berth $(OUT)/berth
 
 # A whole Debian, made by mmdebstrap, through a registry and into a terminal; BERTH_DEBIAN_TAR names a ready root file system.
 # With BERTH_SHORT=1 none is made.

@@ -6,6 +6,7 @@
 package program
 
 import (
+	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"embed"
@@ -25,25 +26,37 @@ import (
 //go:embed embedded
 var embedded embed.FS
 
-// Open reads a program that this one carries.
-func Open(name string) ([]byte, error) {
-	packed, err := embedded.Open("embedded/" + name + ".gz")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errdef.Hint(errdef.New(errdef.Unsupported, "this build of berth does not carry the program %s", name), "build it with `make build`, not with `go build`")
-	}
+// unpackers are the forms in which programs are carried: gzip is quick, xz small.
+var unpackers = []struct {
+	suffix string
+	unpack func([]byte) ([]byte, error)
+}{{".gz", gunzip}, {".xz", unxz}}
+
+func gunzip(b []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(b))
 	if err != nil {
 		return nil, err
 	}
-	defer packed.Close()
-	r, err := gzip.NewReader(packed)
-	if err != nil {
-		return nil, errdef.New(errdef.Corrupt, "cannot unpack the program %s: %w", name, err)
+	return io.ReadAll(r)
+}
+
+// Open reads a program that this one carries.
+func Open(name string) ([]byte, error) {
+	for _, u := range unpackers {
+		packed, err := embedded.ReadFile("embedded/" + name + u.suffix)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		data, err := u.unpack(packed)
+		if err != nil {
+			return nil, errdef.New(errdef.Corrupt, "cannot unpack the program %s: %w", name, err)
+		}
+		return data, nil
 	}
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return nil, errdef.New(errdef.Corrupt, "cannot unpack the program %s: %w", name, err)
-	}
-	return data, nil
+	return nil, errdef.Hint(errdef.New(errdef.Unsupported, "this build of berth does not carry the program %s", name), "build it with `make build`, not with `go build`")
 }
 
 // Path returns where the program name is below dataRoot, and writes it there if it is not. Programs of other versions are
@@ -57,7 +70,7 @@ func Path(dataRoot, name string) (string, error) {
 		_, err := Open(name)
 		return "", err
 	}
-	// The trailer of gzip holds the CRC and the length; with the length of what is packed it tells versions apart without
+	// The trailer of gzip holds the CRC and the length, that of xz the CRC and both lengths: it tells versions apart without
 	// hashing megabytes at every start. What is written is named by all of it and was whole before it had the name.
 	sum := sha256.Sum256(append([]byte(name), end...))
 	dir := filepath.Join(dataRoot, "programs", hex.EncodeToString(sum[:16]))
@@ -80,7 +93,7 @@ func Path(dataRoot, name string) (string, error) {
 
 // trailer is the end of a packed program. Only that is touched: reading all of it takes 10 ms.
 func trailer(name string) ([]byte, error) {
-	f, err := embedded.Open("embedded/" + name + ".gz")
+	f, err := openPacked(name)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +105,16 @@ func trailer(name string) ([]byte, error) {
 	end := make([]byte, min(st.Size(), 4096))
 	_, err = f.(io.ReaderAt).ReadAt(end, st.Size()-int64(len(end)))
 	return end, err
+}
+
+// openPacked opens a program in whichever form it is carried.
+func openPacked(name string) (f fs.File, err error) {
+	for _, u := range unpackers {
+		if f, err = embedded.Open("embedded/" + name + u.suffix); err == nil {
+			return f, nil
+		}
+	}
+	return nil, err
 }
 
 // besideUs finds a program next to this one: what a developer has built.
