@@ -42,6 +42,9 @@ type link struct {
 	device     *os.File
 	raw        syscall.RawConn
 
+	// handshakes are packets with SYN, for which writeHandshakes is there.
+	handshakes chan handshake
+
 	mu     sync.RWMutex // held by who writes; excludes the end
 	fd     int
 	closed bool
@@ -54,7 +57,7 @@ func newLink(device *os.File, mtu int, gateways []netip.Addr) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{mtu: uint32(mtu), gateways: gateways, ended: make(chan struct{}), device: device, raw: raw}
+	l := &link{mtu: uint32(mtu), gateways: gateways, ended: make(chan struct{}), handshakes: make(chan handshake, maxDialling), device: device, raw: raw}
 	if e := raw.Control(func(fd uintptr) {
 		l.fd = int(fd)
 		l.udpCut, err = offload(l.fd)
@@ -177,9 +180,48 @@ func (l *link) send(h vnetHeader, packet ...[]byte) {
 // WritePackets writes gVisor's packets (stack.LinkWriter).
 func (l *link) WritePackets(packets stack.PacketBufferList) (int, tcpip.Error) {
 	for _, p := range packets.AsSlice() {
-		l.writePacket(p)
+		if isHandshake(p) {
+			l.postpone(p)
+		} else {
+			l.writePacket(p)
+		}
 	}
 	return packets.Len(), nil
+}
+
+// handshake is a packet with SYN.
+type handshake struct {
+	head   vnetHeader
+	packet *buffer.View
+}
+
+// isHandshake reports whether a packet has SYN.
+func isHandshake(p *stack.PacketBuffer) bool {
+	h := p.TransportHeader().Slice()
+	return p.TransportProtocolNumber == header.TCPProtocolNumber && len(h) >= header.TCPMinimumSize && header.TCP(h).Flags()&header.TCPFlagSyn != 0
+}
+
+// postpone leaves a packet with SYN to writeHandshakes. gVisor sends it under the lock of its connection, and while the lock is held the
+// goroutine that has got the answer, which comes before write(2) returns, tries it again and again: a millisecond for each connection
+// where processors are few.
+func (l *link) postpone(p *stack.PacketBuffer) {
+	select {
+	case l.handshakes <- handshake{gsoHeader(p), p.ToView()}:
+	default: // lost, and sent again after a second
+	}
+}
+
+// writeHandshakes writes what was postponed until the device is closed or gone.
+func (l *link) writeHandshakes() {
+	for {
+		select {
+		case h := <-l.handshakes:
+			l.send(h.head, h.packet.AsSlice())
+			h.packet.Release()
+		case <-l.ended:
+			return
+		}
+	}
 }
 
 func (l *link) writePacket(p *stack.PacketBuffer) {

@@ -43,12 +43,13 @@ const nic = 1
 
 // Stack carries what comes from one device.
 type Stack struct {
-	policy policy
-	ip     *stack.Stack
-	link   *link
-	flows  *flows
-	log    io.Writer // where defects are written
-	since  time.Time
+	policy  policy
+	ip      *stack.Stack
+	link    *link
+	flows   *flows
+	dialler *dialler
+	log     io.Writer // where defects are written
+	since   time.Time
 
 	tcp      tcpCount
 	forwards atomic.Int32 // sockets
@@ -73,6 +74,7 @@ func New(device *os.File, c uplink.Config, log io.Writer) (*Stack, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	go l.read()
+	go l.writeHandshakes()
 	return s, nil
 }
 
@@ -94,7 +96,8 @@ func (s *Stack) configure() error {
 	if err := s.tuneTCP(); err != nil {
 		return err
 	}
-	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, newDialler(s).handle)
+	s.dialler = newDialler(s)
+	s.ip.SetTransportProtocolHandler(tcp.ProtocolNumber, s.dialler.handle)
 	s.ip.SetTransportProtocolHandler(udp.ProtocolNumber, s.reassembled)
 	if err := s.ip.CreateNIC(nic, s.link); err != nil {
 		return fmt.Errorf("cannot make the stack's interface: %s", err)
@@ -139,7 +142,7 @@ func (s *Stack) Status() uplink.Status {
 // shows in gVisor's own goroutines ends the program, which its users start again.
 func (s *Stack) guard(what string, end func()) {
 	if r := recover(); r != nil {
-		fmt.Fprintf(s.log, "%s %s: %v\n%s", time.Now().Format(time.RFC3339), what, r, debug.Stack())
+		fmt.Fprintf(s.log, "%s %s %v\n%s", time.Now().Format(time.RFC3339), what, r, debug.Stack())
 		end()
 	}
 }

@@ -148,11 +148,13 @@ func (d *dialler) dial(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer d.s.tcp.release()
-	host, err := d.host.DialTCP(context.Background(), "tcp", netip.AddrPort{}, netip.AddrPortFrom(to, id.LocalPort))
+	// Not DialTCP: it binds a zero local address, for which the kernel looks for a port that nobody uses at all.
+	c, err := d.host.DialContext(context.Background(), "tcp", netip.AddrPortFrom(to, id.LocalPort).String())
 	if err != nil {
 		d.fail(r, err)
 		return
 	}
+	host := c.(*net.TCPConn)
 	var queue waiter.Queue
 	guest, e := r.CreateEndpoint(&queue)
 	d.done(r, false)

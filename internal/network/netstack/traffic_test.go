@@ -227,6 +227,8 @@ func TestUDPInSegments(t *testing.T) {
 		defer mu.Unlock()
 		return len(got) == count
 	})
+	mu.Lock()
+	defer mu.Unlock()
 	for i := range count {
 		if want := all[i*segment : min((i+1)*segment, len(all))]; !got[string(want)] {
 			t.Errorf("datagram %d has not come as it was sent", i)
