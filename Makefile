@@ -10,7 +10,7 @@ BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldfla
 # As internal/program unpacks it: one block, CRC32.
 XZ        = xz -9ecT1 --check=crc32
 
-.PHONY: build run test attacks crash debian powercut powercut-vm bench test-vm test-arm64 clean
+.PHONY: build run test attacks crash debian powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -47,6 +47,13 @@ clean:
 bench: build
 	CGO_ENABLED=0 $(GO) build -o .cache/bench ./test/bench
 	.cache/bench -berth $(OUT)/berth $(BENCH)
+
+# berth's uplink beside slirp4netns and pasta, in alternation in one run; on a quiet machine, as root.
+bench-uplink:
+	@mkdir -p $(OUT) .cache
+	$(BUILD) -o $(OUT)/berth-uplink ./cmd/berth-uplink
+	CGO_ENABLED=0 $(GO) build -o .cache/bench-uplink ./test/bench/uplink
+	.cache/bench-uplink -program $(OUT)/berth-uplink $(BENCH)
 
 # Take each defence away and see its test fail (docs/attacks.md); as root. BERTH_SHORT=1 takes one defence of each class.
 attacks:

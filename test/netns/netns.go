@@ -27,16 +27,21 @@ const isolated = "BERTH_TEST_NETNS"
 // Main runs the tests of a package, a *testing.M or what wraps it, in a host of their own: TestMain's last call. Without root there
 // is none, and Need skips.
 func Main(m interface{ Run() int }) {
-	if os.Geteuid() == 0 && os.Getenv(isolated) == "" {
-		fmt.Fprintln(os.Stderr, "netns:", isolate())
-		os.Exit(1)
+	if os.Geteuid() == 0 {
+		if err := Isolate(); err != nil {
+			fmt.Fprintln(os.Stderr, "netns:", err)
+			os.Exit(1)
+		}
 	}
 	os.Exit(m.Run())
 }
 
-// isolate executes the program again on a thread in new namespaces, which then are the process's. /dev/net/tun there is for everybody,
-// as udev makes it.
-func isolate() error {
+// Isolate makes the process a host of its own: it executes the program again on a thread in new namespaces, which then are the
+// process's. /dev/net/tun there is for everybody, as udev makes it. In the program that was executed it returns at once.
+func Isolate() error {
+	if os.Getenv(isolated) != "" {
+		return nil
+	}
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
 		return os.NewSyscallError("unshare", err)
