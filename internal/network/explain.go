@@ -84,7 +84,7 @@ func (s Store) explainNetwork(n Network, o options) ([]Step, Network, error) {
 	if n.Driver != DriverBridge {
 		return nil, n, nil
 	}
-	c, err := netlink.Open(routeProtocol)
+	c, err := s.openRoutes()
 	if err != nil {
 		return nil, n, err
 	}
@@ -219,7 +219,7 @@ func (s Store) Compare(e Endpoint, ns *os.File) ([]Finding, error) {
 	if n.Driver != DriverBridge {
 		return found, nil
 	}
-	port, err := comparePort(n, e)
+	port, err := s.comparePort(n, e)
 	if err != nil {
 		return nil, err
 	}
@@ -263,9 +263,9 @@ func compareRoute(e Endpoint, gateway netip.Addr, index int, all []netlink.Route
 }
 
 // comparePort finds the endpoint's place on its network's bridge.
-func comparePort(n Network, e Endpoint) (Finding, error) {
+func (s Store) comparePort(n Network, e Endpoint) (Finding, error) {
 	f := Finding{What: n.BridgeName(), Record: e.HostLink, Kernel: "missing"}
-	host, err := netlink.Open(routeProtocol)
+	host, err := s.openRoutes()
 	if err != nil {
 		return f, err
 	}
@@ -288,7 +288,7 @@ func comparePort(n Network, e Endpoint) (Finding, error) {
 
 // comparePublished finds where the endpoint's published ports lead.
 func (s Store) comparePublished(e Endpoint) ([]Finding, error) {
-	c, err := nft.Open()
+	c, err := s.openRules()
 	if err != nil {
 		return nil, err
 	}

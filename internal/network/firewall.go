@@ -16,14 +16,14 @@ import (
 // would; it is empty when none does, or when the firewall names the network's bridge: then somebody has decided. Nothing is opened
 // past a firewall: whatever accepts a packet in berth's table, another table may still drop it.
 func (s Store) Dropped(n Network) (string, error) {
-	if n.Driver != DriverBridge {
+	if n.Driver != DriverBridge || s.Home != nil { // nothing of the host's is forwarded to a user's networks
 		return "", nil
 	}
 	bridge := n.BridgeName()
 	if drops, mentions := legacyForward(bridge); drops && !mentions {
 		return dropped("chain FORWARD of iptables-legacy", bridge, fmt.Sprintf("iptables-legacy -I FORWARD -o %s -j ACCEPT; iptables-legacy -I FORWARD -i %[1]s -j ACCEPT", bridge)), nil
 	}
-	k, err := connect()
+	k, err := s.connect()
 	if err != nil {
 		return "", err
 	}
