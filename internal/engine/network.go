@@ -190,11 +190,11 @@ func (e *Engine) attach(c *state.Container, asked container.Endpoint, ns *os.Fil
 		return network.Endpoint{}, err
 	}
 	r.DefaultRoute = !routed
+	n, err := e.Networks().Load(asked.Network)
+	if err != nil {
+		return network.Endpoint{}, err
+	}
 	if len(c.Config.Networks) == 0 { // its published ports are on the first of its networks
-		n, err := e.Networks().Load(asked.Network)
-		if err != nil {
-			return network.Endpoint{}, err
-		}
 		var sockets []*os.File
 		if r.Ports, sockets, err = e.Networks().Reserve(n, c.Name, monitor.PortRequests(c.Config)); err != nil {
 			return network.Endpoint{}, err
@@ -203,11 +203,14 @@ func (e *Engine) attach(c *state.Container, asked container.Endpoint, ns *os.Fil
 			defer f.Close() // then the monitor holds them
 		}
 	}
-	held, changes, err := e.Networks().Attach(asked.Network, r, ns)
+	held, changes, err := e.Networks().Attach(n.Name, r, ns)
 	for _, c := range changes {
 		if e.Notice != nil {
 			e.Notice(c.String())
 		}
+	}
+	if err == nil {
+		monitor.TellOfFirewall(e.Notice, e.Networks(), n, held)
 	}
 	return held, err
 }

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"encoding/binary"
 	"os/exec"
 	"strings"
 	"testing"
@@ -81,6 +82,34 @@ func TestAFirewallThatDropsWhatIsForwardedIsSaid(t *testing.T) {
 					t.Errorf("afterwards it is said: %q, %v", line, err)
 				}
 			})
+		})
+	}
+}
+
+func TestThePolicyOfALegacyTable(t *testing.T) {
+	entry := func(verdict int32) []byte {
+		b := make([]byte, 16+112+40)
+		binary.NativeEndian.PutUint16(b[16+targetOffset:], 112)
+		binary.NativeEndian.PutUint32(b[16+112+verdictOffset:], uint32(verdict))
+		return b
+	}
+	for _, c := range []struct {
+		summary string
+		entries []byte
+		at      uint32
+		want    bool
+	}{
+		{"To drop", entry(verdictDrop), 16, true},
+		{"To accept", entry(-2), 16, false},
+		{"Elsewhere", entry(verdictDrop), 0, false},
+		{"Behind the end", entry(verdictDrop), 1 << 31, false},
+		{"Cut off", entry(verdictDrop)[:16+112+verdictOffset+3], 16, false},
+		{"None", nil, 0, false},
+	} {
+		t.Run(c.summary, func(t *testing.T) {
+			if got := legacyDrops(c.entries, c.at); got != c.want {
+				t.Errorf("it drops: %v", got)
+			}
 		})
 	}
 }

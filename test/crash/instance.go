@@ -204,7 +204,7 @@ func (in *instance) clean() (wrong []string) {
 	say(err)
 	// What is told to end may need a moment for it.
 	var left []string
-	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if left = in.leaked(); len(left) == 0 || time.Now().After(end) {
 			break
 		}

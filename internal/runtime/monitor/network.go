@@ -41,8 +41,11 @@ func sharedNetwork(s state.Store, id string) (*lifecycle.Network, error) {
 		return nil, err
 	}
 	ns, err := p.Network()
-	if ns != nil || err != nil {
-		return lifecycle.SharedNetwork(ns), err
+	if err != nil {
+		return nil, err
+	}
+	if ns != nil {
+		return lifecycle.SharedNetwork(ns), nil
 	}
 	if _, err := s.Load(id); err != nil {
 		return nil, err
@@ -116,7 +119,7 @@ func (c *connection) connect(o Options, ns *os.File, keep bool) (err error) {
 			return fmt.Errorf("cannot connect the container to the network %s: %w", n.Name, err)
 		}
 		c.endpoints = append(c.endpoints, e)
-		o.tellOfFirewall(store, n, e)
+		TellOfFirewall(o.Notice, store, n, e)
 	}
 	if err := o.linkUp(c); err != nil {
 		return err
@@ -136,16 +139,16 @@ func (o Options) tell(changes []network.Change) {
 	}
 }
 
-// tellOfFirewall says that a firewall keeps other hosts from the ports that a container has just published.
-func (o Options) tellOfFirewall(store network.Store, n network.Network, e network.Endpoint) {
-	if o.Notice == nil || !slices.ContainsFunc(e.Ports, func(p network.Published) bool { return !p.HostIP.IsLoopback() }) {
+// TellOfFirewall says that a firewall keeps other hosts from the ports that a container has just published.
+func TellOfFirewall(notice func(string), store network.Store, n network.Network, e network.Endpoint) {
+	if notice == nil || !slices.ContainsFunc(e.Ports, func(p network.Published) bool { return !p.HostIP.IsLoopback() }) {
 		return
 	}
 	switch line, err := store.Dropped(n); {
 	case err != nil:
-		o.Notice("cannot find out whether a firewall keeps others from the published ports: " + err.Error())
+		notice("cannot find out whether a firewall keeps others from the published ports: " + err.Error())
 	case line != "":
-		o.Notice(line)
+		notice(line)
 	}
 }
 
