@@ -69,7 +69,7 @@ func (g *Group) limitDevices(r *specs.LinuxResources) error {
 		return nil // a new group may use what the group above may use, and that is all that can be given
 	}
 	if g.host.Cgroup == host.CgroupUnified {
-		if g.host.Groups.OuterUID != 0 {
+		if g.host.Groups.OuterUID != 0 || !g.host.Groups.Top() {
 			return nil // a user may load no filter, and needs none: nodes of devices can neither be made nor used in a user namespace
 		}
 		return g.filterDevices(all)

@@ -131,7 +131,7 @@ func TestRulesHoldForARealProcess(t *testing.T) {
 	if g.host.CgroupBeside == "" {
 		return
 	}
-	beside := &Group{host: host.Facts{Cgroup: host.CgroupUnified}, path: "/berth-test-beside", v2: g.host.CgroupBeside + "/berth-test-beside"}
+	beside := &Group{host: host.Facts{Cgroup: host.CgroupUnified, Groups: host.Groups{Base: "/"}}, path: "/berth-test-beside", v2: g.host.CgroupBeside + "/berth-test-beside"}
 	if err := mkdir(beside.v2); err != nil {
 		t.Fatal(err)
 	}

@@ -104,35 +104,42 @@ func supervise(scope string) error {
 	return write(group+"/cgroup.procs", "0")
 }
 
-// leftover is how long the scope of a container that has ended is waited for, if somebody is still in it: the command that was
-// attached to it, for a moment, or what has been left by who was killed.
-const leftover = 2 * time.Second
+// patience is how long a scope is tried to be had, where one of that name is there still (somebody is in it: the command that was attached to
+// the container, for a moment, or what has been left by who was killed), or where systemd has ended the connection: it executes itself
+// again when it is updated.
+const patience = 2 * time.Second
 
-// startScope has systemd move this process into a new scope. Where there is one of that name still, it is waited for, and then ended.
+// startScope has systemd move this process into a new scope. One of that name that does not go is ended.
 func startScope(h host.Facts, name string, in ScopeInput) error {
-	conn, err := systemd.Dial(h.Groups.Systemd)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
 	scope := systemd.Scope{
 		Name: name, Description: in.Description, Slice: Slice(h), PIDs: []uint32{systemd.Self}, StopTimeout: in.StopTimeout,
 		Properties: Properties(in.Resources),
 	}
+	start := func(c *systemd.Conn) error { return c.StartScope(scope) }
 	pause := time.Millisecond
-	for end := time.Now().Add(leftover); ; pause = min(2*pause, 100*time.Millisecond) {
-		if err = conn.StartScope(scope); !systemd.Exists(err) {
+	for end := time.Now().Add(patience); ; pause = min(2*pause, 100*time.Millisecond) {
+		err := ask(h, start)
+		switch {
+		case err == nil || scopeAround(name) != "": // the answer may have been lost
+			return nil
+		case !systemd.Exists(err) && !systemd.Lost(err):
 			return err
-		}
-		if time.Now().After(end) {
-			break
+		case time.Now().After(end):
+			return ask(h, func(c *systemd.Conn) error {
+				return errors.Join(c.Stop(name), c.ResetFailed(name), c.StartScope(scope))
+			})
 		}
 		time.Sleep(pause)
 	}
-	if err := errors.Join(conn.Stop(name), conn.ResetFailed(name)); err != nil {
+}
+
+// ask asks the systemd that is to be asked here.
+func ask(h host.Facts, what func(*systemd.Conn) error) error {
+	conn, err := systemd.Dial(h.Groups.Systemd)
+	if err != nil {
 		return err
 	}
-	return conn.StartScope(scope)
+	return errors.Join(what(conn), conn.Close())
 }
 
 // Properties are the properties of a scope that follow from limits: those by which containers share, for they count among the groups
@@ -166,12 +173,7 @@ func Rejoin(h host.Facts, group string) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	conn, err := systemd.Dial(h.Groups.Systemd)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	return conn.Attach(path.Base(scope), supervisorGroup, systemd.Self)
+	return ask(h, func(c *systemd.Conn) error { return c.Attach(path.Base(scope), supervisorGroup, systemd.Self) })
 }
 
 // ioWeight converts version 1's weight of 10 to 1000 to one of 1 to 10000.

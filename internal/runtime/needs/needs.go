@@ -338,7 +338,7 @@ func groups(in Input) Finding {
 	case in.Cgroup == host.CgroupUnified:
 		f.Found = "version 2"
 	}
-	if f.OK && in.Root() && !in.CgroupWritable {
+	if f.OK && in.Root() && !in.CgroupWritable && in.Groups.Base == "" && len(in.Groups.Systemd) == 0 {
 		f.OK, f.Found, f.Hint = false, f.Found+", read-only", "sudo mount -o remount,rw /sys/fs/cgroup"
 		if in.Container != "" {
 			f.Hint = privileged

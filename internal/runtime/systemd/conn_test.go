@@ -71,6 +71,7 @@ func TestScopeIsThereWhenItsJobHasEnded(t *testing.T) {
 		"an error without words":  {join(sampleFor(1, failure, "", "org.x.Y", "", func(*writer) {})), "org.x.Y"},
 		"a stranger":              {[]byte("REJECTED EXTERNAL\r\n"), "does not accept this user"},
 		"gone":                    {join(reply), "has ended the connection"},
+		"gone, says the bus":      {join(sampleFor(1, failure, "", noReply, "s", func(w *writer) { w.string("no reply") })), "no reply"},
 		"gone in a message":       {join(reply[:40]), "has ended the connection"},
 		"no line":                 {bytes.Repeat([]byte("x"), 5000), "malformed"},
 		"a message of nonsense":   {join(bytes.Repeat([]byte("x"), 64)), "malformed"},
@@ -79,6 +80,9 @@ func TestScopeIsThereWhenItsJobHasEnded(t *testing.T) {
 		err := answering(t, c.answer).StartScope(Scope{Name: "a.scope", PIDs: []uint32{Self}})
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v", name, err)
+		}
+		if Lost(err) != strings.HasPrefix(name, "gone") {
+			t.Errorf("%s: Lost is %v", name, Lost(err))
 		}
 		if Exists(err) != (name == "there already") {
 			t.Errorf("%s: Exists is %v", name, Exists(err))

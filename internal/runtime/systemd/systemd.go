@@ -57,6 +57,9 @@ func (s Scope) properties() []Property {
 const (
 	unitExists = "org.freedesktop.systemd1.UnitExists"
 	noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
+	// Of a bus, when systemd has gone.
+	noReply      = "org.freedesktop.DBus.Error.NoReply"
+	disconnected = "org.freedesktop.DBus.Error.Disconnected"
 )
 
 // Error is systemd's own answer that something cannot be done.
@@ -155,6 +158,13 @@ func (c *Conn) StartScope(s Scope) error {
 
 // Exists reports whether an error says that there is such a unit already.
 func Exists(err error) bool { return named(err, unitExists) }
+
+// Lost reports whether an error says that the connection was lost: systemd has ended, or executes itself again. What it was asked for it may
+// have done.
+func Lost(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.ECONNREFUSED) ||
+		named(err, noReply) || named(err, disconnected)
+}
 
 func named(err error, name string) bool {
 	var e *Error
