@@ -252,6 +252,7 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"user", "u", "string", "Username or UID (format: <name|uid>[:<group|gid>])", text(func(o *options) *string { return &o.config.User })},
+		{"userns", "", "string", "User namespace to use (host|keep-id|auto)", choice(func(o *options) *string { return &o.config.UserNS }, "user namespace", container.UserNSHost, container.UserNSKeepID, container.UserNSAuto)},
 		{"uts", "", "string", "UTS namespace to use (host)", choice(func(o *options) *string { return &o.config.UTS }, "UTS mode", "host")},
 		{"volume", "v", "list", "Bind mount a volume", set(func(o *options, v string) error {
 			m, err := container.ParseVolume(v, workingDirectory())

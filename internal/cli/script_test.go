@@ -17,6 +17,7 @@ import (
 
 	"berth/internal/host"
 	"berth/internal/network"
+	"berth/internal/runtime/userns"
 	"berth/internal/runtime/cgroup"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -292,6 +293,8 @@ func condition(name string) (bool, error) {
 		return os.Geteuid() == 0, nil
 	case "userns":
 		return userNamespaces(), nil
+	case "subids": // this user has subordinate ids, and more than one
+		return len(userns.Ours().UID) > 1, nil
 	case "ia32":
 		return exec.Command(os.Getenv("BERTH_ATTACKER"), "int80").Run() == nil, nil
 	case "cgroup2":

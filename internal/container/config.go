@@ -65,6 +65,7 @@ type Config struct {
 	IPC        string     `json:",omitempty"` // host, none, private
 	UTS        string     `json:",omitempty"` // host
 	Cgroupn    string     `json:",omitempty"` // host, private
+	UserNS     string     `json:",omitempty"` // host, keep-id, auto; one of its own without root when empty
 
 	Platform    string        `json:",omitempty"`
 	StopSignal  string        `json:",omitempty"`
@@ -72,6 +73,19 @@ type Config struct {
 	Restart     RestartPolicy `json:",omitzero"`
 	Log         LogConfig     `json:",omitzero"`
 }
+
+// Values of UserNS. Docker knows the first; the others are podman's words.
+const (
+	UserNSHost   = "host"    // as root: none; without: that of all the user's containers
+	UserNSKeepID = "keep-id" // the caller has his own id in it
+	UserNSAuto   = "auto"    // ids that no other such container has
+)
+
+// KeepGroups is the value of --group-add by which a container has its caller's supplementary groups.
+const KeepGroups = "keep-groups"
+
+// KeepsGroups reports whether the container has the supplementary groups of its caller, and no others.
+func (c Config) KeepsGroups() bool { return slices.Contains(c.Groups, KeepGroups) }
 
 // Security is what --security-opt says.
 type Security struct {

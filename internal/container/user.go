@@ -62,6 +62,9 @@ func LookupUser(spec string, more []string, passwd, group []byte) (User, error) 
 		})
 	}
 	for _, name := range more {
+		if name == KeepGroups {
+			continue // they are not known by number in there
+		}
 		gid, err := findGroup(group, name)
 		if err != nil {
 			return User{}, errdef.New(errdef.Invalid, "cannot find the group: %w", err)

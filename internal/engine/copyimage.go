@@ -24,11 +24,10 @@ func (e *Engine) Driver() (name, why string) {
 }
 
 // copiesImages reports whether containers get copies of their images: the kernel takes no directory of an overlay as the
-// writable layer of another (ovl_dentry_weird in fs/overlayfs/util.c). Without root a copy could not keep the owners of files, and is
-// not made.
+// writable layer of another (ovl_dentry_weird in fs/overlayfs/util.c).
 func (e *Engine) copiesImages() (bool, string) {
 	var st unix.Statfs_t
-	if unix.Statfs(e.Settings.DataRoot, &st) != nil || int64(st.Type) != unix.OVERLAYFS_SUPER_MAGIC || os.Geteuid() != 0 {
+	if unix.Statfs(e.Settings.DataRoot, &st) != nil || int64(st.Type) != unix.OVERLAYFS_SUPER_MAGIC {
 		return false, ""
 	}
 	return true, "the data root is on an overlay, which cannot hold another's writable layer; each container is a copy of its image"
@@ -53,7 +52,7 @@ func (e *Engine) copyImage(c *state.Container) error {
 		return err
 	}
 	if len(layers) > 0 {
-		err = fill(tmp, "/", layers)
+		err = fill(tmp, "/", layers, ownersOf(c))
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("cannot copy the image %s for container %s: %w", c.Image.Name, c.Name, err), os.RemoveAll(tmp))

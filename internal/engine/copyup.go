@@ -8,20 +8,23 @@ import (
 	"os"
 	"strings"
 
+	"berth/internal/errdef"
 	"berth/internal/image/merged"
 	"berth/internal/image/store"
+	"berth/internal/runtime/userns"
+	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
 )
 
 // fillVolume copies what the image has at target into the new volume at dir, as docker does. Where the image has nothing,
 // or no directory, the volume stays empty.
-func (e *Engine) fillVolume(dir, target string, im store.Image) error {
+func (e *Engine) fillVolume(c *state.Container, dir, target string, im store.Image) error {
 	layers, err := e.Images.Layers.Stack(im.Chain)
 	if err != nil || len(layers) == 0 {
 		return err
 	}
-	return fill(dir, target, layers)
+	return fill(dir, target, layers, ownersOf(c))
 }
 
 // nothing reports that there is no directory to copy.
@@ -29,7 +32,26 @@ func nothing(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
-func fill(dir, target string, layers []string) error {
+// owners says whose the copy of a file is.
+type owners func(unix.Stat_t) (uid, gid int, err error)
+
+// ownersOf are those of files that a container sees as an image has them.
+func ownersOf(c *state.Container) owners {
+	maps := userns.Maps{UID: c.UIDMaps, GID: c.GIDMaps}
+	return func(st unix.Stat_t) (int, int, error) {
+		if maps.UID == nil {
+			return int(st.Uid), int(st.Gid), nil
+		}
+		uid, ok1 := maps.User(st.Uid)
+		gid, ok2 := maps.Group(st.Gid)
+		if !ok1 || !ok2 {
+			return 0, 0, errdef.New(errdef.Invalid, "the image has a file of user %d, group %d, and the container has not these ids", st.Uid, st.Gid)
+		}
+		return int(uid), int(gid), nil
+	}
+}
+
+func fill(dir, target string, layers []string, of owners) error {
 	from, err := merged.OpenDir(layers, target)
 	if nothing(err) {
 		return nil
@@ -43,16 +65,16 @@ func fill(dir, target string, layers []string) error {
 		return err
 	}
 	defer to.Close()
-	if err := copyTree(from, to); err != nil {
+	if err := copyTree(from, to, of); err != nil {
 		return err
 	}
-	return copyMeta(from.FD(), to)
+	return copyMeta(from.FD(), to, of)
 }
 
 // copyTree copies what is in from into to, each beneath itself: no link is followed.
-func copyTree(from *merged.Dir, to *os.File) error {
+func copyTree(from *merged.Dir, to *os.File, of owners) error {
 	return from.Entries(func(e merged.Entry) error {
-		err := copyEntry(e, to)
+		err := copyEntry(e, to, of)
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Name, err)
 		}
@@ -60,7 +82,7 @@ func copyTree(from *merged.Dir, to *os.File) error {
 	})
 }
 
-func copyEntry(e merged.Entry, to *os.File) error {
+func copyEntry(e merged.Entry, to *os.File, of owners) error {
 	name, dst := e.Name, int(to.Fd())
 	if e.Dir != nil {
 		if err := unix.Mkdirat(dst, name, 0o700); err != nil {
@@ -71,10 +93,10 @@ func copyEntry(e merged.Entry, to *os.File) error {
 			return err
 		}
 		defer b.Close()
-		if err := copyTree(e.Dir, b); err != nil {
+		if err := copyTree(e.Dir, b, of); err != nil {
 			return err
 		}
-		return copyMeta(e.Dir.FD(), b)
+		return copyMeta(e.Dir.FD(), b, of)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(e.In, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -95,7 +117,7 @@ func copyEntry(e merged.Entry, to *os.File) error {
 		if _, err := io.Copy(b, a); err != nil {
 			return err
 		}
-		return copyMeta(int(a.Fd()), b)
+		return copyMeta(int(a.Fd()), b, of)
 	case unix.S_IFLNK:
 		var link [unix.PathMax]byte
 		n, err := unix.Readlinkat(e.In, name, link[:])
@@ -113,7 +135,11 @@ func copyEntry(e merged.Entry, to *os.File) error {
 			return os.NewSyscallError("fchmodat", err)
 		}
 	}
-	return os.NewSyscallError("fchownat", unix.Fchownat(dst, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW))
+	uid, gid, err := of(st)
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("fchownat", unix.Fchownat(dst, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW))
 }
 
 func openBelow(dir int, name string, flags int) (*os.File, error) {
@@ -125,12 +151,16 @@ func openBelow(dir int, name string, flags int) (*os.File, error) {
 }
 
 // copyMeta gives b the owner, the extended attributes, the mode and the times of a.
-func copyMeta(a int, b *os.File) error {
+func copyMeta(a int, b *os.File, of owners) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(a, &st); err != nil {
 		return err
 	}
-	if err := unix.Fchown(int(b.Fd()), int(st.Uid), int(st.Gid)); err != nil {
+	uid, gid, err := of(st)
+	if err != nil {
+		return err
+	}
+	if err := unix.Fchown(int(b.Fd()), uid, gid); err != nil {
 		return err
 	}
 	if err := copyXattrs(a, int(b.Fd())); err != nil {

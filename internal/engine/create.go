@@ -107,6 +107,11 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 	if copies, _ := e.copiesImages(); copies {
 		c.Driver = state.DriverCopy
 	}
+	ids, err := e.chooseIDs(c, cfg.User == "")
+	if err != nil {
+		return nil, err
+	}
+	defer ids.Unlock() // when it is on disk which it has
 	if c.Config.Log.MaxBytes == 0 {
 		c.Config.Log.MaxBytes, c.Config.Log.MaxFiles = e.Settings.LogBytes, e.Settings.LogFiles
 	}
@@ -161,7 +166,7 @@ func (e *Engine) volumes(c *state.Container, im store.Image) (made []string, err
 			c.Volumes = append(c.Volumes, state.Volume{Name: v.Name, Target: m.Target, Anonymous: m.Anonymous})
 			m.Source = e.Volumes.Path(v.Name)
 			if !m.NoCopy && empty(m.Source) {
-				if err := e.fillVolume(m.Source, m.Target, im); err != nil {
+				if err := e.fillVolume(c, m.Source, m.Target, im); err != nil {
 					return made, fmt.Errorf("cannot copy the image's %s into the volume %s: %w", m.Target, v.Name, err)
 				}
 			}

@@ -23,7 +23,7 @@ type Session struct {
 // Run creates a container and starts it. When it cannot be started, one that would have been removed at its end is gone.
 func (e *Engine) Run(ctx context.Context, cfg container.Config, pull string, attach monitor.AttachRequest, created func(*state.Container) error) (*Session, error) {
 	var network *lifecycle.Network
-	if _, shares := cfg.SharesNetwork(); !shares && cfg.Network != container.NetworkHost && !e.Host().Rootless {
+	if _, shares := cfg.SharesNetwork(); !shares && cfg.Network != container.NetworkHost && (!e.Host().Rootless || cfg.UserNS == container.UserNSHost) {
 		network = lifecycle.MakeNetwork() // while the container is made on disk
 		defer network.Close()
 	}

@@ -39,6 +39,8 @@ type Facts struct {
 	// InUserNS reports a user namespace that is not the machine's first, SingleID one that maps a single id, NoSetgroups one in
 	// which setgroups(2) is forbidden.
 	InUserNS, SingleID, NoSetgroups bool
+	// LastGroup is the greatest group up to which there are all, at most 2^31-1.
+	LastGroup uint32
 	// Rootless says that this is the user namespace of a user's containers, and UID is 0 only in there.
 	Rootless bool
 	// Caps are the capabilities in effect here, one bit each (linux/capability.h).
@@ -92,6 +94,7 @@ func Probe() Facts {
 	f.Release = Release()
 	f.Kernel = parseRelease(f.Release)
 	f.InUserNS, f.SingleID = userNamespace()
+	f.LastGroup = lastGroup(readAll("/proc/self/gid_map"))
 	f.NoSetgroups = f.InUserNS && first("/proc/self/setgroups") == 'd' // deny
 	_, f.Rootless = Inside()
 	f.Caps, f.Bounding = capabilities()

@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strings"
 
@@ -46,6 +47,21 @@ func userNamespace() (is, singleID bool) {
 		is, singleID = in != 0 || out != 0 || size != 1<<32-1, lines == 1 && size == 1
 	}
 	return is, singleID
+}
+
+// lastGroup is Facts.LastGroup by a map of user_namespaces(7).
+func lastGroup(gidMap string) uint32 {
+	next := uint64(0)
+	for more := true; more; {
+		more = false
+		for l := range strings.Lines(gidMap) {
+			var in, out, size uint64
+			if n, err := fmt.Sscan(l, &in, &out, &size); err == nil && n == 3 && in == next && size > 0 {
+				next, more = next+size, true
+			}
+		}
+	}
+	return uint32(min(max(next, 1)-1, math.MaxInt32))
 }
 
 func readAll(path string) string {

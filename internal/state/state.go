@@ -25,6 +25,7 @@ import (
 	"berth/internal/ident"
 	"berth/internal/image"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,6 +49,8 @@ type Container struct {
 	Volumes []Volume `json:",omitempty"`
 	// Driver is how the container gets its tree; empty is overlay.
 	Driver string `json:",omitempty"`
+	// UIDMaps and GIDMaps are the ids of a container of a user without root that are not those of its user's namespace.
+	UIDMaps, GIDMaps []specs.LinuxIDMapping `json:",omitempty"`
 	// InitProgram is the path of the init for --init.
 	InitProgram string `json:",omitempty"`
 }

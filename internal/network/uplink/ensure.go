@@ -165,8 +165,8 @@ func Start(program string, c Config, socket, device, keep *os.File) (int, error)
 	if err != nil {
 		return -1, fmt.Errorf("cannot start the uplink: %w", err)
 	}
-	pid := p.Pid
-	return pid, p.Release()
+	go func() { _, _ = p.Wait() }() // for as long as this process lives it is the parent
+	return p.Pid, nil
 }
 
 // maxLog is how long the log may be before it is begun anew, in bytes.

@@ -16,6 +16,7 @@ import (
 	"berth/internal/runtime/child"
 	"berth/internal/runtime/plan"
 	"berth/internal/runtime/seccomp"
+	"berth/internal/runtime/spec"
 	"berth/internal/runtime/userns"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -37,12 +38,20 @@ type Input struct {
 	Stdin, Stdout, Stderr *os.File
 	// Maps are those of the spec's user namespace.
 	Maps userns.Maps
+	// Trees are what OpenTrees has opened, for a container whose root could not get there; else nil.
+	Trees []*os.File
 	// Driver makes the container's control group; with None, or nothing, the container is in its parent's.
 	Driver cgroup.Driver
 	// Scope is what the group is in with the driver Systemd.
 	Scope *cgroup.Scope
 	// Network is the container's network namespace, if it is being made already; it is the caller's to close.
 	Network *Network
+}
+
+// NoSetgroups reports whether a process of the container keeps the supplementary groups that it has: because it may not change them, or
+// because it was asked for.
+func (in Input) NoSetgroups() bool {
+	return in.Maps.Single || in.Host.NoSetgroups || in.Spec.Annotations[spec.KeepGroupsAnnotation] == "1"
 }
 
 // Running is a container's first process, or a process of exec.
@@ -72,9 +81,9 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	}
 	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
-		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files,
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files, Trees: in.Trees != nil,
 		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
-		Keyring: "_ses." + in.ID, NoSetgroups: in.Maps.Single || in.Host.NoSetgroups, Origins: in.Origins,
+		Keyring: "_ses." + in.ID, NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})
 	if err != nil {
 		return nil, errdef.As(errdef.Invalid, err)
@@ -145,6 +154,9 @@ func Prepare(in Input, await bool) (_ *Pending, err error) {
 
 // openInputs makes what the program needs besides standard streams and the control group.
 func (p *Pending) openInputs(await bool) (err error) {
+	for i, f := range p.in.Trees {
+		p.inputs[plan.InTree(i)] = int(f.Fd())
+	}
 	if p.program.Has(plan.InNetwork) {
 		ns, err := p.network.Wait()
 		if err != nil {
@@ -332,7 +344,7 @@ type Born struct {
 
 // Joinable is what exec needs of the container: its namespaces, and whether setgroups(2) is forbidden there.
 func (p *Pending) Joinable() (namespaces uintptr, noSetgroups bool) {
-	return NamespacesOf(p.in.Spec), p.in.Maps.Single || p.in.Host.NoSetgroups
+	return NamespacesOf(p.in.Spec), p.in.NoSetgroups()
 }
 
 // Cgroup is the path of the container's control group, or empty, and who has made it.
@@ -433,6 +445,15 @@ func socketPair() (ours, theirs *os.File, err error) {
 
 // ReceiveConsole takes the terminal that a child has sent over its console socket.
 func ReceiveConsole(socket *os.File) (*os.File, error) {
+	f, err := receiveFile(socket)
+	if err != nil {
+		return nil, fmt.Errorf("cannot take the terminal: %w", err)
+	}
+	return f, nil
+}
+
+// receiveFile takes a descriptor that a child has sent.
+func receiveFile(socket *os.File) (*os.File, error) {
 	data, control := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(int(socket.Fd()), data, control, unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
@@ -440,13 +461,13 @@ func ReceiveConsole(socket *os.File) (*os.File, error) {
 	}
 	messages, err := unix.ParseSocketControlMessage(control[:n])
 	if err != nil || len(messages) != 1 {
-		return nil, fmt.Errorf("cannot take the terminal: %d messages: %w", len(messages), err)
+		return nil, fmt.Errorf("a child has sent %d messages: %w", len(messages), err)
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
-		return nil, fmt.Errorf("cannot take the terminal: %d descriptors: %w", len(fds), err)
+		return nil, fmt.Errorf("a child has sent %d descriptors: %w", len(fds), err)
 	}
-	return os.NewFile(uintptr(fds[0]), "terminal"), nil
+	return os.NewFile(uintptr(fds[0]), "of a child"), nil
 }
 
 // startError gives the failure of a child its kind: the command that is missing, the one that may not run, or a step

@@ -44,7 +44,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 			in.Config.Network = container.NetworkHost // there is nobody's but the host's to join
 		}
 		var err error
-		if maps, err = userns.Same(); err != nil {
+		if maps, err = idMaps(c); err != nil {
 			return lifecycle.Input{}, err
 		}
 		in.UIDMaps, in.GIDMaps = maps.UID, maps.GID
@@ -59,7 +59,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	if in.User, err = lookupUser(stack, c.Config); err != nil {
 		return lifecycle.Input{}, err
 	}
-	if h.Rootless && !(maps.HasUser(in.User.UID) && maps.HasGroup(in.User.GID)) {
+	if maps.UID != nil && !maps.Have(in.User.UID, in.User.GID) {
 		return lifecycle.Input{}, errdef.Hint(errdef.New(errdef.Invalid, "cannot run as user %d, group %d: your containers have only the ids that /etc/subuid and /etc/subgid give you", in.User.UID, in.User.GID),
 			"choose another with --user, or have the ranges enlarged (usermod --add-subuids)")
 	}
@@ -77,6 +77,9 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 			Volatile: c.Config.AutoRemove,
 		},
 		MountPoint: s.Run,
+	}
+	if c.UIDMaps != nil {
+		out.MountPoint = "/tmp" // whoever its root is, he gets there
 	}
 	if _, shares := in.Config.SharesNetwork(); shares && h.Rootless {
 		joinPaths(built.Spec, "/proc/PID/ns/user", "/proc/PID/ns/net") // whose, is seen at the start
@@ -98,6 +101,18 @@ func checkLimits(c cgroup.Choice, r *specs.LinuxResources, h host.Facts) error {
 		return errdef.Hint(err, "run it as root, or without limits")
 	}
 	return errdef.Hint(err, "run it as root, or have a systemd of your own: %s", needs.DelegateCommand(h.Groups.OuterUID))
+}
+
+// idMaps are the ids of a container without root: those of its user's namespace, unless it was made with others. None are for one that is
+// in that namespace itself.
+func idMaps(c *state.Container) (userns.Maps, error) {
+	switch {
+	case c.UIDMaps != nil:
+		return userns.Maps{UID: c.UIDMaps, GID: c.GIDMaps}, nil
+	case c.Config.UserNS == container.UserNSHost:
+		return userns.Maps{}, nil
+	}
+	return userns.Same()
 }
 
 // lookupUser reads passwd and group of the container's tree. An image may have made anything of them; only a regular

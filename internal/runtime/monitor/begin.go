@@ -123,6 +123,7 @@ type prepared struct {
 	late     bool
 	hostname string
 	owner    *os.File // the user namespace of the container whose network namespace this one shares, without root
+	trees    []*os.File
 }
 
 // joinOwner has a container join the user namespace that owns the network namespace which it shares: from another one it would have
@@ -167,8 +168,10 @@ func (p *prepared) close() {
 	if p.network != nil {
 		p.network.Close()
 	}
-	if p.owner != nil {
-		_ = p.owner.Close()
+	for _, f := range append(p.trees, p.owner) {
+		if f != nil {
+			_ = f.Close()
+		}
 	}
 	p.pipes.close()
 	p.net.close()
@@ -200,7 +203,7 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		in.Scope = cgroup.EnterScope(h, scopeInput(c, in.Spec.Linux.Resources)) // meanwhile, as the network is made
 	}
 	in.Network = o.Network
-	p.late = c.Config.OwnNetwork() && h.Rootless
+	p.late = c.Config.OwnNetwork() && in.Maps.UID != nil
 	switch id, shares := c.Config.SharesNetwork(); {
 	case shares:
 		if p.network, err = sharedNetwork(o.Store, id); err != nil {
@@ -224,6 +227,12 @@ func prepare(o Options, await bool) (p prepared, err error) {
 	}
 	if err := writeEtc(o.Store, c, p.hostname); err != nil {
 		return p, err
+	}
+	if c.UIDMaps != nil {
+		if p.trees, err = lifecycle.OpenTrees(in.Spec); err != nil {
+			return p, err
+		}
+		in.Trees = p.trees
 	}
 	if err := p.net.reserve(o); err != nil {
 		return p, err
@@ -267,7 +276,11 @@ func prepareProcess(o Options, in lifecycle.Input, await bool) (p pipes, _ *life
 		}
 	}
 	if cfg := o.Container.Config; !cfg.TTY {
-		if p, err = makePipes(o.Store.RunDir(o.Container.ID), cfg.Interactive, int(in.Spec.Process.User.UID)); err != nil {
+		owner := in.Spec.Process.User.UID
+		if in.Maps.UID != nil {
+			owner, _ = in.Maps.User(owner) // there is one: Assemble has looked
+		}
+		if p, err = makePipes(o.Store.RunDir(o.Container.ID), cfg.Interactive, int(owner)); err != nil {
 			return p, nil, err
 		}
 	}

@@ -511,7 +511,7 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, err
 	}
-	m.namespaces, m.noSetgroups = lifecycle.NamespacesOf(in.Spec), in.Maps.Single || in.Host.NoSetgroups
+	m.namespaces, m.noSetgroups = lifecycle.NamespacesOf(in.Spec), in.NoSetgroups()
 	pidfd := p.Open()
 	if pidfd < 0 {
 		if g := m.group(); g != nil {

@@ -216,10 +216,15 @@ func (m *monitor) watchUplinkLocked() {
 		}
 		m.net.uplink = nil
 		_ = c.Close()
-		if err := m.linkUp(&m.net); err != nil {
+		var err error
+		if m.net.endpoints, err = m.held(); err == nil {
+			err = m.linkUp(&m.net)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "cannot start another uplink:", err)
 			return
 		}
+		m.grown.Store(true)
 		m.watchUplinkLocked()
 	}()
 }

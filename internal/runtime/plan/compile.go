@@ -25,6 +25,8 @@ type Input struct {
 	MakeWorkdir bool
 	// FileSources are the sources of bind mounts that are not directories.
 	FileSources map[string]bool
+	// Trees says that what is mounted from the host, the root and the sources of bind mounts, is given by the parent (CompileTrees).
+	Trees bool
 	// Filter is the compiled seccomp filter, or empty.
 	Filter Filter
 	// FilterFlags are seccomp(2)'s flags.
@@ -100,6 +102,9 @@ func Compile(in Input) (*Program, error) {
 	c.input(InReport)
 	for i := range in.CgroupTasks {
 		c.input(InCgroup(i))
+	}
+	if in.Trees {
+		c.treeInputs()
 	}
 	c.stdioInputs(in.Spec.Process, in.Inherit)
 	if in.Create {
@@ -312,6 +317,8 @@ func (c *compiler) rootFS() {
 	place := c.get("place", "open the place of the root", callOpenat, atFDCWD, Str(c.in.MountPoint), flags(unix.O_PATH|unix.O_CLOEXEC, "O_PATH|O_CLOEXEC"))
 	o := c.in.Overlay
 	switch {
+	case o == nil && c.in.Trees:
+		c.root = Ref(c.inputSlot(InTree(0)))
 	case o == nil:
 		c.root = c.get("root", "take the root file system", callOpenTree, atFDCWD, Str(c.spec.Root.Path),
 			flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE"))

@@ -136,6 +136,9 @@ func (c *compiler) openSources() {
 		return c.get("source", "take "+source+" "+what, callOpenTree, atFDCWD, Str(source), flags(how, text))
 	}
 	for i, m := range c.spec.Mounts {
+		if c.in.Trees {
+			break
+		}
 		if o, err := parseOptions(m); err == nil && o.bind {
 			c.from("mount " + m.Destination)
 			c.sources[mountKey(i)] = open(m.Source, "of the host", o.recursive)

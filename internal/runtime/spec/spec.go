@@ -7,7 +7,6 @@ package spec
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -17,6 +16,7 @@ import (
 	"berth/internal/runtime/lsm"
 	"berth/internal/runtime/plan"
 	"berth/internal/runtime/seccomp"
+	"berth/internal/runtime/userns"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -65,6 +65,9 @@ var (
 	readonlyPaths = [...]string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
 
+// KeepGroupsAnnotation says, with the value 1, that a container keeps the supplementary groups of its caller; crun's name for it.
+const KeepGroupsAnnotation = "run.oci.keep_original_groups"
+
 // ShmBytes is the size of /dev/shm unless told otherwise.
 const ShmBytes = 64 << 20
 
@@ -105,6 +108,9 @@ func Build(in Input) (Built, error) {
 		return Built{}, err
 	}
 	b.sysctls()
+	if in.Config.KeepsGroups() {
+		b.spec.Annotations = map[string]string{KeepGroupsAnnotation: "1"}
+	}
 	return Built{b.spec, b.origins}, nil
 }
 
@@ -366,7 +372,7 @@ func (b *builder) sysctls() {
 	out := map[string]string{}
 	if b.Config.OwnNetwork() {
 		out["net.ipv4.ip_unprivileged_port_start"] = "0"
-		out["net.ipv4.ping_group_range"] = fmt.Sprintf("0 %d", lastGroup(b.GIDMaps))
+		out["net.ipv4.ping_group_range"] = fmt.Sprintf("0 %d", lastGroup(b.Input))
 	}
 	for k, v := range b.Config.Sysctls {
 		out[k] = v
@@ -376,21 +382,13 @@ func (b *builder) sysctls() {
 	}
 }
 
-// lastGroup is the greatest group up to which there are all; a sysctl of groups takes no other (proc_dointvec of net/ipv4/sysctl_net_ipv4.c).
-func lastGroup(maps []specs.LinuxIDMapping) uint32 {
-	if maps == nil {
-		return math.MaxInt32
+// lastGroup is the greatest group up to which the container has all; a sysctl of groups takes no other (ipv4_ping_group_range of
+// net/ipv4/sysctl_net_ipv4.c).
+func lastGroup(in Input) uint32 {
+	if in.GIDMaps == nil {
+		return in.Host.LastGroup
 	}
-	next := uint32(0)
-	for found := true; found; {
-		found = false
-		for _, m := range maps {
-			if m.ContainerID == next && m.Size > 0 {
-				next, found = next+m.Size, true
-			}
-		}
-	}
-	return max(next, 1) - 1
+	return max(userns.Count(in.GIDMaps), 1) - 1
 }
 
 // protection hides and write-protects what the kernel shows of the host.

@@ -2,6 +2,7 @@ package spec_test
 
 import (
 	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ const allCaps = 1<<(unix.CAP_CHECKPOINT_RESTORE+1) - 1
 func facts() host.Facts {
 	return host.Facts{
 		Arch: "amd64", Kernel: host.Version{Major: 6, Minor: 18}, Caps: allCaps, Bounding: allCaps, LastCap: unix.CAP_CHECKPOINT_RESTORE,
-		Cgroup: host.CgroupUnified, MaxFiles: 1 << 20, Seccomp: true,
+		Cgroup: host.CgroupUnified, MaxFiles: 1 << 20, Seccomp: true, LastGroup: math.MaxInt32,
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -90,14 +89,85 @@ func Same() (Maps, error) {
 	return m, nil
 }
 
-// HasUser reports whether there is a user of that number in the namespace.
-func (m Maps) HasUser(id uint32) bool { return has(m.UID, id) }
+// KeepID are the maps that give the caller, id 0 here, the id that he has outside, and everybody else the next one that is left.
+func (m Maps) KeepID(caller host.User) Maps {
+	return Maps{UID: keep(m.UID, uint32(caller.UID)), GID: keep(m.GID, uint32(caller.GID)), Single: m.Single}
+}
 
-// HasGroup reports whether there is a group of that number in the namespace.
-func (m Maps) HasGroup(id uint32) bool { return has(m.GID, id) }
+func keep(here []specs.LinuxIDMapping, id uint32) []specs.LinuxIDMapping {
+	last := Count(here)
+	if id >= last { // nobody else has it
+		return append([]specs.LinuxIDMapping{{ContainerID: id, HostID: 0, Size: 1}}, some(0, 1, last-1)...)
+	}
+	all := some(0, 1, id)
+	all = append(all, specs.LinuxIDMapping{ContainerID: id, HostID: 0, Size: 1})
+	return append(all, some(id+1, id+1, last-id-1)...)
+}
 
-func has(maps []specs.LinuxIDMapping, id uint32) bool {
-	return slices.ContainsFunc(maps, func(r specs.LinuxIDMapping) bool { return id >= r.ContainerID && id-r.ContainerID < r.Size })
+func some(first, here, size uint32) []specs.LinuxIDMapping {
+	if size == 0 {
+		return nil
+	}
+	return []specs.LinuxIDMapping{{ContainerID: first, HostID: here, Size: size}}
+}
+
+// Count is how many ids there are from 0 on without a gap.
+func Count(maps []specs.LinuxIDMapping) uint32 {
+	next := uint32(0)
+	for more := true; more; {
+		more = false
+		for _, r := range maps {
+			if r.ContainerID == next && r.Size > 0 {
+				next, more = next+r.Size, true
+			}
+		}
+	}
+	return next
+}
+
+// Part are the maps of size ids that no other part has: taken are those of all others. It is false when there are not as many left.
+func (m Maps) Part(size uint32, taken []Maps) (Maps, bool) {
+	uid, ok1 := part(m.UID, size, taken, func(t Maps) []specs.LinuxIDMapping { return t.UID })
+	gid, ok2 := part(m.GID, size, taken, func(t Maps) []specs.LinuxIDMapping { return t.GID })
+	return Maps{UID: uid, GID: gid}, ok1 && ok2
+}
+
+func part(here []specs.LinuxIDMapping, size uint32, taken []Maps, of func(Maps) []specs.LinuxIDMapping) ([]specs.LinuxIDMapping, bool) {
+	last := Count(here)
+	first := uint32(1) // 0 is the caller himself
+	for moved := true; moved; {
+		moved = false
+		for _, t := range taken {
+			for _, r := range of(t) {
+				if r.HostID < first+size && first < r.HostID+r.Size {
+					first, moved = r.HostID+r.Size, true
+				}
+			}
+		}
+	}
+	return some(0, first, size), first+size <= last
+}
+
+// User is the number here of the user id in there.
+func (m Maps) User(id uint32) (uint32, bool) { return translate(m.UID, id) }
+
+// Group is the number here of the group id in there.
+func (m Maps) Group(id uint32) (uint32, bool) { return translate(m.GID, id) }
+
+func translate(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
+	for _, r := range maps {
+		if id >= r.ContainerID && id-r.ContainerID < r.Size {
+			return r.HostID + id - r.ContainerID, true
+		}
+	}
+	return 0, false
+}
+
+// Have reports whether there are a user and a group of these numbers in there.
+func (m Maps) Have(user, group uint32) bool {
+	_, ok1 := m.User(user)
+	_, ok2 := m.Group(group)
+	return ok1 && ok2
 }
 
 // subordinate reads the ranges of a user, by name or by number (subuid(5)).

@@ -1,0 +1,63 @@
+package plan
+
+import (
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// InTree is the name of the input for a tree of the host's that is mounted in the container: 0 is the root.
+func InTree(i int) string { return fmt.Sprintf("tree%d", i) }
+
+// tree is a part of the host's files.
+type tree struct {
+	path      string
+	recursive bool
+	mount     int // the mount of the spec that it is for, -1 for the root
+}
+
+// trees are what a container is given of the host's files.
+func trees(s *specs.Spec) []tree {
+	all := []tree{{s.Root.Path, true, -1}}
+	for i, m := range s.Mounts {
+		if o, err := parseOptions(m); err == nil && o.bind {
+			all = append(all, tree{m.Source, o.recursive, i})
+		}
+	}
+	return all
+}
+
+// treeInputs declares the trees as inputs.
+func (c *compiler) treeInputs() {
+	for i, t := range trees(c.spec) {
+		fd := c.input(InTree(i))
+		if t.mount >= 0 {
+			c.sources[mountKey(t.mount)] = fd
+		}
+	}
+}
+
+// InTrees is the socket over which the trees come, in the order of InTree.
+const InTrees = "trees"
+
+// CompileTrees compiles the program of a process that takes hold of a container's trees and sends them to its parent, which gives them to
+// the container's first process. It is for a container whose root is not the caller: he could not reach them himself. Copies of mounts can
+// be made in a mount namespace of the own user namespace alone, so the process has one. n is how many there are.
+func CompileTrees(s *specs.Spec) (_ *Program, n int) {
+	b := &builder{p: Program{CloneFlags: unix.CLONE_NEWNS, Waits: true}}
+	b.input(InReport)
+	socket := b.input(InTrees)
+	b.reset()
+	all := trees(s)
+	for _, t := range all {
+		how, text := unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"
+		if t.recursive {
+			how, text = how|unix.AT_RECURSIVE, text+"|AT_RECURSIVE"
+		}
+		fd := b.get("tree", "take "+t.path+" of the host", callOpenTree, atFDCWD, Str(t.path), flags(how, text))
+		b.add(Op{Special: SendFD, Call: callSendmsg, What: "send it to the parent", Args: []Arg{socket, fd}})
+		b.do("which now has it alone", callClose, fd)
+	}
+	return &b.p, len(all)
+}
