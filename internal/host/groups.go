@@ -51,6 +51,10 @@ func groups(mode CgroupMode) Groups {
 		return g
 	}
 	g.Own = OwnGroup(read("/proc/self/cgroup"))
+	var fs unix.Statfs_t
+	if unix.Statfs(cgroupMount, &fs) == nil && fs.Flags&unix.ST_RDONLY != 0 {
+		return g // in a container, mostly: nothing can be made, nor below what systemd would make
+	}
 	g.Base = base(g.Own, func(path string, mode uint32) bool { return unix.Access(cgroupMount+path, mode) == nil })
 	if exists("/run/systemd/system") { // sd_booted(3)
 		for _, s := range sockets(g, os.Getenv) {
