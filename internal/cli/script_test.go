@@ -17,8 +17,8 @@ import (
 
 	"berth/internal/host"
 	"berth/internal/network"
-	"berth/internal/runtime/userns"
 	"berth/internal/runtime/cgroup"
+	"berth/internal/runtime/userns"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"

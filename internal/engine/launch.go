@@ -93,11 +93,6 @@ func (e *Engine) monitorArgs(verb, id string) []string {
 
 // startMonitor starts a monitor that adopts: in a session of its own, with nothing of its caller's but a socket.
 func (e *Engine) startMonitor(id string, socket *os.File) error {
-	program, err := ownProgram()
-	if err != nil {
-		return err
-	}
-	defer program.Close()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -105,9 +100,14 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 	defer null.Close()
 	args, files := e.monitorArgs("adopt", id), []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()}
 	if !host.Privileged() {
-		_, err := place(e.Containers).Start(program, args, monitorEnv(), files)
+		_, err := place(e.Containers).Start(programInside, args, monitorEnv(), files)
 		return err
 	}
+	program, err := ownProgram()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
 	// Above the numbers that the monitor's own descriptors get, one of which may be the program's.
 	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, 4)
 	if err != nil {
@@ -196,14 +196,22 @@ func ownProgram() (*os.File, error) {
 		}
 		_ = f.Close()
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(self, &st); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: self, Err: err}
-	}
-	if int(st.Uid) != os.Geteuid() && unix.Access(self, unix.W_OK) != nil {
+	if !ours() {
 		return os.Open(self)
 	}
 	return sealedCopy(self)
+}
+
+// ours reports whether this user may change this program's file.
+func ours() bool {
+	var st unix.Stat_t
+	return unix.Stat(self, &st) != nil || int(st.Uid) == os.Geteuid() || unix.Access(self, unix.W_OK) == nil
+}
+
+// same reports whether an open file is this program's.
+func same(f *os.File) bool {
+	var a, b unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &a) == nil && unix.Stat(self, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
 }
 
 // sealedCopy copies a program into memory that nobody can change any more.

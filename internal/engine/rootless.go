@@ -28,12 +28,24 @@ func Enter(v settings.Values) error {
 	if err := makeRoots(v); err != nil {
 		return err
 	}
-	program, err := ownProgram()
-	if err != nil {
-		return err
+	return explainedStart(v, place(state.Store{Data: v.DataRoot, Run: v.RunRoot}).Enter(programInside, os.Args, os.Environ()))
+}
+
+// programInside is ownProgram for a process that is about to enter the user namespace.
+func programInside(namespace *os.File) (*os.File, error) {
+	if protected() || !ours() {
+		return os.Open(self)
 	}
-	defer program.Close()
-	return explainedStart(v, place(state.Store{Data: v.DataRoot, Run: v.RunRoot}).Enter(program, os.Args, os.Environ()))
+	if path, err := os.Readlink(self); err == nil {
+		f, err := rootless.ReadOnly(namespace, path)
+		if err == nil && same(f) {
+			return f, nil
+		}
+		if err == nil {
+			_ = f.Close() // another file has the name by now
+		}
+	}
+	return sealedCopy(self)
 }
 
 // place is where the instance's user namespace is found.
@@ -65,12 +77,7 @@ func (e *Engine) removeTree(dir string) error {
 	if err == nil || host.Privileged() || !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	program, err := ownProgram()
-	if err != nil {
-		return err
-	}
-	defer program.Close()
-	pid, err := place(e.Containers).Start(program, []string{RemoverName, dir}, os.Environ(), []uintptr{0, 1, 2})
+	pid, err := place(e.Containers).Start(programInside, []string{RemoverName, dir}, os.Environ(), []uintptr{0, 1, 2})
 	if err != nil {
 		return err
 	}

@@ -37,14 +37,19 @@ type Place struct {
 	Members func() []int
 }
 
-// Enter executes program in the user namespace, as this process, with these arguments and this environment; it returns only when
+// Enter executes a program in the user namespace, as this process, with these arguments and this environment; it returns only when
 // it could not.
-func (p Place) Enter(program *os.File, args, env []string) error {
+func (p Place) Enter(open Program, args, env []string) error {
 	h, err := p.hold()
 	if err != nil {
 		return err
 	}
 	defer h.close()
+	program, err := open(h.namespace)
+	if err != nil {
+		return err
+	}
+	defer program.Close()
 	if err := p.Join(os.Getpid()); err != nil {
 		return err
 	}
@@ -67,12 +72,17 @@ func (p Place) Enter(program *os.File, args, env []string) error {
 }
 
 // Start starts a program in the user namespace, in a session of its own, with descriptors from 0 on, and returns its number.
-func (p Place) Start(program *os.File, args, env []string, files []uintptr) (int, error) {
+func (p Place) Start(open Program, args, env []string, files []uintptr) (int, error) {
 	h, err := p.hold()
 	if err != nil {
 		return -1, err
 	}
 	defer h.close()
+	program, err := open(h.namespace)
+	if err != nil {
+		return -1, err
+	}
+	defer program.Close()
 	first := len(files)
 	file, err := stepProgram(step{Namespace: int64(first), Program: int64(first + 1), Lock: int64(first + 2)})
 	if err != nil {

@@ -27,7 +27,7 @@ func start(t *testing.T, p rootless.Place, args ...string) string {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	pid, err := p.Start(program, args, os.Environ(), []uintptr{0, w.Fd(), 2})
+	pid, err := p.Start(opened(program), args, os.Environ(), []uintptr{0, w.Fd(), 2})
 	_ = w.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +41,14 @@ func start(t *testing.T, p rootless.Place, args ...string) string {
 		t.Fatalf("%v ended with %v, %v", args, status, err)
 	}
 	return out.String()
+}
+
+// opened is a program that is open already.
+func opened(f *os.File) rootless.Program {
+	return func(*os.File) (*os.File, error) {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewFile(uintptr(fd), f.Name()), err
+	}
 }
 
 func read(t *testing.T, f *os.File) string {
@@ -93,7 +101,7 @@ func TestWhoComesWhileSomebodyIsThereComesToTheSame(t *testing.T) {
 		t.Skip(err)
 	}
 	defer cat.Close()
-	pid, err := p.Start(cat, []string{"cat"}, nil, []uintptr{stay.Fd(), 2, 2})
+	pid, err := p.Start(opened(cat), []string{"cat"}, nil, []uintptr{stay.Fd(), 2, 2})
 	_ = stay.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +151,7 @@ func TestAProgramThatIsNoneFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	pid, err := p.Start(f, []string{"text"}, nil, []uintptr{0, 1, w.Fd()})
+	pid, err := p.Start(opened(f), []string{"text"}, nil, []uintptr{0, 1, w.Fd()})
 	_ = w.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -154,5 +162,34 @@ func TestAProgramThatIsNoneFails(t *testing.T) {
 	var status unix.WaitStatus
 	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 125 {
 		t.Errorf("it ended with %v, %v", status, err)
+	}
+}
+
+func TestNobodyCanWriteToWhatIsReadOnly(t *testing.T) {
+	p := place(t)
+	path := filepath.Join(t.TempDir(), "program")
+	script, err := os.ReadFile("/bin/sh")
+	if err == nil {
+		err = os.WriteFile(path, script, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	pid, err := p.Start(func(ns *os.File) (*os.File, error) { return rootless.ReadOnly(ns, path) },
+		[]string{"sh", "-c", "cat /proc/self/exe >/dev/null; (: >>/proc/$$/exe) 2>&1"}, os.Environ(), []uintptr{0, w.Fd(), 2})
+	_ = w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, r); !strings.Contains(got, "Read-only file system") && !strings.Contains(got, "Text file busy") {
+		t.Errorf("it said %q", got)
+	}
+	if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+		t.Fatal(err)
 	}
 }

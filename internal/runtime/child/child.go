@@ -222,6 +222,24 @@ func (c *Child) End() error {
 	return err
 }
 
+// Receive takes a descriptor that a child has sent (plan.SendFD).
+func Receive(socket *os.File) (*os.File, error) {
+	data, control := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(int(socket.Fd()), data, control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil || len(messages) != 1 {
+		return nil, fmt.Errorf("a child has sent %d messages: %w", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("a child has sent %d descriptors: %w", len(fds), err)
+	}
+	return os.NewFile(uintptr(fds[0]), "of a child"), nil
+}
+
 // follow takes the process that a split made for the child, and reaps the one that made it.
 func (c *Child) follow(pid int) error {
 	if c.foreign {

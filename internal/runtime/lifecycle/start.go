@@ -445,29 +445,11 @@ func socketPair() (ours, theirs *os.File, err error) {
 
 // ReceiveConsole takes the terminal that a child has sent over its console socket.
 func ReceiveConsole(socket *os.File) (*os.File, error) {
-	f, err := receiveFile(socket)
+	f, err := child.Receive(socket)
 	if err != nil {
 		return nil, fmt.Errorf("cannot take the terminal: %w", err)
 	}
 	return f, nil
-}
-
-// receiveFile takes a descriptor that a child has sent.
-func receiveFile(socket *os.File) (*os.File, error) {
-	data, control := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := unix.Recvmsg(int(socket.Fd()), data, control, unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("recvmsg", err)
-	}
-	messages, err := unix.ParseSocketControlMessage(control[:n])
-	if err != nil || len(messages) != 1 {
-		return nil, fmt.Errorf("a child has sent %d messages: %w", len(messages), err)
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return nil, fmt.Errorf("a child has sent %d descriptors: %w", len(fds), err)
-	}
-	return os.NewFile(uintptr(fds[0]), "of a child"), nil
 }
 
 // startError gives the failure of a child its kind: the command that is missing, the one that may not run, or a step

@@ -29,7 +29,7 @@ func OpenTrees(s *specs.Spec) (trees []*os.File, err error) {
 		return nil, startError(err, "")
 	}
 	for range n {
-		tree, err := receiveFile(ours)
+		tree, err := child.Receive(ours)
 		if err != nil {
 			return trees, startError(errors.Join(c.End(), err), "")
 		}

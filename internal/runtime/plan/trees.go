@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -60,4 +61,29 @@ func CompileTrees(s *specs.Spec) (_ *Program, n int) {
 		b.do("which now has it alone", callClose, fd)
 	}
 	return &b.p, len(all)
+}
+
+// InNamespace is a user namespace to join.
+const InNamespace = "namespace"
+
+// CompileReadOnly compiles the program of a process that joins a user namespace and sends its parent a read-only view of a file: a mount that
+// is attached to nothing, and that nobody can write by.
+func CompileReadOnly(path string) *Program {
+	b := &builder{p: Program{Waits: true}}
+	b.input(InReport)
+	namespace, socket := b.input(InNamespace), b.input(InTrees)
+	b.reset()
+	b.do("join the user namespace", callSetns, namespace, flags(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+	b.do("have mounts of one's own", callUnshare, flags(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+	fd := b.get("file", "take "+path, callOpenTree, atFDCWD, Str(path), flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"))
+	b.do("make it read-only", callMountSetattr, fd, Str(""), flags(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"), Bytes{readOnly(), "{MOUNT_ATTR_RDONLY}"}, num(len(readOnly())))
+	b.add(Op{Special: SendFD, Call: callSendmsg, What: "send it to the parent", Args: []Arg{socket, fd}})
+	return &b.p
+}
+
+// readOnly is a struct mount_attr (linux/mount.h).
+func readOnly() []byte {
+	attr := make([]byte, unix.MOUNT_ATTR_SIZE_VER0)
+	binary.NativeEndian.PutUint64(attr, unix.MOUNT_ATTR_RDONLY)
+	return attr
 }
