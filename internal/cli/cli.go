@@ -294,6 +294,9 @@ func expected(cmd *command) string {
 	return fmt.Sprintf("requires at least %d and at most %s", cmd.least, n(cmd.most))
 }
 
+// isSwitch reports whether a setting needs no value on the command line.
+func isSwitch(name string) bool { return name == "debug" || name == "host-loopback" }
+
 // globals takes the flags before the command: the settings, by their keys, and -v.
 func (c *call) globals(args []string, into map[string]string) ([]string, error) {
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
@@ -313,7 +316,7 @@ func (c *call) globals(args []string, into map[string]string) ([]string, error) 
 		}
 		args = args[1:]
 		if !has {
-			if name == "debug" {
+			if isSwitch(name) {
 				value = "true"
 			} else if len(args) == 0 {
 				return nil, c.usage("flag needs an argument: --%s", name)
@@ -384,7 +387,7 @@ func (c *call) parse(cmd *command, args []string, globals map[string]string) (ma
 		f := flag{name: k.Name, kind: "string", set: func(_ *call, s string) error { globals[k.Name] = s; return nil }}
 		pf := set.VarPF(&value{c: c, f: f, given: map[string][]string{}}, k.Name, "", k.Help)
 		pf.Hidden = true
-		if k.Name == "debug" {
+		if isSwitch(k.Name) {
 			pf.NoOptDefVal = "true"
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
+	"berth/internal/settings"
 	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +44,8 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
 	o.Settle, o.Notice, o.Home, o.CgroupManager = e.settlePorts, e.Notice, e.home, cgroup.Driver(e.Settings.CgroupManager)
-	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: monitorEnv()}, request)
+	o.HostLoopback = e.Settings.HostLoopback
+	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: e.monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)
 	}
@@ -100,7 +102,7 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 	defer null.Close()
 	args, files := e.monitorArgs("adopt", id), []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()}
 	if !host.Privileged() {
-		_, err := place(e.Containers).Start(programInside, args, monitorEnv(), files)
+		_, err := place(e.Containers).Start(programInside, args, e.monitorEnv(), files)
 		return err
 	}
 	program, err := ownProgram()
@@ -116,7 +118,7 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 	defer unix.Close(fd)
 	// Not os.StartProcess: the first one of a process starts another one to try pidfds out, and nobody here waits for a monitor.
 	_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd),
-		args, &syscall.ProcAttr{Dir: "/", Env: monitorEnv(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
+		args, &syscall.ProcAttr{Dir: "/", Env: e.monitorEnv(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
 	if err != nil {
 		return fmt.Errorf("cannot start the container's monitor: %w", err)
 	}
@@ -124,7 +126,7 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 }
 
 // monitorEnv is what a monitor needs of its caller's environment.
-func monitorEnv() []string {
+func (e *Engine) monitorEnv() []string {
 	var env []string
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -132,6 +134,9 @@ func monitorEnv() []string {
 		case "PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", host.InsideName:
 			env = append(env, v)
 		}
+	}
+	if e.Settings.HostLoopback {
+		env = append(env, settings.HostLoopbackEnv+"=true")
 	}
 	return append(env, "GOMAXPROCS=2")
 }
@@ -258,7 +263,7 @@ var errNoMonitor = errdef.New(errdef.Invalid, "a monitor is started by other com
 // options is what every monitor of a container is told.
 func options(s state.Store, c *state.Container) monitor.Options {
 	return monitor.Options{
-		Home:  home(s),
+		Home: home(s), HostLoopback: os.Getenv(settings.HostLoopbackEnv) == "true",
 		Store: s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: os.RemoveAll,
 		Layers: func() ([]string, error) { return layersOf(s.Data, c.Image.ChainIDs) },
 	}

@@ -31,13 +31,19 @@ type Values struct {
 	Debug    bool   `toml:"debug"`
 	// CgroupManager is the driver of control groups; empty leaves the choice to the host.
 	CgroupManager string `toml:"cgroup-manager"`
+	// HostLoopback lets the containers of a user without root reach the host's 127.0.0.1 and ::1.
+	HostLoopback bool `toml:"host-loopback"`
 }
+
+// HostLoopbackEnv is the variable of the setting host-loopback.
+const HostLoopbackEnv = "BERTH_HOST_LOOPBACK"
 
 // Keys are the names of all settings, sorted, with what each is for.
 var Keys = [...]struct{ Name, Env, Help string }{
 	{"cgroup-manager", "BERTH_CGROUP_MANAGER", "Who makes the control groups of containers (systemd|cgroupfs)"},
 	{"data-root", "BERTH_DATA_ROOT", "Where images, containers and volumes are kept"},
 	{"debug", "BERTH_DEBUG", "Say more about what is done, and about errors"},
+	{"host-loopback", HostLoopbackEnv, "Let containers without root reach the host's loopback interface, at 169.254.77.1"},
 	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
 	{"log-max-size", "BERTH_LOG_MAX_SIZE", "How large a log file of a container may grow"},
 	{"run-root", "BERTH_RUN_ROOT", "Where what dies with the boot is kept"},
@@ -137,6 +143,8 @@ func (v *Values) set(name, value string) error {
 	switch name {
 	case "cgroup-manager":
 		v.CgroupManager = value
+	case "host-loopback":
+		v.HostLoopback, err = strconv.ParseBool(value)
 	case "data-root":
 		v.DataRoot = value
 	case "run-root":
@@ -159,6 +167,8 @@ func (v Values) Get(name string) string {
 	switch name {
 	case "cgroup-manager":
 		return v.CgroupManager
+	case "host-loopback":
+		return strconv.FormatBool(v.HostLoopback)
 	case "data-root":
 		return v.DataRoot
 	case "run-root":
