@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"berth/internal/container"
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/ident"
@@ -285,6 +286,7 @@ func (r *reality) mounts() error {
 	}
 	type mounted struct{ kind, access string }
 	now := map[string]mounted{}
+	places := map[string]string{} // where the mount with this ID is
 	var order []string
 	for line := range strings.Lines(string(data)) {
 		before, after, ok := strings.Cut(line, " - ")
@@ -293,6 +295,7 @@ func (r *reality) mounts() error {
 			continue
 		}
 		at := unescape(f[4])
+		places[f[0]] = at
 		if _, twice := now[at]; !twice {
 			order = append(order, at)
 		}
@@ -316,12 +319,18 @@ func (r *reality) mounts() error {
 	r.add("mount /", rootKind+" "+rootAccess, say(now["/"]), "root")
 	for _, m := range r.in.Spec.Mounts {
 		at := filepath.Clean(m.Destination)
+		have, there := now[at]
+		if !there { // a link of the image's may lead to it
+			if led := places[r.mountAt(at)]; led != "" {
+				planned[led] = true
+				have = now[led]
+			}
+		}
 		planned[at] = true
 		want := mounted{m.Type, "rw"}
 		if slices.Contains(m.Options, "ro") {
 			want.access = "ro"
 		}
-		have := now[at]
 		switch {
 		case m.Type == "bind":
 			want.kind = have.kind // what is bound has the type it has
@@ -349,6 +358,26 @@ func (r *reality) mounts() error {
 		}
 	}
 	return nil
+}
+
+// mountAt is the ID of the mount whose root a path of the container's leads to; nothing if that is in the midst of one.
+func (r *reality) mountAt(path string) string {
+	root, err := unix.Open(r.dir+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(root)
+	fd, err := disk.OpenIn(root, path, unix.O_PATH, 0, disk.InRoot)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+	if err != nil || st.Mask&unix.STATX_MNT_ID == 0 || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return ""
+	}
+	return strconv.FormatUint(st.Mnt_id, 10)
 }
 
 // unescape turns the octal escapes of mountinfo back (proc_pid_mountinfo(5)).
