@@ -151,9 +151,7 @@ func (c *connection) linkDown() {
 	if c.uplink == nil {
 		return
 	}
-	if len(c.ports) > 0 {
-		_ = c.uplink.Forward(nil, nil, nil) // or it has ended, and they are closed anyway
-	}
+	_ = c.uplink.Forward(nil, nil, nil) // or it has ended, and they are closed anyway
 	_ = c.uplink.Close()
 	c.uplink = nil
 }

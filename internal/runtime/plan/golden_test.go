@@ -26,7 +26,7 @@ const allCaps = 1<<(unix.CAP_CHECKPOINT_RESTORE+1) - 1
 func facts(major, minor int) host.Facts {
 	return host.Facts{
 		Arch: "amd64", Kernel: host.Version{Major: major, Minor: minor}, Caps: allCaps, Bounding: allCaps, LastCap: unix.CAP_CHECKPOINT_RESTORE,
-		Cgroup: host.CgroupV1, MaxFiles: 1 << 20, Seccomp: true,
+		Cgroup: host.CgroupV1, MaxFiles: 1 << 20, Seccomp: true, LastGroup: 1<<31 - 1,
 		CgroupMounts: []host.CgroupMount{{Path: "/sys/fs/cgroup/cpu,cpuacct", Options: "cpu,cpuacct"}, {Path: "/sys/fs/cgroup/systemd", Options: "name=systemd"}},
 	}
 }

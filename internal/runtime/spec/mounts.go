@@ -69,7 +69,7 @@ func (b *builder) ownMounts() []specs.Mount {
 		shm = ShmBytes
 	}
 	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
-	if mapped(b.GIDMaps, 5) {
+	if lastGroup(b.Input) >= terminals {
 		pts = append(pts, "gid=5")
 	}
 	out := []specs.Mount{
@@ -103,18 +103,8 @@ func (b *builder) ownMounts() []specs.Mount {
 	return out
 }
 
-// mapped reports whether an id exists in the container.
-func mapped(maps []specs.LinuxIDMapping, id uint32) bool {
-	if maps == nil {
-		return true
-	}
-	for _, m := range maps {
-		if id >= m.ContainerID && id-m.ContainerID < m.Size {
-			return true
-		}
-	}
-	return false
-}
+// terminals is the group tty on every distribution.
+const terminals = 5
 
 func mountOf(m container.Mount) specs.Mount {
 	out := specs.Mount{Destination: path.Clean(m.Target)}
