@@ -41,6 +41,10 @@ func (e *Engine) chooseIDs(c *state.Container, asOneself bool) (_ *disk.Lock, er
 	if err != nil {
 		return nil, err
 	}
+	if userns.Count(same.UID) < 2 || userns.Count(same.GID) < 2 {
+		return nil, errdef.Hint(errdef.New(errdef.Unsupported, "--userns=%s needs more than one id, for the container's root beside its user", mode),
+			"berth system check says how to get subordinate ids")
+	}
 	var maps userns.Maps
 	if mode == container.UserNSKeepID {
 		caller := host.Caller()
