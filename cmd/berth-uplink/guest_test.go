@@ -314,6 +314,16 @@ func TestMain(m *testing.M) {
 	netns.Main(mainOf{m})
 }
 
+// written writes a file back.
+func written(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
 // mainOf builds the program before the tests.
 type mainOf struct{ *testing.M }
 
@@ -331,6 +341,9 @@ func (m mainOf) Run() int {
 		if out, err = build.CombinedOutput(); err != nil {
 			err = fmt.Errorf("%w: %s", err, out)
 		}
+	}
+	if err == nil {
+		err = written(program) // or its pages would be the process's own dirty ones
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -47,7 +47,7 @@ func run(args []string) error {
 	if err := protect(); err != nil {
 		return err
 	}
-	limitMemory()
+	tuneRuntime()
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
 	stack, err := netstack.New(device, c, os.Stderr)

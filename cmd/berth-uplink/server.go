@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"sync"
 	"syscall"
@@ -188,5 +187,5 @@ func (s *server) answer(r uplink.Request, sockets []*os.File, now *netstack.Forw
 		s.mu.Unlock()
 		return uplink.Answer{Status: &status}, now
 	}
-	return uplink.AnswerTo(errdef.New(errdef.Invalid, "%s", fmt.Sprintf("version %d of the protocol has no such request", r.Version))), now
+	return uplink.AnswerTo(errdef.New(errdef.Invalid, "version %d of the protocol has no such request", r.Version)), now
 }

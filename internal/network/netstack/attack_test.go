@@ -39,7 +39,7 @@ func TestAFloodOfSYNs(t *testing.T) {
 	netns.Need(t)
 	netns.Wire(t)
 	s := testStack(t)
-	s.dialler.host.Timeout = time.Second
+	s.dialler.patience = time.Second
 	for port := range uint16(5 * maxDialling) {
 		feed(s, syn(port+1, "192.0.2.77:80")) // a neighbour that is not there
 	}

@@ -71,6 +71,13 @@ func (f *flow) timeout() time.Duration {
 
 func (f *flow) idle() time.Duration { return time.Since(f.s.since) - time.Duration(f.used.Load()) }
 
+// refuse tells the guest what the host has learnt of the way.
+func (f *flow) refuse(err error) {
+	if why, known := failureOf(err); known {
+		f.s.refuse(datagram{protocol: f.key.protocol, from: f.key.guest, to: f.key.peer}, why)
+	}
+}
+
 // flows are the datagrams' connections. A full table gives up an idle flow for a new one.
 type flows struct {
 	s        *Stack

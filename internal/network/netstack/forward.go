@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"time"
@@ -80,17 +79,21 @@ func (s *Stack) newForward(f uplink.Forward, socket *os.File) (forward, error) {
 	return nil, errdef.New(errdef.Invalid, "there is no protocol %q", f.Protocol)
 }
 
-// isSocket checks an option of a socket.
+// isSocket reports as an error that a file is no socket of IPv4 or IPv6 of which an option has the value.
 func isSocket(f *os.File, option, want int) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var got int
-	if e := raw.Control(func(fd uintptr) { got, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option) }); e != nil {
+	var domain, got int
+	if e := raw.Control(func(fd uintptr) {
+		if domain, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil {
+			got, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option)
+		}
+	}); e != nil {
 		return e
 	}
-	if err != nil || got != want {
+	if err != nil || domain != unix.AF_INET && domain != unix.AF_INET6 || got != want {
 		return errdef.New(errdef.Invalid, "the descriptor is not a fitting socket")
 	}
 	return nil
@@ -108,63 +111,62 @@ func (s *Stack) sourceFor(client netip.AddrPort, target netip.Addr) netip.AddrPo
 
 // tcpForward is a listening socket.
 type tcpForward struct {
-	s        *Stack
-	target   netip.AddrPort
-	listener *net.TCPListener
+	s      *Stack
+	target netip.AddrPort
+	socket
 }
 
-func (s *Stack) newTCPForward(target netip.AddrPort, socket *os.File) (forward, error) {
-	if err := isSocket(socket, unix.SO_ACCEPTCONN, 1); err != nil {
+func (s *Stack) newTCPForward(target netip.AddrPort, f *os.File) (forward, error) {
+	if err := isSocket(f, unix.SO_ACCEPTCONN, 1); err != nil {
 		return nil, err
 	}
-	l, err := net.FileListener(socket)
-	if err != nil {
-		return nil, err
-	}
-	t, ok := l.(*net.TCPListener)
-	if !ok {
-		return nil, errors.Join(errdef.New(errdef.Invalid, "that is no socket of TCP's"), l.Close())
-	}
-	return &tcpForward{s, target, t}, socket.Close()
+	own, err := copySocket(f)
+	return &tcpForward{s, target, own}, err
 }
-
-func (f *tcpForward) close() { _ = f.listener.Close() }
 
 // acceptPause is how long a lack of descriptors or memory is waited for.
 const acceptPause = 50 * time.Millisecond
 
 func (f *tcpForward) carry() {
 	for {
-		c, err := f.listener.AcceptTCP()
-		switch {
-		case err == nil:
-			go f.connect(c)
-		case errors.Is(err, net.ErrClosed):
+		var fd int
+		var from unix.Sockaddr
+		var failure error
+		if err := f.raw.Read(func(listener uintptr) bool {
+			fd, from, failure = unix.Accept4(int(listener), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			return failure != unix.EAGAIN
+		}); err != nil {
 			return
-		default:
+		}
+		switch failure {
+		case nil:
+			go f.connect(fd, addrPort(from))
+		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
 			time.Sleep(acceptPause)
+		default: // that connection's error (accept(2)), or one that the next call has again
 		}
 	}
 }
 
 // connect carries a client's connection inside. A client learns that nobody is there by a reset.
-func (f *tcpForward) connect(c *net.TCPConn) {
-	defer f.s.guard("TCP from outside", func() { abort(c) })
-	if !f.s.tcp.acquire() {
-		abort(c)
+func (f *tcpForward) connect(fd int, client netip.AddrPort) {
+	host, err := newConn(fd)
+	if err != nil {
+		return
+	}
+	defer f.s.guard("TCP from outside", host.abort)
+	if !client.IsValid() || !f.s.tcp.acquire() {
+		host.abort()
 		return
 	}
 	defer f.s.tcp.release()
-	client := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	var queue waiter.Queue
 	guest, err := f.s.dialInside(f.s.sourceFor(client, f.target.Addr()), f.target, &queue)
 	if err != nil {
-		abort(c)
+		host.abort()
 		return
 	}
-	_ = c.SetKeepAliveConfig(keepalive) // a dead client is found out later
-	f.s.relay(guest, &queue, c)
+	f.s.relay(guest, &queue, host)
 }
 
 // udpForward is a bound socket.
@@ -195,23 +197,34 @@ func (s *Stack) newUDPForward(target netip.AddrPort, f *os.File) (forward, error
 	if err := isSocket(f, unix.SO_TYPE, unix.SOCK_DGRAM); err != nil {
 		return nil, err
 	}
-	raw, err := f.SyscallConn()
+	own, err := copySocket(f)
 	if err != nil {
 		return nil, err
 	}
-	u := &udpForward{s: s, target: target, clients: map[clientKey]*flow{}}
+	_ = own.raw.Control(func(fd uintptr) {
+		// Each fails on a socket of the other family, and GRO on kernels before 5.0.
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+		_ = unix.SetsockoptInt(int(fd), solUDP, udpGRO, 1)
+	})
+	return &udpForward{s: s, target: target, socket: own, clients: map[clientKey]*flow{}}, nil
+}
+
+// copySocket takes a socket from its file: not every file can be waited for as ours are.
+func copySocket(f *os.File) (socket, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return socket{}, err
+	}
 	var fd int
 	if e := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
-		return nil, errors.Join(e, err)
+		return socket{}, errors.Join(e, err)
 	}
-	// Each fails on a socket of the other family, and GRO on kernels before 5.0.
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
-	_ = unix.SetsockoptInt(fd, solUDP, udpGRO, 1)
-	if u.socket, err = newSocket(fd, "forward"); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+	s, err := newSocket(fd, "forward")
+	if err != nil {
+		return socket{}, errors.Join(err, unix.Close(fd))
 	}
-	return u, f.Close()
+	return s, f.Close()
 }
 
 // close ends the forward and its flows.

@@ -93,22 +93,24 @@ func (l *link) read() {
 	defer close(l.ended)
 	var head [uplink.VnetHeaderBytes]byte
 	view := buffer.NewViewSize(packetBytes)
-	parts := [][]byte{head[:], view.AsSlice()}
+	parts := [2]unix.Iovec{{Base: &head[0]}, {Base: view.BasePtr()}}
+	parts[0].SetLen(len(head))
+	parts[1].SetLen(packetBytes)
 	_ = l.raw.Read(func(fd uintptr) bool {
 		for {
-			n, err := unix.Readv(int(fd), parts)
+			n, errno := noWaitReadv(int(fd), parts[:])
 			switch {
-			case err == unix.EINTR:
-			case err == unix.EAGAIN:
+			case errno == unix.EINTR:
+			case errno == unix.EAGAIN:
 				return false
-			case err != nil || n == 0:
+			case errno != 0 || n == 0:
 				return true
 			case n < len(head):
 				l.dropped.Add(1)
 			default:
 				if l.take(parseVnetHeader(&head), view, n-len(head)) {
 					view = buffer.NewViewSize(packetBytes)
-					parts[1] = view.AsSlice()
+					parts[1].Base = view.BasePtr()
 				}
 			}
 		}
@@ -158,11 +160,11 @@ func (l *link) write(parts [][]byte) {
 		return
 	}
 	for {
-		n, err := unix.Writev(l.fd, parts)
-		if err == unix.EINTR {
+		n, errno := noWaitWritev(l.fd, parts)
+		if errno == unix.EINTR {
 			continue
 		}
-		if err == nil {
+		if errno == 0 {
 			l.toGuest.Add(uint64(n - uplink.VnetHeaderBytes))
 		}
 		return

@@ -136,12 +136,14 @@ func mayPass(from, to netip.Addr, gateways []netip.Addr) bool {
 	if refused(from) || to.IsMulticast() || to.IsUnspecified() || to.IsLoopback() {
 		return false
 	}
+	known := false // the family has a gateway
 	for _, g := range gateways {
 		if from == g {
 			return false
 		}
+		known = known || g.Is4() == from.Is4()
 	}
-	return true
+	return known
 }
 
 func readUDP(body []byte, from, to netip.Addr) (datagram, verdict) {

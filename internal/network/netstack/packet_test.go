@@ -108,7 +108,7 @@ func TestAdmit(t *testing.T) {
 func TestPackets(t *testing.T) {
 	for _, ends := range [][2]string{{guestIP + ":5", "203.0.113.1:53"}, {"[" + guestIP6 + "]:5", "[2001:db8::9]:53"}} {
 		from, to := addrPorts(ends[0]), addrPorts(ends[1])
-		d, v := admit(whole(ends[0], ends[1], []byte("x")), nil)
+		d, v := admit(whole(ends[0], ends[1], []byte("x")), []netip.Addr{addr(gatewayIP), addr(gatewayIP6)})
 		if v != toFlows || d.from != from || d.to != to || string(d.payload) != "x" {
 			t.Errorf("%+v, %d", d, v)
 		}
@@ -126,6 +126,12 @@ func TestPackets(t *testing.T) {
 				t.Errorf("the sum of %x is wrong", b[head:])
 			}
 		}
+	}
+}
+
+func TestAFamilyWithoutAddressesIsDropped(t *testing.T) {
+	if _, v := admit(whole("["+guestIP6+"]:5", "[2001:db8::9]:53", nil), []netip.Addr{addr(gatewayIP)}); v != drop {
+		t.Errorf("the verdict is %d", v)
 	}
 }
 

@@ -61,9 +61,6 @@ func (p *pingSocket) receive() {
 		}
 		f.use(true)
 		f.s.link.send(vnetHeader{}, echoReply(f.key.peer, f.key.guest, r.payload[echoHead:]))
-	}, func(err error) {
-		why, _ := failureOf(err)
-		f.s.refuse(datagram{protocol: protocolICMP, from: f.key.guest, to: f.key.peer}, why)
-	})
+	}, f.refuse)
 	end()
 }

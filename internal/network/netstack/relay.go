@@ -3,10 +3,8 @@ package netstack
 import (
 	"errors"
 	"io"
-	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,35 +19,60 @@ import (
 type relay struct {
 	guest tcpip.Endpoint
 	queue *waiter.Queue // what happens to guest
-	host  *net.TCPConn
-	raw   syscall.RawConn // host's
+	host  *conn
 	reset sync.Once
+	sent  chan struct{} // closed when toHost has returned
 }
 
 // relay returns when both connections have ended.
-func (s *Stack) relay(guest tcpip.Endpoint, queue *waiter.Queue, host *net.TCPConn) {
+func (s *Stack) relay(guest tcpip.Endpoint, queue *waiter.Queue, host *conn) {
 	r := &relay{guest: guest, queue: queue, host: host}
 	defer s.guard("TCP connection", r.abort)
-	raw, err := host.SyscallConn()
-	if err != nil {
-		r.abort()
-		return
-	}
-	r.raw = raw
 	s.tuneGuest(guest)
-	hup := waiter.NewFunctionEntry(waiter.EventErr|waiter.EventHUp, func(waiter.EventMask) { r.wakeHost() })
+	host.keepAlive()
+	hup := waiter.NewFunctionEntry(waiter.EventErr|waiter.EventHUp, func(waiter.EventMask) { host.interrupt() })
 	queue.EventRegister(&hup)
 	defer queue.EventUnregister(&hup)
-	sent := make(chan struct{})
+	r.sent = make(chan struct{})
 	go func() {
-		defer close(sent)
+		defer close(r.sent)
 		defer s.guard("TCP connection", r.abort)
 		r.toHost()
 	}()
 	r.toGuest()
-	<-sent
+	<-r.sent
 	guest.Close()
-	_ = host.Close()
+	host.close()
+	r.settle()
+}
+
+// closeTimeout is how long the guest's kernel may take to acknowledge the end of a connection.
+const closeTimeout = 10 * time.Second
+
+// settle waits until gVisor has only TIME-WAIT to do for the guest's connection, so that it counts until then: a guest that does not
+// acknowledge ends could otherwise have any number of them.
+func (r *relay) settle() {
+	entry, changed := waiter.NewChannelEntry(waiter.EventErr | waiter.EventHUp)
+	r.queue.EventRegister(&entry)
+	defer r.queue.EventUnregister(&entry)
+	patience := time.NewTimer(closeTimeout)
+	defer patience.Stop()
+	for {
+		switch tcp.EndpointState(r.guest.State()) {
+		case tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
+			return
+		case tcp.StateFinWait2:
+			// The guest has ended its direction, or we were not here: gVisor, when it sends a FIN again, takes LAST-ACK for FIN-WAIT-1.
+			r.guest.Abort()
+			return
+		}
+		select {
+		case <-changed:
+		case <-patience.C:
+			r.guest.Abort()
+			return
+		}
+	}
 }
 
 // tuneGuest sets what a connection's end inside does.
@@ -60,28 +83,18 @@ func (s *Stack) tuneGuest(guest tcpip.Endpoint) {
 	_ = guest.SetSockOpt(ptr(tcpip.KeepaliveIdleOption(keepaliveIdle)))
 	_ = guest.SetSockOpt(ptr(tcpip.KeepaliveIntervalOption(keepaliveInterval)))
 	_ = guest.SetSockOptInt(tcpip.KeepaliveCountOption, keepaliveCount)
-	if share := max(bufferTotal/max(int64(s.tcp.load()), 1)/2, bufferLeast); share < bufferBytes {
-		options.SetSendBufferSize(share, false)
-		options.SetReceiveBufferSize(share, false)
-	}
+	share := max(bufferTotal/max(int64(s.tcp.load()), 1), bufferLeast)
+	options.SetSendBufferSize(min(share, sendBytes), false)
+	options.SetReceiveBufferSize(min(share, receiveBytes), false)
 }
 
 // abort resets both connections, which ends both directions.
 func (r *relay) abort() {
 	r.reset.Do(func() {
 		r.guest.Abort()
-		abort(r.host)
+		r.host.abort()
 	})
 }
-
-// abort resets a connection of the host's.
-func abort(c *net.TCPConn) {
-	_ = c.SetLinger(0) // closing is all the same
-	_ = c.Close()
-}
-
-// wakeHost makes who waits for the host's connection look at the guest's.
-func (r *relay) wakeHost() { _ = r.host.SetReadDeadline(time.Unix(1, 0)) }
 
 // broken reports whether the guest's connection was reset, or given up.
 func (r *relay) broken() bool { return tcp.EndpointState(r.guest.State()) == tcp.StateError }
@@ -99,7 +112,7 @@ func (r *relay) toHost() {
 		return to.err != unix.EAGAIN
 	}
 	for {
-		if err := r.raw.Write(write); err != nil || to.err != nil {
+		if err := r.host.raw.Write(write); err != nil || to.err != nil {
 			r.abort()
 			return
 		}
@@ -108,7 +121,7 @@ func (r *relay) toHost() {
 		case *tcpip.ErrWouldBlock:
 			<-readable
 		case *tcpip.ErrClosedForReceive:
-			_ = r.host.CloseWrite() // the host's connection has been reset, which toGuest sees
+			r.host.closeWrite()
 			return
 		default:
 			r.abort()
@@ -126,13 +139,13 @@ type hostWriter struct {
 // Write may write less than all; then it returns an error, as io.Writer's must.
 func (w *hostWriter) Write(b []byte) (n int, err error) {
 	for n < len(b) {
-		m, err := unix.Write(w.fd, b[n:])
-		if err == unix.EINTR {
+		m, errno := noWaitWrite(w.fd, b[n:])
+		if errno == unix.EINTR {
 			continue
 		}
-		if err != nil {
-			w.err = err
-			return n, err
+		if errno != 0 {
+			w.err = errno
+			return n, errno
 		}
 		n += m
 	}
@@ -155,7 +168,7 @@ func (r *relay) toGuest() {
 		return true
 	}
 	for {
-		err := r.raw.Read(read)
+		err := r.host.raw.Read(read)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if r.stay() {
@@ -184,9 +197,9 @@ func (r *relay) toGuest() {
 	}
 }
 
-// stay is asked after wakeHost, and reports whether the guest's connection is still there.
+// stay is asked after the reader of the host's connection was interrupted, and reports whether the guest's connection is still there.
 func (r *relay) stay() bool {
-	_ = r.host.SetReadDeadline(time.Time{}) // before the look: who wakes after it wakes again
+	r.host.resume() // before the look: who interrupts after it interrupts again
 	if r.broken() {
 		r.abort()
 		return false
@@ -194,10 +207,16 @@ func (r *relay) stay() bool {
 	return true
 }
 
-// watch waits, after the end of what the host sends, for the end of the host's connection: only a reset is news.
+// watch waits, after the end of what the host sends, for the end of the host's connection: only a reset is news, and none where the other
+// direction has ended, too.
 func (r *relay) watch() {
 	for {
-		err := r.raw.Read(hungUp)
+		select {
+		case <-r.sent:
+			return
+		default:
+		}
+		err := r.host.raw.Read(hungUp)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if r.stay() {
@@ -205,26 +224,11 @@ func (r *relay) watch() {
 			}
 		case err != nil:
 			r.abort()
-		case resetByPeer(r.raw):
+		case r.host.wasReset():
 			r.abort()
 		}
 		return
 	}
-}
-
-// hungUp reports whether both directions of a connection have ended.
-func hungUp(fd uintptr) bool {
-	p := []unix.PollFd{{Fd: int32(fd)}}
-	n, err := unix.Poll(p, 0)
-	return err == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
-}
-
-func resetByPeer(raw syscall.RawConn) (reset bool) {
-	_ = raw.Control(func(fd uintptr) {
-		errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		reset = err == nil && errno != 0
-	})
-	return reset
 }
 
 // readMost is how much is taken from a host's socket at once: 45 segments of an MTU of 1500 bytes, which is one packet.
@@ -237,29 +241,24 @@ type hostReader struct {
 
 // readableBytes returns a reader of what a socket has, or io.EOF, or unix.EAGAIN.
 func readableBytes(fd int) (hostReader, error) {
-	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
-	if err != nil {
-		return hostReader{}, err
+	n, errno := noWaitPending(fd)
+	if errno != 0 {
+		return hostReader{}, errno
 	}
-	if n == 0 {
-		return hostReader{}, whyNothing(fd)
+	if n > 0 {
+		return hostReader{fd, min(n, readMost)}, nil
 	}
-	return hostReader{fd, min(n, readMost)}, nil
-}
-
-// whyNothing distinguishes the end from a pause and from an error.
-func whyNothing(fd int) error {
-	var one [1]byte
+	// The end, a pause, an error, or urgent data, at which the count stops and which reading leaves out.
 	for {
-		n, _, err := unix.Recvfrom(fd, one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		n, errno := noWaitPeek(fd)
 		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return err
+		case errno == unix.EINTR:
+		case errno != 0:
+			return hostReader{}, errno
 		case n == 0:
-			return io.EOF
+			return hostReader{}, io.EOF
 		default:
-			return unix.EAGAIN // it has come meanwhile, and its event with it
+			return hostReader{fd, n}, nil
 		}
 	}
 }
@@ -273,12 +272,12 @@ func (h *hostReader) Read(b []byte) (int, error) {
 		return 0, nil // gVisor asks so whether there is more
 	}
 	for {
-		n, err := unix.Read(h.fd, b)
-		if err == unix.EINTR {
+		n, errno := noWaitRead(h.fd, b)
+		if errno == unix.EINTR {
 			continue
 		}
-		if err != nil {
-			return 0, err
+		if errno != 0 {
+			return 0, errno
 		}
 		if n == 0 {
 			return 0, io.ErrUnexpectedEOF

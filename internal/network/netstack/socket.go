@@ -56,8 +56,8 @@ type received struct {
 // buffers are what datagrams are received into: most sockets wait most of the time, and need none meanwhile.
 var buffers = sync.Pool{New: func() any { return new([packetBytes]byte) }}
 
-// receive calls take with datagrams and fail with errors of the way, which leave the socket usable, until it is closed. What take
-// gets is valid until it returns.
+// receive calls take with datagrams, and fail with errors, until the socket is closed. Errors of the way are taken from the socket by being
+// told; after others it is waited for what comes next. What take gets is valid until it returns.
 func (s socket) receive(take func(received), fail func(error)) {
 	_ = s.raw.Read(func(fd uintptr) bool {
 		b := buffers.Get().(*[packetBytes]byte)
@@ -74,10 +74,10 @@ func (s socket) receive(take func(received), fail func(error)) {
 			case err == unix.EAGAIN:
 				return false
 			default:
-				if _, known := failureOf(err); !known {
-					return true
-				}
 				fail(err)
+				if _, known := failureOf(err); !known {
+					return false
+				}
 			}
 		}
 	})

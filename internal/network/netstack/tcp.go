@@ -1,17 +1,15 @@
 package netstack
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -32,11 +30,14 @@ const (
 	keepaliveInterval = 15 * time.Second
 	keepaliveCount    = 4
 
-	// bufferBytes is how much a direction of a connection may hold on our side. The way to the guest takes microseconds, and the one
-	// to the peer has the host's buffers, which grow with it; what matters is that a few packets of 64 KiB fit.
-	bufferBytes = 512 << 10
-	// bufferTotal is how much all of them may hold. Connections that come when there are many get less, down to bufferLeast.
-	bufferTotal = 64 << 20
+	// receiveBytes and sendBytes are how much a connection may hold of what comes from inside and of what goes there. The way to the guest
+	// takes microseconds, and the one to the peer has the host's buffers, which grow with it; what matters is that the guest's kernel
+	// may send some packets of 64 KiB before it has an answer. Less than 512 KiB carries less; more for sending carries no more.
+	receiveBytes = 512 << 10
+	sendBytes    = 256 << 10
+	// bufferTotal is how much each of the two may be for all connections together, about. Those that come when there are many get
+	// less, down to bufferLeast.
+	bufferTotal = 32 << 20
 	bufferLeast = 32 << 10
 
 	// timeWait is how long a closed connection is remembered. The link loses and reorders nothing that could come late, and
@@ -51,8 +52,10 @@ func (s *Stack) tuneTCP() error {
 	for _, option := range []tcpip.SettableTransportProtocolOption{
 		ptr(tcpip.TCPSACKEnabled(true)),
 		ptr(tcpip.TCPModerateReceiveBufferOption(false)),
-		&tcpip.TCPReceiveBufferSizeRangeOption{Min: bufferLeast, Default: bufferBytes, Max: bufferBytes},
-		&tcpip.TCPSendBufferSizeRangeOption{Min: bufferLeast, Default: bufferBytes, Max: bufferBytes},
+		// No RACK: its probes are for ways with loss. One that repeats a FIN would make gVisor wait a minute for an end that it has had.
+		ptr(tcpip.TCPRecovery(0)),
+		&tcpip.TCPReceiveBufferSizeRangeOption{Min: bufferLeast, Default: receiveBytes, Max: receiveBytes},
+		&tcpip.TCPSendBufferSizeRangeOption{Min: bufferLeast, Default: sendBytes, Max: sendBytes},
 		ptr(tcpip.TCPTimeWaitTimeoutOption(timeWait)),
 		ptr(tcpip.TCPSynRetriesOption(synRetries)),
 	} {
@@ -88,7 +91,7 @@ func (c *tcpCount) release() { c.n.Add(-1) }
 type dialler struct {
 	s         *Stack
 	forwarder *tcp.Forwarder
-	host      net.Dialer
+	patience  time.Duration
 
 	mu sync.Mutex // guards dialling
 	// dialling are the sequence numbers of the SYNs that wait, without which the guest's kernel does not believe an ICMP message.
@@ -96,12 +99,10 @@ type dialler struct {
 }
 
 func newDialler(s *Stack) *dialler {
-	d := &dialler{s: s, dialling: map[stack.TransportEndpointID]uint32{}, host: net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepalive}}
-	d.forwarder = tcp.NewForwarder(s.ip, bufferBytes, 2*maxDialling, d.dial)
+	d := &dialler{s: s, patience: dialTimeout, dialling: map[stack.TransportEndpointID]uint32{}}
+	d.forwarder = tcp.NewForwarder(s.ip, receiveBytes, 2*maxDialling, d.dial)
 	return d
 }
-
-var keepalive = net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount}
 
 // handle takes TCP packets that belong to no connection.
 func (d *dialler) handle(id stack.TransportEndpointID, p *stack.PacketBuffer) bool {
@@ -148,18 +149,16 @@ func (d *dialler) dial(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer d.s.tcp.release()
-	// Not DialTCP: it binds a zero local address, for which the kernel looks for a port that nobody uses at all.
-	c, err := d.host.DialContext(context.Background(), "tcp", netip.AddrPortFrom(to, id.LocalPort).String())
+	host, err := dial(netip.AddrPortFrom(to, id.LocalPort), d.patience)
 	if err != nil {
 		d.fail(r, err)
 		return
 	}
-	host := c.(*net.TCPConn)
 	var queue waiter.Queue
 	guest, e := r.CreateEndpoint(&queue)
 	d.done(r, false)
 	if e != nil {
-		abort(host)
+		host.abort()
 		return
 	}
 	d.s.relay(guest, &queue, host)
@@ -168,9 +167,8 @@ func (d *dialler) dial(r *tcp.ForwarderRequest) {
 // fail tells the guest why the host has no connection for it.
 func (d *dialler) fail(r *tcp.ForwarderRequest, err error) {
 	id, sequence := r.ID(), d.sequence(r.ID())
-	var late net.Error
-	if errors.As(err, &late) && late.Timeout() && errnoOf(err) != unix.ETIMEDOUT {
-		d.done(r, false) // dialTimeout
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		d.done(r, false)
 		return
 	}
 	why, known := failureOf(err)

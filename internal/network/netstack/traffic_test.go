@@ -55,6 +55,22 @@ func TestTheEndOfOneDirectionIsPassedOn(t *testing.T) {
 	}
 }
 
+// Urgent data, which no byte stream has a place for, is left out, and what follows is not kept back by it.
+func TestUrgentData(t *testing.T) {
+	w := newWorld(t, 1500)
+	server := w.listen(w.other, "tcp", netns.OtherIP+":0", func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, "before ")
+		raw, err := c.SyscallConn()
+		w.must(err)
+		_ = raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil) })
+		w.must(err)
+		_, _ = io.WriteString(c, "after")
+	})
+	if got := w.read("tcp", server.Addr().String()); got != "before after" {
+		t.Errorf("the guest reads %q", got)
+	}
+}
+
 func TestFailuresArePassedOn(t *testing.T) {
 	w := newWorld(t, 1500)
 	// The other host becomes a router that knows no further networks.

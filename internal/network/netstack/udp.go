@@ -58,10 +58,7 @@ func (u *udpSocket) receive() {
 	u.socket.receive(func(r received) {
 		f.use(true)
 		f.s.toGuest(f.key, r.payload, r.segment)
-	}, func(err error) {
-		why, _ := failureOf(err)
-		f.s.refuse(datagram{protocol: protocolUDP, from: f.key.guest, to: f.key.peer}, why)
-	})
+	}, f.refuse)
 	end()
 }
 

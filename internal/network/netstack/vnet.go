@@ -22,7 +22,6 @@ type vnetHeader struct {
 const (
 	vnetNeedsCsum = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
 
-	gsoNone  = 0 // VIRTIO_NET_HDR_GSO_NONE
 	gsoTCPv4 = 1 // VIRTIO_NET_HDR_GSO_TCPV4
 	gsoTCPv6 = 4 // VIRTIO_NET_HDR_GSO_TCPV6
 	gsoUDP   = 5 // VIRTIO_NET_HDR_GSO_UDP_L4, Linux 6.2

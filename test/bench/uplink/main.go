@@ -27,6 +27,7 @@ var (
 	seconds = flag.Int("seconds", 3, "how long each measurement takes")
 	program = flag.String("program", "bin/berth-uplink", "the uplink to measure")
 	only    = flag.String("only", "", "measure only peers of these names, with commas between")
+	what    = flag.String("what", "", "take only the measures whose names contain this")
 	mtuList = flag.String("mtu", "1500,65520", "the MTUs to measure, with commas between")
 )
 
@@ -75,9 +76,9 @@ type measure struct {
 }
 
 var measures = []measure{
-	{"guest to host", "Gbit/s", func(p *peer) (float64, error) { return iperf(p.inGuest("iperf3", "-c", gateway, "-p", iperfPort)) }},
+	{"guest to host", "Gbit/s", func(p *peer) (float64, error) { return iperf(p.inGuest("iperf3", "-c", gateway, "-p", iperfPort).Args) }},
 	{"host to guest, published", "Gbit/s", func(p *peer) (float64, error) {
-		return iperf(exec.Command("iperf3", "-c", p.published, "-p", publishedPort))
+		return iperf([]string{"iperf3", "-c", p.published, "-p", publishedPort})
 	}},
 	{"connections out, one after another", "1/s", func(p *peer) (float64, error) { return p.guestCounts("connect", gateway+":"+echoPort, "1") }},
 	{"connections out, eight at once", "1/s", func(p *peer) (float64, error) { return p.guestCounts("connect", gateway+":"+echoPort, "8") }},
@@ -99,6 +100,9 @@ func compare(mtu int) error {
 		return err
 	}
 	for _, m := range measures {
+		if !strings.Contains(m.name, *what) {
+			continue
+		}
 		fmt.Printf("%s, MTU %d (%d rounds)\n", m.name, mtu, *rounds)
 		values := make([][]float64, len(all))
 		for range *rounds {
@@ -131,9 +135,18 @@ func report(all []*peer, values [][]float64, unit string) {
 	}
 }
 
-// iperf runs a client and returns what it has carried, in Gbit/s.
-func iperf(cmd *exec.Cmd) (float64, error) {
-	cmd.Args = append(cmd.Args, "-J", "-t", fmt.Sprint(*seconds))
+// iperf runs a client and returns what it has carried, in Gbit/s. The server may not have ended the test before yet.
+func iperf(argv []string) (float64, error) {
+	argv = append(argv, "-J", "-t", fmt.Sprint(*seconds))
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		value, err := iperfOnce(exec.Command(argv[0], argv[1:]...))
+		if err == nil || !strings.Contains(err.Error(), "busy") || time.Now().After(end) {
+			return value, err
+		}
+	}
+}
+
+func iperfOnce(cmd *exec.Cmd) (float64, error) {
 	out, err := cmd.Output()
 	var result struct {
 		Error string

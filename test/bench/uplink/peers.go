@@ -34,6 +34,9 @@ const (
 
 // makeHost gives the host an address on a wire, which a default route and pasta need.
 func makeHost() error {
+	if err := forgetClosed(); err != nil {
+		return err
+	}
 	c, err := netlink.Open(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -46,9 +49,21 @@ func makeHost() error {
 	if err != nil {
 		return err
 	}
-	return c.Do(
-		netlink.AddAddress(l.Index, netip.MustParsePrefix(hostIP+"/24")),
-		netlink.AddRoute(netlink.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.0.2.2"), Index: l.Index}))
+	requests := []netlink.Request{netlink.AddAddress(l.Index, netip.MustParsePrefix(hostIP+"/24"))}
+	for i := range contenders {
+		requests = append(requests, netlink.AddAddress(l.Index, netip.PrefixFrom(publishedAt(i), 24)))
+	}
+	return c.Do(append(requests, netlink.AddRoute(netlink.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.0.2.254"), Index: l.Index}))...)
+}
+
+// publishedAt is the host's address at which the ports of one peer's guest are published. It is none of the loopback's: from those
+// pasta copies to the guest's own loopback, and sends no packet.
+func publishedAt(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(11 + i)}) }
+
+// forgetClosed keeps the ports of the thread's network namespace from being used up by connections in TIME-WAIT, in which the peers
+// share the tuples.
+func forgetClosed() error {
+	return os.WriteFile("/proc/sys/net/ipv4/tcp_max_tw_buckets", []byte("100"), 0)
 }
 
 // servers are what guests connect to on the host.
@@ -141,7 +156,7 @@ func startPeers(mtu int) ([]*peer, error) {
 			fmt.Printf("%s: left out: not installed\n", c.name)
 			continue
 		}
-		p := &peer{name: c.name, published: fmt.Sprintf("127.0.0.%d", 2+i)}
+		p := &peer{name: c.name, published: fmt.Sprint(publishedAt(i))}
 		all = append(all, p)
 		if err := p.begin(); err != nil {
 			return all, err
@@ -190,7 +205,19 @@ func (p *peer) loopback() error {
 	if err != nil {
 		return err
 	}
-	return p.inGuest("ip", "link", "set", "lo", "up").Run()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.guest.Process.Pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return netlink.InNamespace(ns, func() error {
+		c, err := netlink.Open(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return errors.Join(c.Do(netlink.SetUp("lo")), forgetClosed())
+	})
 }
 
 func (p *peer) add(cmd *exec.Cmd) error {
