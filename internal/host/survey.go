@@ -21,6 +21,9 @@ type Survey struct {
 	// Filtered says that a seccomp filter is in force for this process.
 	Filtered bool
 
+	// TUN is what opening /dev/net/tun has come to.
+	TUN syscall.Errno
+
 	// What the machine's settings say about user namespaces.
 	UserNSClone    string // kernel.unprivileged_userns_clone (Debian's patch)
 	UserNSMax      string // user.max_user_namespaces
@@ -114,6 +117,11 @@ func Look(dataRoot, runRoot string) Survey {
 	}
 	if data, err := os.ReadFile("/proc/self/status"); err == nil {
 		s.Filtered = bytes.Contains(data, []byte("\nSeccomp:\t2\n"))
+	}
+	if fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		s.TUN = errnoOf(err)
+	} else {
+		_ = unix.Close(fd)
 	}
 	s.CgroupWritable = cgroupWritable(s.Facts)
 	switch {

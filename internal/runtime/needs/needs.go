@@ -48,6 +48,7 @@ const (
 	Seccomp      = "seccomp"
 	AppArmor     = "AppArmor"
 	NFTables     = "nf_tables"
+	TUN          = "tun device"
 	DataRoot     = "data root"
 	RunRoot      = "run root"
 	privileged   = "start the container that this is with --privileged"
@@ -73,6 +74,9 @@ func Findings(in Input) []Finding {
 		all = append(all, delegation(in))
 	}
 	all = append(all, seccomp(in), appArmor(in), nfTables(in))
+	if !in.Root() {
+		all = append(all, tun(in))
+	}
 	return append(all, place(DataRoot, in.Data), place(RunRoot, in.Run))
 }
 
@@ -417,6 +421,23 @@ func nfTables(in Input) Finding {
 		}
 	default:
 		f.OK, f.Found, f.Hint = false, "it does not answer: "+errno.Error(), "sudo modprobe nf_tables"
+	}
+	return f
+}
+
+func tun(in Input) Finding {
+	f := Finding{Name: TUN, Found: "yes", OK: in.TUN == 0, For: "networks without root"}
+	switch in.TUN {
+	case 0:
+	case unix.EACCES, unix.EPERM:
+		f.Found, f.Hint = "/dev/net/tun is not for this user", "sudo chmod 666 /dev/net/tun"
+	case unix.ENOENT, unix.ENODEV, unix.ENXIO:
+		f.Found, f.Hint = "there is no /dev/net/tun", "sudo modprobe tun"
+		if in.Container != "" {
+			f.Hint = "start the container that this is with --device /dev/net/tun"
+		}
+	default:
+		f.Found, f.Hint = "/dev/net/tun does not open: "+in.TUN.Error(), "sudo modprobe tun"
 	}
 	return f
 }

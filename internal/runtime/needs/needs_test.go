@@ -231,6 +231,14 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 			[]func(*Input){docker, fails(host.TrialNFT, unix.EPERM)},
 			NFTables, "CAP_NET_ADMIN", "--privileged", false, none,
 		},
+		"a tun device for root alone": {
+			[]func(*Input){user, func(in *Input) { in.TUN = unix.EACCES }},
+			TUN, "not for this user", "chmod 666", false, none,
+		},
+		"no tun device": {
+			[]func(*Input){user, func(in *Input) { in.TUN = unix.ENOENT }},
+			TUN, "no /dev/net/tun", "modprobe tun", false, none,
+		},
 		"data on NFS": {
 			[]func(*Input){func(in *Input) { in.Data.Type = nfsMagic }},
 			DataRoot, "NFS", "--data-root DIR", false, none,
