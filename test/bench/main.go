@@ -30,6 +30,7 @@ type section struct {
 var sections = []section{
 	{"bundles", (*bench).bundles},
 	{"run", (*bench).run},
+	{"networks", (*bench).networks},
 	{"exec", (*bench).exec},
 	{"memory", (*bench).memory},
 	{"start", (*bench).starts},
