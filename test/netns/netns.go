@@ -5,10 +5,13 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
+	"time"
 
 	"berth/internal/network/netlink"
 
@@ -80,22 +83,29 @@ func Need(t testing.TB) {
 func New(t testing.TB) *os.File {
 	t.Helper()
 	Need(t)
+	ns, err := newNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ns.Close() })
+	return ns
+}
+
+// newNamespace makes a network namespace with its loopback up.
+func newNamespace() (ns *os.File, err error) {
 	made := make(chan error)
-	var ns *os.File
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
 			ns, err = os.Open("/proc/thread-self/ns/net")
 		}
+		if err == nil {
+			err = do(netlink.SetUp("lo"))
+		}
 		made <- err
 	}()
-	if err := <-made; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ns.Close() })
-	In(t, ns, func() error { return do(netlink.SetUp("lo")) })
-	return ns
+	return ns, <-made
 }
 
 // In calls f on a thread in a network namespace; nil is the host's.
@@ -122,17 +132,49 @@ func do(requests ...netlink.Request) error {
 	return c.Do(requests...)
 }
 
-// Wire makes the other host and the wire to it. A process has one at a time.
+// Wire returns the other host, which the process has from the first call on.
 func Wire(t testing.TB) (other *os.File) {
 	t.Helper()
-	other = New(t)
-	In(t, nil, func() error {
-		return do(netlink.SetUp("lo"), netlink.CreateVeth(netlink.Veth{Name: "wire0", PeerName: "wire0", PeerNamespace: other}))
-	})
-	t.Cleanup(func() { _ = do(netlink.DeleteLink("wire0")) }) // gone with the other host, perhaps
-	In(t, nil, func() error { return address(HostIP, HostIP6, OtherIP, OtherIP6) })
-	In(t, other, func() error { return address(OtherIP, OtherIP6, "", "") })
+	Need(t)
+	other, err := wire()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return other
+}
+
+var wire = sync.OnceValues(func() (*os.File, error) {
+	other, err := newNamespace()
+	if err != nil {
+		return nil, err
+	}
+	if err := do(netlink.SetUp("lo"), netlink.CreateVeth(netlink.Veth{Name: "wire0", PeerName: "wire0", PeerNamespace: other})); err != nil {
+		return nil, err
+	}
+	err = errors.Join(
+		address(HostIP, HostIP6, OtherIP, OtherIP6),
+		netlink.InNamespace(other, func() error { return address(OtherIP, OtherIP6, "", "") }))
+	for _, ip := range []string{OtherIP, OtherIP6} {
+		err = errors.Join(err, awaitWire(ip))
+	}
+	return other, err
+})
+
+// awaitWire waits until the other host refuses connections: the kernel notices a carrier, and that an address is nobody else's, when it
+// has time.
+func awaitWire(ip string) error {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(ip, "9"), time.Second)
+		if err == nil {
+			return c.Close()
+		}
+		if errors.Is(err, unix.ECONNREFUSED) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the wire does not carry to %s: %w", ip, err)
+		}
+	}
 }
 
 // address gives wire0 its addresses and default routes.
