@@ -35,17 +35,26 @@ func (p Place) find() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	// All of them, also when one is found: those that are gone would stay for as long as he lives.
+	var found *os.File
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		if ns := namespaceOf(pid, inode); ns != nil {
-			return ns, nil
+		switch ns := namespaceOf(pid, inode); {
+		case ns != nil && found == nil:
+			found = ns
+		case ns != nil:
+			_ = ns.Close()
+		default:
+			if err := os.Remove(filepath.Join(p.path("members"), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
 		}
-		if err := os.Remove(filepath.Join(p.path("members"), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+	}
+	if found != nil {
+		return found, nil
 	}
 	for _, pid := range p.Members() {
 		if ns := namespaceOf(pid, inode); ns != nil {
@@ -87,12 +96,20 @@ func (p Place) make() (*os.File, error) {
 	var st unix.Stat_t
 	err = unix.Fstat(int(ns.Fd()), &st)
 	if err == nil {
-		err = disk.Replace(p.path("namespace"), strconv.AppendUint(nil, st.Ino, 10), 0o600, disk.Volatile)
+		err = p.note("namespace", st.Ino)
 	}
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
 	return ns, nil
+}
+
+// note writes the inode number of a namespace down. The caller has the lock: what is half-made is a killed process's.
+func (p Place) note(name string, inode uint64) error {
+	if err := disk.SweepTemporaries(filepath.Dir(p.path(name))); err != nil {
+		return err
+	}
+	return disk.Replace(p.path(name), strconv.AppendUint(nil, inode, 10), 0o600, disk.Volatile)
 }
 
 // newNamespace makes a user namespace, by way of a process that is in it for a moment.

@@ -33,7 +33,7 @@ func (p Place) Network() (ns *os.File, made bool, err error) {
 	}
 	var st unix.Stat_t
 	if err = unix.Fstat(int(ns.Fd()), &st); err == nil {
-		err = disk.Replace(p.path("network"), strconv.AppendUint(nil, st.Ino, 10), 0o600, disk.Volatile)
+		err = p.note("network", st.Ino)
 	}
 	if err != nil {
 		return nil, false, errors.Join(err, ns.Close())
