@@ -137,6 +137,38 @@ func (s Store) Attach(network string, r Request, ns *os.File) (e Endpoint, chang
 	return e, changes, s.publish(k, n, e, e.Ports)
 }
 
+// Restore connects a container that runs, whose network namespace is ns, again as its record says, if its interface is no more: a Home
+// ends when all who held it have been killed, and what was in it ends with it. The endpoint that it returns is the one from now on.
+func (s Store) Restore(e Endpoint, ns *os.File) (Endpoint, error) {
+	if s.Home == nil || e.HostLink == "" {
+		return e, nil
+	}
+	home, err := s.openRoutes()
+	if err != nil {
+		return e, err
+	}
+	defer home.Close()
+	if _, err := home.LinkByName(e.HostLink); !errdef.Is(err, errdef.NotFound) {
+		return e, err
+	}
+	// Its other side goes when the kernel comes to it, some time after the namespace's end.
+	inside, err := netlink.OpenIn(ns, routeProtocol)
+	if err != nil {
+		return e, err
+	}
+	if err := errors.Join(inside.Do(netlink.DeleteLink(e.Interface).Tolerate(unix.ENODEV)), inside.Close()); err != nil {
+		return e, err
+	}
+	r := Request{
+		Container: e.Container, Name: e.Name, Interface: e.Interface, MAC: e.MAC, Aliases: e.Aliases, Ports: e.Ports, DefaultRoute: e.DefaultRoute,
+	}
+	for _, p := range e.Addresses {
+		r.Addresses = append(r.Addresses, p.Addr())
+	}
+	again, _, err := s.Attach(e.Network, r, ns)
+	return again, err
+}
+
 // leave gives back what the container holds in the network, if it holds something.
 func (s Store) leave(k kernel, network, container string, why Leaving) error {
 	old, err := s.Endpoint(network, container)

@@ -410,16 +410,24 @@ func (o Options) release() error {
 	return o.networks().ReleaseAll(o.Container.ID, network.Ended)
 }
 
-// reconnect takes the sockets again that a monitor before this one has held.
+// reconnect takes the sockets again that a monitor before this one has held, and makes the interfaces again that are gone.
 func (m *monitor) reconnect(pid int) error {
-	cfg, store := m.c.Config, m.networks()
-	for _, asked := range cfg.Networks {
-		e, err := store.Endpoint(asked.Network, m.c.ID)
-		if errdef.Is(err, errdef.NotFound) {
-			continue
-		}
-		if err != nil {
-			return err
+	if len(m.c.Config.Networks) == 0 {
+		return nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	store := m.networks()
+	held, err := m.held()
+	if err != nil {
+		return err
+	}
+	for _, e := range held {
+		if e, err = store.Restore(e, ns); err != nil {
+			return fmt.Errorf("cannot connect the container to the network %s again: %w", e.Network, err)
 		}
 		m.net.endpoints = append(m.net.endpoints, e)
 		ports, err := holdAgain(store, e.Ports)
@@ -429,21 +437,19 @@ func (m *monitor) reconnect(pid int) error {
 		}
 		m.net.ports = append(m.net.ports, ports...)
 	}
-	if err := m.linkUp(&m.net); err != nil {
-		return err
-	}
-	if !Named(cfg) {
-		return nil
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if m.net.resolver, err = listenForNames(ns); err != nil {
+	if err := m.open(ns); err != nil {
 		return err
 	}
 	return m.serveNames(pid)
+}
+
+// open opens what a container, whose network namespace is ns, has besides its ports: the connection to the uplink, and the resolver's
+// sockets.
+func (m *monitor) open(ns *os.File) (err error) {
+	if err = m.linkUp(&m.net); err == nil && Named(m.c.Config) {
+		m.net.resolver, err = listenForNames(ns)
+	}
+	return err
 }
 
 // holdAgain takes the ports that a monitor before this one has held. It may have been killed a moment ago, and not be done with its
