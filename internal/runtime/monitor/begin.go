@@ -413,9 +413,13 @@ func (m *monitor) attend(record *state.Record) (Ended, error) {
 	}
 	if err != nil {
 		_ = conn.Close()
-		if _, err := m.Store.Process(m.c.ID); err != nil {
+		p, err := m.Store.Process(m.c.ID)
+		if err != nil {
 			reapAll()
 			return Ended{}, errdef.New(errdef.Unknown, "cannot start the container: the command that was starting it was killed")
+		}
+		if err := m.openInstead(p.PID); err != nil {
+			fmt.Fprintln(os.Stderr, err) // the container lives; monitor.log says what it lacks
 		}
 	} else {
 		if err := m.takeNetworks(word.Networks, conn.Files()); err != nil {

@@ -452,6 +452,25 @@ func (m *monitor) open(ns *os.File) (err error) {
 	return err
 }
 
+// openInstead opens what a command that connected the container after its birth would have handed on, if it had not been killed.
+func (m *monitor) openInstead(pid int) (err error) {
+	if m.Home == nil || !m.c.Config.OwnNetwork() {
+		return nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has ended already
+	}
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if m.net.endpoints, err = m.held(); err != nil {
+		return err
+	}
+	return m.open(ns)
+}
+
 // holdAgain takes the ports that a monitor before this one has held. It may have been killed a moment ago, and not be done with its
 // descriptors.
 func holdAgain(store network.Store, ports []network.Published) (held []*os.File, err error) {
