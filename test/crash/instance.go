@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"berth/internal/network"
+	"berth/test/ordinary"
 	"berth/test/ownnet"
 
 	"golang.org/x/sys/unix"
@@ -22,14 +23,16 @@ import (
 // instance is a berth with roots of its own.
 type instance struct {
 	dir, program string
+	user         *ordinary.User  // whose it is; nil: root's
 	ids          map[string]bool // of all containers that were seen since the last cleaning
 	baseline     map[string]bool // the files that are there when nothing is
 	rooms        int             // how many files for IDs were asked for
+	cleanings    int
 }
 
 // newInstance makes an instance below dir, with a copy of the program: by that its processes are known.
-func newInstance(dir, program string) (*instance, error) {
-	in := &instance{dir: dir, program: filepath.Join(dir, "berth"), ids: map[string]bool{}}
+func newInstance(dir, program string, user *ordinary.User) (*instance, error) {
+	in := &instance{dir: dir, program: filepath.Join(dir, "berth"), user: user, ids: map[string]bool{}}
 	data, err := os.ReadFile(program)
 	if err != nil {
 		return nil, err
@@ -39,6 +42,11 @@ func newInstance(dir, program string) (*instance, error) {
 	}
 	if err := os.WriteFile(in.program, data, 0o755); err != nil {
 		return nil, err
+	}
+	if user != nil {
+		if err := os.Chown(dir, int(user.UID), int(user.GID)); err != nil {
+			return nil, err
+		}
 	}
 	return in, in.renew()
 }
@@ -50,20 +58,28 @@ func (in *instance) networks() network.Store { return network.Store{Data: in.dat
 
 // renew begins from nothing, with the image box and every program unpacked.
 func (in *instance) renew() error {
-	for _, pid := range in.processes() {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	}
-	for end := time.Now().Add(5 * time.Second); len(in.processes()) > 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		pids := in.processes()
+		if len(pids) == 0 || time.Now().After(end) {
+			break
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
 	}
 	for _, dir := range in.groups() {
 		_ = unix.Rmdir(dir) // what a violation has left
 	}
-	// What a violation has left of networks is known by their records, which go next.
-	if _, err := in.networks().Sweep(func(string) (string, bool) { return "", false }); err != nil {
-		return err
+	if in.user == nil { // a user's networks have gone with his processes
+		// What a violation has left of networks is known by their records, which go next.
+		if _, err := in.networks().Sweep(func(string) (string, bool) { return "", false }); err != nil {
+			return err
+		}
+		if err := in.networks().Vacate(); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(in.networks().Vacate(), os.RemoveAll(in.data()), os.RemoveAll(in.run())); err != nil {
+	if err := errors.Join(os.RemoveAll(in.data()), os.RemoveAll(in.run())); err != nil {
 		return err
 	}
 	in.ids = map[string]bool{}
@@ -71,6 +87,9 @@ func (in *instance) renew() error {
 		if _, err := in.berth(args...); err != nil {
 			return err
 		}
+	}
+	if left := in.endUplink(true); len(left) > 0 {
+		return errors.New(left[0])
 	}
 	in.baseline = in.files()
 	return nil
@@ -84,13 +103,21 @@ func (in *instance) env() []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + in.dir}
 }
 
+// attributes make a process his whose instance it is.
+func (in *instance) attributes() *unix.SysProcAttr {
+	if in.user == nil {
+		return &unix.SysProcAttr{}
+	}
+	return &unix.SysProcAttr{Credential: in.user.Credential()}
+}
+
 // berth runs a command to its end and returns what it printed.
 func (in *instance) berth(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	argv := in.argv(args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = in.env()
+	cmd.Env, cmd.SysProcAttr = in.env(), in.attributes()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
 	if err := cmd.Run(); err != nil {
@@ -114,7 +141,8 @@ func (in *instance) see() {
 	}
 }
 
-// processes are all of this instance's: of its program, of the programs below its data root, in its control groups.
+// processes are all of this instance's: of its program, of the programs below its data root, in its control groups, and, since a user
+// may have none, those that have its files mounted.
 func (in *instance) processes() []int {
 	own, err := os.Stat(in.program)
 	if err != nil {
@@ -137,6 +165,10 @@ func (in *instance) processes() []int {
 		ours := os.SameFile(own, st) || strings.HasPrefix(path, in.dir+"/")
 		for id := range in.ids {
 			ours = ours || bytes.Contains(group, []byte(id))
+		}
+		if in.user != nil && !ours {
+			mounts, _ := os.ReadFile("/proc/" + e.Name() + "/mountinfo")
+			ours = bytes.Contains(mounts, []byte(in.dir+"/"))
 		}
 		if ours {
 			pids = append(pids, pid)
@@ -165,7 +197,7 @@ func (in *instance) files() map[string]bool {
 				return nil
 			}
 			found[strings.TrimPrefix(path, in.dir+"/")] = true
-			if d.IsDir() && d.Name() == "tree" {
+			if d.IsDir() && (d.Name() == "tree" || d.Name() == "members") { // of the user namespace: the next command removes them
 				return fs.SkipDir
 			}
 			return nil
@@ -184,6 +216,11 @@ func (in *instance) clean() (wrong []string) {
 	}
 	out, err := in.berth("ps", "-aq", "--no-trunc")
 	say(err)
+	if in.user != nil {
+		wrong = append(wrong, in.onlyKeeper()...)
+		out, err = in.berth("ps", "-aq", "--no-trunc")
+		say(err)
+	}
 	if ids := strings.Fields(out); len(ids) > 0 {
 		_, err := in.berth(append([]string{"rm", "-f"}, ids...)...)
 		say(err)
@@ -202,8 +239,10 @@ func (in *instance) clean() (wrong []string) {
 	say(err)
 	_, err = in.berth("image", "prune", "-f")
 	say(err)
-	// What is told to end may need a moment for it.
 	var left []string
+	wrong = append(wrong, in.endUplink(in.cleanings%uplinkSeen == 0)...)
+	in.cleanings++
+	// What is told to end may need a moment for it.
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if left = in.leaked(); len(left) == 0 || time.Now().After(end) {
 			break
@@ -227,6 +266,9 @@ func (in *instance) leaked() (left []string) {
 		left = append(left, fmt.Sprintf("%d directories of control groups are left, like %s", len(groups), groups[0]))
 	}
 	held, err := ownnet.Held(in.networks())
+	if in.user != nil {
+		held, err = ownnet.Records(in.networks())
+	}
 	if err != nil {
 		left = append(left, err.Error())
 	}

@@ -1,6 +1,7 @@
 // Command crash kills commands of berth, and monitors, right after each of their system calls in turn, and checks from
 // fresh processes that nothing that was reported is lost, that everything works, and that nothing is left when all has been
-// removed. It needs root; BERTH_SHORT=1 takes some thirty system calls of each command instead of all.
+// removed. It does so as root and as a user without root: one with subordinate ids, if this host has such a user, else one who has one id.
+// It needs root; BERTH_SHORT=1 takes some thirty system calls of each command instead of all.
 //
 // It is no test of what a power cut does (test/powercut): a killed process leaves the kernel's caches as they are.
 package main
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"berth/test/ordinary"
 	"berth/test/ownnet"
 	"berth/test/registry"
 	"berth/test/tiny"
@@ -25,8 +27,12 @@ func main() {
 	program := flag.String("berth", "bin/berth", "the program to test")
 	only := flag.String("only", "", "only scenarios whose name contains this")
 	jobs := flag.Int("jobs", 2, "how many commands are killed at the same time")
+	kills := flag.Int("kills", 0, "how many kills are spread over a command; 0: all that there are, or 30 with BERTH_SHORT set")
 	flag.Parse()
-	if err := run(*program, *only, *jobs, os.Getenv("BERTH_SHORT") != ""); err != nil {
+	if *kills == 0 && os.Getenv("BERTH_SHORT") != "" {
+		*kills = 30
+	}
+	if err := run(*program, *only, *jobs, *kills); err != nil {
 		fmt.Fprintln(os.Stderr, "crash:", err)
 		os.Exit(1)
 	}
@@ -35,10 +41,7 @@ func main() {
 // never is a number of system calls that nothing makes.
 const never = 1 << 40
 
-// kills is how many kills the short form spreads over a command.
-const kills = 30
-
-func run(program, only string, jobs int, short bool) error {
+func run(program, only string, parallel, kills int) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("cannot test: root is needed to trace containers")
 	}
@@ -55,6 +58,14 @@ func run(program, only string, jobs int, short bool) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return err
+	}
+	user, restore, err := without()
+	if err != nil {
+		return err
+	}
+	defer restore()
 	archive := filepath.Join(dir, "tiny.tar")
 	if err := os.WriteFile(archive, tiny.Image(image, 1), 0o644); err != nil {
 		return err
@@ -73,19 +84,34 @@ func run(program, only string, jobs int, short bool) error {
 		}
 		reference = r.Address + "/tiny:v1"
 	}
-	work := make(chan scenario)
+	var list []job
+	for _, s := range append(jobs(false, scenarios(archive, reference)), jobs(true, userScenarios(user))...) {
+		if strings.Contains(s.name, only) {
+			list = append(list, s)
+		}
+	}
+	work := make(chan job)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	total, violations, began := 0, 0, time.Now()
-	for i := range jobs {
+	for i := range parallel {
 		wg.Go(func() {
 			// A tracer waits for every child of its thread, which must therefore have no child of another job's.
 			runtime.LockOSThread()
-			in, err := newInstance(filepath.Join(dir, fmt.Sprint(i)), program)
+			instances := map[bool]*instance{} // root's, and the user's
 			for s := range work {
-				var n, bad int
+				n, bad, err := 0, 0, error(nil)
+				in := instances[s.asUser]
+				if in == nil {
+					name, whose := fmt.Sprint("root", i), (*ordinary.User)(nil)
+					if s.asUser {
+						name, whose = fmt.Sprint("user", i), user
+					}
+					in, err = newInstance(filepath.Join(dir, name), program, whose)
+				}
 				if err == nil {
-					n, bad, err = in.series(s, short)
+					instances[s.asUser] = in
+					n, bad, err = in.series(s.scenario, kills)
 				}
 				mu.Lock()
 				total, violations = total+n, violations+bad
@@ -94,17 +120,22 @@ func run(program, only string, jobs int, short bool) error {
 					fmt.Printf("%s: %v\n", s.name, err)
 				}
 				mu.Unlock()
-				if err == nil {
-					continue
+				if err != nil {
+					delete(instances, s.asUser)
+					if err := in.end(); err != nil {
+						fmt.Println(err)
+					}
 				}
-				err = in.renew()
+			}
+			for _, in := range instances {
+				if err := in.end(); err != nil {
+					fmt.Println(err)
+				}
 			}
 		})
 	}
-	for _, s := range scenarios(archive, reference) {
-		if strings.Contains(s.name, only) {
-			work <- s
-		}
+	for _, s := range list {
+		work <- s
 	}
 	close(work)
 	wg.Wait()
@@ -116,7 +147,7 @@ func run(program, only string, jobs int, short bool) error {
 }
 
 // series kills a scenario's victim after each of its system calls.
-func (in *instance) series(s scenario, short bool) (n, violations int, err error) {
+func (in *instance) series(s scenario, kills int) (n, violations int, err error) {
 	began := time.Now()
 	o, wrong, err := in.one(s, never)
 	if err != nil {
@@ -129,7 +160,7 @@ func (in *instance) series(s scenario, short bool) (n, violations int, err error
 		return 0, 0, fmt.Errorf("not even without a kill: %s", strings.Join(wrong, "; "))
 	}
 	stride := 1
-	if short {
+	if kills > 0 {
 		stride = max(1, o.calls/kills)
 	}
 	for at := 1; ; at += stride {
@@ -151,6 +182,6 @@ func (in *instance) series(s scenario, short bool) (n, violations int, err error
 		}
 		n++
 	}
-	fmt.Printf("%-22s %4d system calls, %4d kills, %d violations, %v\n", s.name, o.calls, n, violations, time.Since(began).Round(time.Second))
+	fmt.Printf("%-36s %4d system calls, %4d kills, %d violations, %v\n", s.name, o.calls, n, violations, time.Since(began).Round(time.Second))
 	return n, violations, nil
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"berth/internal/network/uplink"
 )
 
 // which process of a scenario is killed.
@@ -15,6 +17,9 @@ const (
 	theCommand    victim = iota
 	newMonitor           // the monitor that the command starts
 	runningServer        // the monitor of the container "target", which runs already
+	itsFirst             // the first process of the container that the command starts
+	newUplink            // the uplink that the command starts
+	runningUplink        // the uplink, which runs already
 )
 
 // monitorName is argv[0] of a monitor.
@@ -27,6 +32,19 @@ type scenario struct {
 	prepare [][]string // commands that must work before
 	args    []string
 	check   func(in *instance, o outcome) []string // nil: nothing but what is checked after every kill
+}
+
+// job is a scenario, and whose it is.
+type job struct {
+	scenario
+	asUser bool
+}
+
+func jobs(asUser bool, scenarios []scenario) (list []job) {
+	for _, s := range scenarios {
+		list = append(list, job{s, asUser})
+	}
+	return list
 }
 
 const image = "tiny:v1"
@@ -72,12 +90,21 @@ func (in *instance) one(s scenario, n int) (o outcome, wrong []string, err error
 	in.see()
 	switch s.victim {
 	case theCommand:
-		o, err = start(in.argv(s.args...), in.env(), "", n, in.dir)
+		o, err = in.start(s.args, "", n)
 	case newMonitor:
-		o, err = start(in.argv(s.args...), in.env(), monitorName, n, in.dir)
-	case runningServer:
+		o, err = in.start(s.args, monitorName, n)
+	case itsFirst:
+		o, err = in.start(s.args, firstProcess, n)
+	case newUplink:
+		o, err = in.start(s.args, uplink.Program, n)
+	case runningServer, runningUplink:
 		var pid int
-		if pid, err = in.monitorOf("target"); err != nil {
+		if s.victim == runningServer {
+			pid, err = in.monitorOf("target")
+		} else {
+			pid, err = in.uplink()
+		}
+		if err != nil {
 			return o, nil, err
 		}
 		o, err = seize(pid, n, func() outcome {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,8 +18,9 @@ import (
 // on one operating system thread, because the kernel ties a tracee to the thread that traces it.
 type tracer struct {
 	kill   int    // after how many system calls; a number that is never reached only counts
-	find   string // argv[0] of the program to kill when it is not the one that was started
+	find   string // argv[0] of the program to kill when it is not the one that was started, or firstProcess
 	target int    // the process to kill, 0 while it is not known
+	early  bool   // the target has not executed its program yet
 	calls  int
 	killed bool
 	owner  map[int]int // thread -> process, of all threads that are traced
@@ -43,8 +45,10 @@ const (
 	patience   = 30 * time.Second
 )
 
-// start runs a command and kills it, or the program that it starts with the name find, after n system calls.
-func start(argv []string, env []string, find string, n int, scratch string) (outcome, error) {
+// start runs a command and kills it, or the program that it starts with the name find, or the container's first process, after n
+// system calls.
+func (in *instance) start(args []string, find string, n int) (outcome, error) {
+	argv, env, scratch := in.argv(args...), in.env(), in.dir
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	out, err := os.Create(filepath.Join(scratch, "stdout"))
@@ -62,7 +66,16 @@ func start(argv []string, env []string, find string, n int, scratch string) (out
 		return outcome{}, err
 	}
 	defer null.Close()
-	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Env: env, Files: []*os.File{null, out, errs}, Sys: &unix.SysProcAttr{Ptrace: true}})
+	wait, goOn, err := os.Pipe()
+	if err != nil {
+		return outcome{}, err
+	}
+	defer goOn.Close()
+	// Not PTRACE_TRACEME, with which a program that is setuid, like newuidmap, has only the rights that its caller has: the tracer's
+	// rights are taken to be those of whoever asks for it (ptrace_traceme of kernel/ptrace.c).
+	p, err := os.StartProcess("/bin/sh", append([]string{"sh", "-c", `read word <&3; exec "$@" 3<&-`, "sh"}, argv...),
+		&os.ProcAttr{Env: env, Files: []*os.File{null, out, errs, wait}, Sys: in.attributes()})
+	_ = wait.Close()
 	if err != nil {
 		return outcome{}, err
 	}
@@ -70,29 +83,35 @@ func start(argv []string, env []string, find string, n int, scratch string) (out
 	if err := p.Release(); err != nil {
 		return outcome{}, err
 	}
-	var ws unix.WaitStatus
-	if _, err := unix.Wait4(pid, &ws, unix.WALL, nil); err != nil {
-		return outcome{}, os.NewSyscallError("wait4", err)
-	}
 	t := &tracer{kill: n, find: find, owner: map[int]int{pid: pid}}
 	options := followAll
 	if find == "" {
-		t.target, options = pid, followSelf
+		t.target, t.early, options = pid, true, followSelf
 	}
-	if err := unix.PtraceSetOptions(pid, options); err != nil {
-		return outcome{}, os.NewSyscallError("ptrace", err)
+	if err := attach(pid, options); err != nil {
+		return outcome{}, err
 	}
-	t.resume(pid, 0)
+	if _, err := goOn.WriteString("go\n"); err != nil {
+		return outcome{}, err
+	}
 	o := outcome{exit: -1}
 	o.hung = t.follow(pid, &o.exit, func() bool { return t.owner[pid] == 0 })
 	o.calls, o.killed = t.calls, t.killed
 	data, err1 := os.ReadFile(out.Name())
-	errors, err2 := os.ReadFile(errs.Name())
-	o.output, o.stderr = string(data), string(errors)
+	words, err2 := os.ReadFile(errs.Name())
+	o.output, o.stderr = string(data), string(words)
 	if err1 != nil {
 		return o, err1
 	}
 	return o, err2
+}
+
+// attach traces a thread from here on, and stops it.
+func attach(tid, options int) error {
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, uintptr(options), 0, 0); errno != 0 {
+		return os.NewSyscallError("ptrace", errno)
+	}
+	return os.NewSyscallError("ptrace", unix.PtraceInterrupt(tid))
 }
 
 // seize kills a process that runs already after n system calls from when during has begun.
@@ -109,13 +128,12 @@ func seize(pid, n int, during func() outcome) (outcome, error) {
 		if err != nil {
 			return outcome{}, err
 		}
-		if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, followSelf, 0, 0); errno != 0 {
+		if err := attach(tid, followSelf); errors.Is(err, unix.ESRCH) {
 			continue // a thread that has just ended
+		} else if err != nil {
+			return outcome{}, err
 		}
 		t.owner[tid] = pid
-		if err := unix.PtraceInterrupt(tid); err != nil {
-			return outcome{}, os.NewSyscallError("ptrace", err)
-		}
 	}
 	result := make(chan outcome, 1)
 	// Elsewhere: this thread waits for all of its children.
@@ -195,9 +213,13 @@ func (t *tracer) handle(tid int, ws unix.WaitStatus) {
 		return
 	case !known: // a new thread or process begins with a stop
 		signal = 0
+		if t.target == 0 && t.find == firstProcess && isFirst(tid) {
+			t.target = pid
+			_ = unix.PtraceSetOptions(tid, followSelf)
+		}
 	case signal == callStop:
 		signal = 0
-		if pid == t.target && !t.killed && atExit(tid) {
+		if pid == t.target && !t.early && !t.killed && atExit(tid) {
 			if t.calls++; t.calls == t.kill {
 				t.killed = true
 				_ = unix.Kill(pid, unix.SIGKILL)
@@ -213,6 +235,8 @@ func (t *tracer) handle(tid int, ws unix.WaitStatus) {
 			t.detach(tid)
 			return
 		}
+	case event == unix.PTRACE_EVENT_EXEC && pid == t.target:
+		signal, t.early = 0, false
 	case event != 0 || signal == unix.SIGTRAP:
 		signal = 0
 	}
@@ -260,6 +284,24 @@ func atExit(tid int) bool {
 	var info [88]byte
 	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, 0x420e, uintptr(tid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
 	return errno == 0 && info[0] == infoExit
+}
+
+// firstProcess stands for the first process of a container, which has no name before it executes its program.
+const firstProcess = "the first process"
+
+// isFirst reports whether a process is the first of a pid namespace that is not ours.
+func isFirst(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			numbers := strings.Fields(rest)
+			return len(numbers) > 1 && numbers[len(numbers)-1] == "1"
+		}
+	}
+	return false
 }
 
 func processOf(tid int) int {

@@ -90,8 +90,31 @@ func Clear(s network.Store) error {
 }
 
 // Held is what the containers of an instance hold of the host, a line each: leases, records, interfaces, elements of published ports.
-func Held(s network.Store) ([]string, error) {
-	var held []string
+func Held(s network.Store) (held []string, err error) {
+	if held, err = Records(s); err != nil {
+		return nil, err
+	}
+	look := func() error {
+		links, err := interfaces(s)
+		if err != nil {
+			return err
+		}
+		elements, err := elements(s)
+		held = append(append(held, links...), elements...)
+		return err
+	}
+	if s.Home == nil {
+		return held, look()
+	}
+	ns, err := s.Home()
+	if err != nil {
+		return nil, err
+	}
+	return held, netlink.InNamespace(ns, look)
+}
+
+// Records are the leases and records of an instance, a line each.
+func Records(s network.Store) (held []string, err error) {
 	for _, kind := range []string{"leases", "endpoints"} {
 		found, err := filepath.Glob(filepath.Join(s.Run, "networks", "*", kind, "*"))
 		if err != nil {
@@ -101,12 +124,7 @@ func Held(s network.Store) ([]string, error) {
 			held = append(held, strings.TrimPrefix(path, s.Run+"/"))
 		}
 	}
-	links, err := interfaces(s)
-	if err != nil {
-		return nil, err
-	}
-	elements, err := elements(s)
-	return append(append(held, links...), elements...), err
+	return held, nil
 }
 
 // interfaces are those on the instance's bridges, and those that are on no bridge any more.
