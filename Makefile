@@ -10,7 +10,7 @@ BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldfla
 # As internal/program unpacks it: one block, CRC32.
 XZ        = xz -9ecT1 --check=crc32
 
-.PHONY: build run test attacks crash debian powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
+.PHONY: build run test attacks crash soak debian powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -60,9 +60,14 @@ attacks:
 	CGO_ENABLED=0 $(GO) build -o .cache/attacks ./test/attacks
 	.cache/attacks
 
-# Kill commands and monitors after each of their system calls; BERTH_SHORT=1 takes about thirty of each.
+# Kill commands, monitors, first processes and uplinks after each of their system calls, as root and as a user; BERTH_SHORT=1 takes about
+# thirty of each.
 crash: build
 	$(GO) run ./test/crash -berth $(OUT)/berth
+
+# Containers on networks, thousands of times and many at once, as root and as a user; BERTH_SHORT=1 starts some dozens.
+soak: build
+	$(GO) run ./test/soak -berth $(OUT)/berth
 
 # A whole Debian, made by mmdebstrap, through a registry and into a terminal; BERTH_DEBIAN_TAR names a ready root file system.
 # With BERTH_SHORT=1 none is made.

@@ -3,23 +3,31 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"berth/internal/network"
+	"berth/internal/runtime/monitor"
+	"berth/test/ordinary"
 )
 
 // instance is a berth with roots of its own.
-type instance struct{ dir, program string }
+type instance struct {
+	dir, program string
+	user         *ordinary.User // whose it is; nil: root's
+}
 
 // patience is more than any command takes, on a machine with much to do.
 const patience = time.Minute
 
-func newInstance(program string) (*instance, error) {
+func newInstance(program string, user *ordinary.User) (*instance, error) {
 	root := os.Getenv("TMPDIR")
 	if root == "" {
 		root = "/dev/shm"
@@ -28,7 +36,12 @@ func newInstance(program string) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{dir: dir, program: filepath.Join(dir, "berth")}
+	in := &instance{dir: dir, program: filepath.Join(dir, "berth"), user: user}
+	if user != nil {
+		if err := os.Chown(dir, int(user.UID), int(user.GID)); err != nil {
+			return nil, err
+		}
+	}
 	data, err := os.ReadFile(program)
 	if err != nil {
 		return nil, err
@@ -37,7 +50,18 @@ func newInstance(program string) (*instance, error) {
 }
 
 func (in *instance) networks() network.Store {
-	return network.Store{Data: filepath.Join(in.dir, "data"), Run: filepath.Join(in.dir, "run")}
+	s := network.Store{Data: filepath.Join(in.dir, "data"), Run: filepath.Join(in.dir, "run")}
+	if in.user != nil {
+		s.Uplink = monitor.UplinkName
+		s.Home = func() (*os.File, error) {
+			ns, err := ordinary.Network(s.Run, in.pids())
+			if ns == nil && err == nil {
+				err = errors.New("nobody holds the network namespace")
+			}
+			return ns, err
+		}
+	}
+	return s
 }
 
 // remove removes the instance's files; what it has made in the kernel goes with the namespace.
@@ -53,6 +77,9 @@ func (in *instance) berth(args ...string) (string, error) {
 	defer cancel()
 	s := in.networks()
 	cmd := exec.CommandContext(ctx, in.program, append([]string{"--data-root", s.Data, "--run-root", s.Run}, args...)...)
+	if in.user != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: in.user.Credential()}
+	}
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + in.dir}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
@@ -80,11 +107,11 @@ func (in *instance) groups() (found []string) {
 	return found
 }
 
-// processes are those of the instance's program, and those that were started for it.
-func (in *instance) processes() (found []string) {
+// pids are the processes of the instance's programs, and those that were started for it.
+func (in *instance) pids() (found []int) {
 	own, err := os.Stat(in.program)
 	if err != nil {
-		return []string{err.Error()}
+		return nil
 	}
 	all, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range all {
@@ -92,11 +119,21 @@ func (in *instance) processes() (found []string) {
 		if err != nil {
 			continue // a kernel thread, or one that has ended
 		}
+		path, _ := os.Readlink(p + "/exe")
 		mounts, _ := os.ReadFile(p + "/mountinfo")
-		if os.SameFile(own, st) || bytes.Contains(mounts, []byte(in.dir+"/")) {
-			line, _ := os.ReadFile(p + "/cmdline")
-			found = append(found, fmt.Sprintf("process %s (%s)", filepath.Base(p), bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
+		if pid, err := strconv.Atoi(filepath.Base(p)); err == nil &&
+			(os.SameFile(own, st) || strings.HasPrefix(path, in.dir+"/") || bytes.Contains(mounts, []byte(in.dir+"/"))) {
+			found = append(found, pid)
 		}
+	}
+	return found
+}
+
+// processes are those processes, a line each.
+func (in *instance) processes() (found []string) {
+	for _, pid := range in.pids() {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		found = append(found, fmt.Sprintf("process %d (%s)", pid, bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
 	}
 	return found
 }

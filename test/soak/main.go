@@ -2,7 +2,8 @@
 // many at once, and then looks for what is left of them on the host: leases, records, interfaces, elements of nftables, processes,
 // control groups, files. Nothing is swept meanwhile or afterwards: what a sweep would find is a leak.
 //
-// It needs root. BERTH_SHORT=1 does it a few dozen times instead of 2,000. What a kill leaves is not its business (test/crash).
+// It does so as root, and a tenth of it as a user without root: one with subordinate ids, if this host has such a user, else one who has
+// one id. It needs root. BERTH_SHORT=1 does it a few dozen times instead of 2,000. What a kill leaves is not its business (test/crash).
 package main
 
 import (
@@ -12,38 +13,62 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"berth/test/ordinary"
 	"berth/test/ownnet"
 )
 
 func main() {
 	program := flag.String("berth", "bin/berth", "the program to test")
-	times := flag.Int("times", 0, "how often; 0: 2000, or 48 with BERTH_SHORT set")
-	jobs := flag.Int("jobs", 16, "how many at once")
+	times := flag.Int("times", 0, "how often as root; 0: 2000, or 48 with BERTH_SHORT set")
+	userTimes := flag.Int("user-times", 0, "how often as a user without root; 0: 200, or 24 with BERTH_SHORT set")
+	jobs := flag.Int("jobs", 16, "how many at once; half of them without root")
 	flag.Parse()
-	if *times == 0 {
-		*times = 2000
-		if os.Getenv("BERTH_SHORT") != "" {
-			*times = 48
+	for _, n := range []struct {
+		times       *int
+		long, short int
+	}{{times, 2000, 48}, {userTimes, 200, 24}} {
+		if *n.times == 0 {
+			*n.times = n.long
+			if os.Getenv("BERTH_SHORT") != "" {
+				*n.times = n.short
+			}
 		}
 	}
-	if err := run(*program, *times, *jobs); err != nil {
+	if err := run(*program, *times, *userTimes, *jobs); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		os.Exit(1)
 	}
 }
 
-func run(program string, times, jobs int) error {
+func run(program string, times, userTimes, jobs int) error {
 	if os.Geteuid() != 0 {
 		return errors.New("cannot test: root is needed for networks")
 	}
 	if err := ownnet.Enter(); err != nil {
 		return err
 	}
-	in, err := newInstance(program)
+	err := soak(program, nil, times, jobs)
+	restore, tun := ordinary.OpenTUN()
+	if os.IsNotExist(tun) {
+		fmt.Println("without root: skipped:", tun)
+		return err
+	}
+	if tun != nil {
+		return errors.Join(err, tun)
+	}
+	user := ordinary.Find()
+	fmt.Println("without root:", user)
+	return errors.Join(err, soak(program, &user, userTimes, max(1, jobs/2)), restore())
+}
+
+// soak is the work with an instance that is root's, or a user's.
+func soak(program string, user *ordinary.User, times, jobs int) error {
+	in, err := newInstance(program, user)
 	if err != nil {
 		return err
 	}
@@ -64,7 +89,7 @@ func run(program string, times, jobs int) error {
 	for _, kind := range kinds {
 		fmt.Println(w.took[kind].text(kind))
 	}
-	if err := in.intact(); err != nil {
+	if err := in.intact(jobs); err != nil {
 		return err
 	}
 	if err := in.end(jobs); err != nil {
@@ -125,6 +150,9 @@ func (w *work) job(n int) {
 	}
 }
 
+// jobsAtOnce is more than how many commands and monitors there are at once.
+const jobsAtOnce = 64
+
 // enough failures say what there is to say.
 const enough = 20
 
@@ -182,13 +210,24 @@ func (in *instance) end(jobs int) error {
 	return err
 }
 
-// intact checks that there are the rules that there should be, and no more.
-func (in *instance) intact() error {
+// intact checks that there are the rules that there should be, and no more, and of the containers that are still there nothing twice.
+func (in *instance) intact(jobs int) error {
 	ok, err := in.networks().Intact()
 	if err == nil && !ok {
 		err = errors.New("the rules are not those that berth makes")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	var held []string
+	for end := time.Now().Add(3 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if held, err = ownnet.Held(in.networks()); err != nil || len(held) == 3*jobs { // a lease, a record and an interface
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d containers hold %d things, and not %d: %s", jobs, len(held), 3*jobs, strings.Join(held, ", "))
+		}
+	}
 }
 
 // left is what there is of the instance now that it should have nothing. What is told to end may need a moment for it.
@@ -201,13 +240,20 @@ func (in *instance) left() (left []string) {
 }
 
 func (in *instance) look() []string {
-	left, err := ownnet.Held(in.networks())
+	held := ownnet.Held
+	if in.user != nil { // his network namespace has ended
+		held = ownnet.Records
+	}
+	left, err := held(in.networks())
 	if err != nil {
 		left = append(left, err.Error())
 	}
 	left = append(left, in.processes()...)
-	for _, dir := range []string{"data/containers", "data/names", "run/containers"} {
+	for _, dir := range []string{"data/containers", "data/names", "run/containers", "run/rootless/members"} {
 		entries, _ := os.ReadDir(filepath.Join(in.dir, dir))
+		if dir == "run/rootless/members" && len(entries) <= jobsAtOnce {
+			continue // of those who were there last; the next command removes them
+		}
 		for _, e := range entries {
 			left = append(left, dir+"/"+e.Name())
 		}
