@@ -24,7 +24,13 @@ func InsideVariable() string {
 // Inside reports whether this process is in the user namespace of a user's containers, and who he is outside.
 func Inside() (u User, _ bool) {
 	n, err := fmt.Sscanf(os.Getenv(InsideName), "%d:%d", &u.UID, &u.GID)
-	return u, err == nil && n == 2
+	if err != nil || n != 2 {
+		return User{}, false
+	}
+	if is, _ := userNamespace(); !is { // whoever has set the variable
+		return User{}, false
+	}
+	return u, true
 }
 
 // Caller is who called berth, as he is outside of any namespace of berth's.
