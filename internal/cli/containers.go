@@ -54,6 +54,42 @@ func (c *call) eachContainer(do func(e *engine.Engine, of *state.Container) erro
 	})
 }
 
+// atOnce is how many containers something is done to at the same time; docker's.
+const atOnce = 50
+
+// eachContainerAtOnce is eachContainer for what takes its time: the containers have theirs at the same time. What came of it is
+// said in their order.
+func (c *call) eachContainerAtOnce(do func(e *engine.Engine, of *state.Container) error) error {
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	slots := make(chan struct{}, atOnce)
+	ends := make([]chan error, len(c.args))
+	for i, ref := range c.args {
+		ends[i] = make(chan error, 1)
+		of, err := e.Containers.Resolve(ref)
+		if err != nil {
+			ends[i] <- err
+			continue
+		}
+		go func() {
+			slots <- struct{}{}
+			ends[i] <- do(e, of)
+			<-slots
+		}()
+	}
+	next := 0
+	return c.each(func(ref string) error {
+		err := <-ends[next]
+		next++
+		if err == nil {
+			_, err = fmt.Fprintln(c.out, ref)
+		}
+		return err
+	})
+}
+
 func (c *call) stopOptions() (engine.StopOptions, error) {
 	o := engine.StopOptions{Timeout: c.options.timeout}
 	if c.options.signal != "" {
@@ -70,7 +106,8 @@ func (c *call) cmdStop() error {
 	if err != nil {
 		return err
 	}
-	return c.eachContainer(func(e *engine.Engine, of *state.Container) error { return e.Stop(c.context(), of, o) })
+	ctx := c.context()
+	return c.eachContainerAtOnce(func(e *engine.Engine, of *state.Container) error { return e.Stop(ctx, of, o) })
 }
 
 func (c *call) cmdRestart() error {
