@@ -3,12 +3,14 @@ package cli_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"syscall"
 	"testing"
 
+	"berth/internal/network/etcfiles"
 	"berth/internal/network/netlink"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +48,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// uplink makes what the tests' host has: its loopback, an address and a default route.
+// uplink makes what the tests' host has: its loopback, an address, a default route and name servers.
 func uplink() error {
 	c, err := netlink.Open(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -61,8 +63,48 @@ func uplink() error {
 	if err != nil {
 		return err
 	}
-	return c.Do(
+	err = c.Do(
 		netlink.AddAddress(link.Index, netip.MustParsePrefix("10.99.0.1/24")),
 		netlink.AddRoute(netlink.Route{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Gateway: netip.MustParseAddr("10.99.0.2"), Index: link.Index}),
 	)
+	if err != nil {
+		return err
+	}
+	text, err := etcfiles.Read("/etc/resolv.conf", etcfiles.ResolvConfLimit)
+	if err != nil {
+		return err
+	}
+	for _, server := range etcfiles.Parse(text).Servers {
+		add := netlink.AddAddress(link.Index, netip.PrefixFrom(server, server.BitLen()))
+		if err := c.Do(add.Tolerate(unix.EEXIST)); err != nil && !server.IsLoopback() {
+			return err
+		}
+		if err := knowNothing(netip.AddrPortFrom(server, 53)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// knowNothing answers as the host's name server would for names that it does not know: at once. From a server that is not there a
+// container would hear nothing for some seconds.
+func knowNothing(at netip.AddrPort) error {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		return err
+	}
+	go func() {
+		msg := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(msg)
+			if err != nil {
+				return
+			}
+			if n > 3 {
+				msg[2], msg[3] = msg[2]|0x80, 0x83 // an answer, recursion available, no such name
+				_, _ = conn.WriteToUDPAddrPort(msg[:n], from)
+			}
+		}
+	}()
+	return nil
 }
