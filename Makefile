@@ -10,7 +10,7 @@ BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldfla
 # As internal/program unpacks it: one block, CRC32.
 XZ        = xz -9ecT1 --check=crc32
 
-.PHONY: build run test attacks crash soak debian powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
+.PHONY: build run test attacks crash soak debian shop powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -73,8 +73,13 @@ soak: build
 # With BERTH_SHORT=1 none is made.
 debian: build
 	@mkdir -p .cache
-	@[ -n "$$BERTH_DEBIAN_TAR$$BERTH_SHORT" ] || [ -e .cache/debian.tar ] || ./test/debian/rootfs .cache/debian.tar
+	@[ -n "$$BERTH_DEBIAN_TAR$$BERTH_SHORT" ] || [ -e .cache/debian.tar ] || ./test/debian/rootfs .cache/debian.tar python3-minimal,gcc,libc6-dev
 	BERTH_BINARY=$(abspath $(OUT)/berth) CGO_ENABLED=0 $(GO) test -count=1 ./internal/cli -v -run 'TestScript/scripts/debian$$'
+
+# A small shop of six services, made by mmdebstrap, on a network; as root, and as SHOP_USER, if that names somebody who has
+# subordinate ids and may read this checkout; or as whoever calls.
+shop: build
+	./test/shop/run $(abspath $(OUT)/berth) $(SHOP_USER)
 
 # Cut the power of an ext4 under a working berth; 2000 cuts, 200 with BERTH_SHORT=1.
 powercut: build

@@ -135,6 +135,7 @@ func setup(env *testscript.Env, program, attacker string, slow factor) error {
 	env.Setenv("PATH", program+":"+os.Getenv("PATH"))
 	env.Setenv("PROGRAMS", program)
 	env.Setenv("DEBIAN_TAR", debianTar())
+	env.Setenv("SHOP", os.Getenv("BERTH_SHOP"))
 	env.Setenv("HOME", dir)
 	env.Setenv("ATTACKER", attacker)
 	env.Setenv("INSTANCE", dir)
@@ -289,6 +290,8 @@ func condition(name string) (bool, error) {
 	switch name {
 	case "debian":
 		return debianTar() != "", nil
+	case "shop": // `make shop` has made its images
+		return os.Getenv("BERTH_SHOP") != "", nil
 	case "root":
 		return os.Geteuid() == 0, nil
 	case "userns":
