@@ -417,7 +417,8 @@ func TestPullContinuesAfterKills(t *testing.T) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sent < size || s.sent > size+1<<20 {
+	// At each kill what is in the buffers of the connections is lost; on a busy machine they are full.
+	if s.sent < size || s.sent > size+4<<20 {
 		t.Errorf("%d bytes were sent for layers of %d, %d too many", s.sent, size, s.sent-size)
 	}
 	t.Logf("%d bytes sent twice", s.sent-size)
