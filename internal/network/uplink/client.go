@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"berth/internal/errdef"
 )
@@ -21,11 +22,12 @@ type Client struct {
 	mu      sync.Mutex // guards requests: one at a time
 	answers chan Answer
 	ended   chan struct{}
+	wait    time.Duration // for an answer
 }
 
 // NewClient speaks over a connection to the uplink of a run root: one that another program has handed on.
 func NewClient(conn *Conn, run string) *Client {
-	c := &Client{conn: conn, run: run, answers: make(chan Answer), ended: make(chan struct{})}
+	c := &Client{conn: conn, run: run, answers: make(chan Answer, 1), ended: make(chan struct{}), wait: patience}
 	go c.read()
 	return c
 }
@@ -92,10 +94,14 @@ func (c *Client) Status() (Status, error) {
 	return *a.Status, nil
 }
 
+// patience is how long an uplink may take to answer. One that is stopped, or cannot go on, must not keep a container from its end.
+const patience = 10 * time.Second
+
 func (c *Client) ask(r Request, sockets []*os.File) (Answer, error) {
 	r.Version = Version
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	_ = c.conn.c.SetWriteDeadline(time.Now().Add(c.wait))
 	if err := c.conn.send(r, sockets); err != nil {
 		return Answer{}, c.lost(fmt.Errorf("%w: %w", errEnded, err))
 	}
@@ -107,6 +113,9 @@ func (c *Client) ask(r Request, sockets []*os.File) (Answer, error) {
 		return a, nil
 	case <-c.ended:
 		return Answer{}, c.lost(errEnded)
+	case <-time.After(c.wait):
+		_ = c.conn.Close() // or the answer would be taken for the next one's
+		return Answer{}, c.lost(fmt.Errorf("there is no answer within %v", c.wait))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/internal/errdef"
 	"berth/internal/network/netlink"
@@ -128,6 +129,20 @@ func TestAnEndIsSeen(t *testing.T) {
 	if !errdef.Is(err, errdef.Unavailable) || errdef.HintOf(err) != "its last words are in /run/x/uplink.log" {
 		t.Errorf("%v, %q", err, errdef.HintOf(err))
 	}
+}
+
+// One that is stopped keeps nobody from going on, and what it says later is not taken for the answer to something else.
+func TestAnUplinkThatDoesNotAnswer(t *testing.T) {
+	client, server := pair(t)
+	c := NewClient(client, "")
+	c.wait = 20 * time.Millisecond
+	for range 2 {
+		if _, err := c.Status(); !errdef.Is(err, errdef.Unavailable) {
+			t.Errorf("the client said %v", err)
+		}
+		_ = server.Answer(Answer{Status: &Status{}})
+	}
+	<-c.Ended()
 }
 
 func TestReceiveRefuses(t *testing.T) {
