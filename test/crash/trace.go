@@ -256,26 +256,34 @@ func (t *tracer) detach(tid int) {
 	_ = unix.PtraceDetach(tid)
 }
 
-// letGo detaches from all that is left, which has to be stopped for that.
+// letGo detaches from all that is left, which has to be stopped for that, and from threads that are made meanwhile: one that is forgotten
+// is stopped for ever, and its process with it. It waits for no thread in particular: the first of a process that was killed is seen to
+// end after the others.
 func (t *tracer) letGo() {
-	for tid := range t.owner {
-		_ = unix.Tgkill(t.owner[tid], tid, unix.SIGSTOP)
+	for tid, pid := range t.owner {
+		_ = unix.Tgkill(pid, tid, unix.SIGSTOP)
+	}
+	began := time.Now()
+	for last := began; time.Since(began) < patience; {
 		var ws unix.WaitStatus
-		for {
-			got, err := unix.Wait4(tid, &ws, unix.WALL, nil)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil || got != tid || ws.Exited() || ws.Signaled() {
-				break
-			}
-			if ws.StopSignal() == unix.SIGSTOP {
-				_ = unix.PtraceDetach(tid)
-				break
-			}
+		tid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOHANG|unix.WNOTHREAD, nil)
+		_, known := t.owner[tid]
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil || tid == 0 && len(t.owner) == 0 && time.Since(last) > 20*time.Millisecond:
+			return
+		case tid == 0:
+			time.Sleep(200 * time.Microsecond)
+			continue
+		case ws.Exited() || ws.Signaled():
+			delete(t.owner, tid)
+		case !known || ws.StopSignal() == unix.SIGSTOP:
+			t.detach(tid)
+		default:
 			_ = unix.PtraceCont(tid, 0)
 		}
-		delete(t.owner, tid)
+		last = time.Now()
 	}
 }
 
