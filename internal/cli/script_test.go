@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -143,6 +144,8 @@ func setup(env *testscript.Env, program, attacker string, slow factor) error {
 	env.Setenv("BERTH_RUN_ROOT", dir+"/r")
 	// The instance's table of nftables. All scripts run on one host: of another's table a script keeps off.
 	env.Setenv("TABLE", network.Store{Data: dir + "/d", Run: dir + "/r"}.TableName())
+	env.Setenv("HOSTIP", hostIP().String())
+	env.Setenv("HOSTNET", netip.PrefixFrom(hostIP(), 24).Masked().String())
 	// How many seconds to sleep for something that is certain to have happened then.
 	env.Setenv("NAP", strconv.FormatFloat(slow.times(300*time.Millisecond).Seconds(), 'f', -1, 64))
 	// Where the user's own systemd is to be found; berth itself has no use for it here.
@@ -162,6 +165,17 @@ func setup(env *testscript.Env, program, attacker string, slow factor) error {
 		}
 	})
 	return nil
+}
+
+// hostIP is an address of the host's that is not its loopback's: the one that it sends from. Nothing is sent. A host without any gets one
+// that nobody has, and scripts that need it fail.
+func hostIP() netip.Addr {
+	c, err := net.Dial("udp4", "192.0.2.1:9")
+	if err != nil {
+		return netip.AddrFrom4([4]byte{192, 0, 2, 2})
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
 
 // cleanUp removes an instance, and returns what of it berth had left behind when all its containers were gone.

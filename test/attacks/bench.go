@@ -70,7 +70,7 @@ func newBench(dir string) (*bench, error) {
 		b.golang("build", "-o", b.attacker, "./test/attacks/attacker"),
 		b.carry("berth-init"), b.carry("berth-box"), b.carry("berth-full"))
 	delete(b.embedded, b.packed("berth-box")) // only berth-full carries that one, as the Makefile has it
-	return b, err
+	return b, errors.Join(err, b.carry("berth-uplink"))
 }
 
 func (b *bench) packed(name string) string {
@@ -82,9 +82,18 @@ func (b *bench) carry(name string) error {
 	path := filepath.Join(b.dir, name)
 	overlay, err := b.overlay("carried", nil)
 	if err == nil {
-		err = b.golang("build", "-overlay", overlay, "-trimpath", "-ldflags", "-s -w", "-o", path, "./cmd/"+name)
+		err = b.pack(name, path, overlay)
 	}
-	if err != nil {
+	b.embedded[b.packed(name)] = path + ".gz"
+	return err
+}
+
+// uplinkCode is in the program that a user's networks are carried by, and not in berth.
+const uplinkCode = "internal/network/netstack/"
+
+// pack builds a program at path, and packs it beside it.
+func (b *bench) pack(name, path, overlay string) error {
+	if err := b.golang("build", "-overlay", overlay, "-trimpath", "-ldflags", "-s -w", "-o", path, "./cmd/"+name); err != nil {
 		return err
 	}
 	data, err := os.ReadFile(path)
@@ -99,7 +108,6 @@ func (b *bench) carry(name string) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	b.embedded[b.packed(name)] = path + ".gz"
 	return os.WriteFile(path+".gz", packed.Bytes(), 0o644)
 }
 
@@ -187,6 +195,18 @@ func (b *bench) attempt(t test, replace map[string]string, name string) (passed 
 	overlay, err := b.overlay(name, replace)
 	if err != nil {
 		return false, "", err
+	}
+	for file := range replace {
+		if strings.HasPrefix(file, filepath.Join(b.root, uplinkCode)+"/") && t.pkg == "" {
+			path := filepath.Join(b.dir, name+"-uplink")
+			if err := b.pack("berth-uplink", path, overlay); err != nil {
+				return false, "", err
+			}
+			if overlay, err = b.overlay(name, map[string]string{b.packed("berth-uplink"): path + ".gz"}); err != nil {
+				return false, "", err
+			}
+			break
+		}
 	}
 	program := filepath.Join(b.dir, name+".d", "berth")
 	pattern, dir := "^"+t.name+"$", filepath.Join(b.root, t.pkg)

@@ -4,7 +4,7 @@
 //
 // It needs root, for attacks that only root's containers allow, and works in a mount namespace with a /dev/null of its own:
 // what is harmed without a defence is not the host's. BERTH_SHORT=1 takes one defence of each class. The table is in
-// mutants_runtime.go and mutants_images.go; docs/attacks.md explains it.
+// mutants_runtime.go, mutants_images.go and mutants_networks.go; docs/attacks.md explains it.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -158,7 +159,7 @@ func run(dir, only string, jobs int, short bool) error {
 func choose(only string, short bool) []mutant {
 	var out []mutant
 	last := 0
-	for _, m := range append(runtimeMutants(), imageMutants()...) {
+	for _, m := range slices.Concat(runtimeMutants(), imageMutants(), networkMutants()) {
 		if !strings.Contains(m.String(), only) || short && m.class == last {
 			continue
 		}

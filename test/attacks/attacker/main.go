@@ -46,6 +46,16 @@ func run(args []string) error {
 		return takePID(args[0])
 	case verb == "abstract" && need(1):
 		return abstract(args[0])
+	case verb == "abstract-listen" && need(1):
+		return abstractServer(args[0])
+	case verb == "abstract-connect" && need(1):
+		return abstractClient(args[0])
+	case verb == "knock" && need(2):
+		return knock(args[0], args[1])
+	case verb == "garbage" && need(1):
+		return garbage(args[0])
+	case verb == "tun" && need(2):
+		return tun(args[0], args[1])
 	case verb == "sleep":
 		time.Sleep(time.Hour)
 		return nil
