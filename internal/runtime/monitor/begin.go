@@ -115,6 +115,7 @@ func (o Options) note(b *lifecycle.Born) error {
 // prepared is a container that is ready to be started.
 type prepared struct {
 	pending *lifecycle.Pending
+	scope   *cgroup.Scope // nil unless systemd makes one
 	pipes   pipes
 	net     connection
 	network *lifecycle.Network // its network namespace, if it is ours to let go of
@@ -182,6 +183,10 @@ func (p *prepared) close() {
 func prepare(o Options, await bool) (p prepared, err error) {
 	defer func() {
 		if err != nil {
+			if p.scope != nil {
+				// systemd keeps a scope around a process that has ended before it is in it.
+				_, _ = p.scope.Wait()
+			}
 			if p.pending != nil {
 				err = errors.Join(err, p.pending.Abandon())
 			}
@@ -200,7 +205,8 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		return p, err
 	}
 	if in.Driver == cgroup.Systemd {
-		in.Scope = cgroup.EnterScope(h, scopeInput(c, in.Spec.Linux.Resources)) // meanwhile, as the network is made
+		p.scope = cgroup.EnterScope(h, scopeInput(c, in.Spec.Linux.Resources)) // meanwhile, as the network is made
+		in.Scope = p.scope
 	}
 	in.Network = o.Network
 	p.late = c.Config.OwnNetwork() && in.Maps.UID != nil
