@@ -261,10 +261,13 @@ func (t *tracer) detach(tid int) {
 // end after the others.
 func (t *tracer) letGo() {
 	for tid, pid := range t.owner {
-		_ = unix.Tgkill(pid, tid, unix.SIGSTOP)
+		if unix.Tgkill(pid, tid, unix.SIGSTOP) != nil { // it has gone with an execve of another thread, of which nothing is heard
+			delete(t.owner, tid)
+		}
 	}
+	const enough = 3 * time.Second
 	began := time.Now()
-	for last := began; time.Since(began) < patience; {
+	for last := began; time.Since(began) < enough; {
 		var ws unix.WaitStatus
 		tid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOHANG|unix.WNOTHREAD, nil)
 		_, known := t.owner[tid]
