@@ -17,6 +17,7 @@ import (
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
+	"berth/internal/host"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/settings"
 	"berth/internal/state"
@@ -238,11 +239,19 @@ func (c *call) main(args []string) error {
 		}
 		return err
 	}
+	enters := cmd.inside && !host.Privileged()
+	if cmd.starts && !enters { // who enters is protected by that
+		if err := c.again(engine.Protect); err != nil {
+			return err
+		}
+	}
 	if c.settings, c.sources, err = settings.Load(globals); err != nil {
 		return err
 	}
-	if err := c.ready(cmd); err != nil {
-		return err
+	if enters {
+		if err := c.again(func() error { return engine.Enter(c.settings) }); err != nil {
+			return err
+		}
 	}
 	if len(c.args) < cmd.least || cmd.most >= 0 && len(c.args) > cmd.most {
 		return c.usage("'berth %s' %s", cmd.display(), expected(cmd))
@@ -254,19 +263,11 @@ func (c *call) main(args []string) error {
 	return cmd.run(c)
 }
 
-// ready gives this process the rights that a command needs, by executing this program again if need be.
-func (c *call) ready(cmd *command) error {
+// again calls what executes this program again, if need be.
+func (c *call) again(execute func() error) error {
 	unix.Umask(int(c.umask)) // for the next one to find
 	defer unix.Umask(0o022)
-	if cmd.inside {
-		if err := engine.Enter(c.settings); err != nil {
-			return err
-		}
-	}
-	if cmd.starts {
-		return engine.Protect()
-	}
-	return nil
+	return execute()
 }
 
 // debug says more about what is done, when --debug asks for it.
