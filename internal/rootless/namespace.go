@@ -20,16 +20,9 @@ import (
 
 // find opens the namespace by way of somebody who is in it; nil says that nobody is.
 func (p Place) find() (*os.File, error) {
-	text, err := os.ReadFile(p.path("namespace"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	inode, err := p.noted("namespace")
+	if inode == 0 || err != nil {
 		return nil, err
-	}
-	inode, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil {
-		return nil, errdef.New(errdef.Corrupt, "cannot read %s: %w", p.path("namespace"), err)
 	}
 	entries, err := os.ReadDir(p.path("members"))
 	if err != nil {
@@ -110,6 +103,22 @@ func (p Place) note(name string, inode uint64) error {
 		return err
 	}
 	return disk.Replace(p.path(name), strconv.AppendUint(nil, inode, 10), 0o600, disk.Volatile)
+}
+
+// noted is the inode number of a namespace that was written down, or 0.
+func (p Place) noted(name string) (uint64, error) {
+	text, err := os.ReadFile(p.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	inode, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return 0, errdef.New(errdef.Corrupt, "cannot read %s: %w", p.path(name), err)
+	}
+	return inode, nil
 }
 
 // newNamespace makes a user namespace, by way of a process that is in it for a moment.

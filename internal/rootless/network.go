@@ -3,12 +3,10 @@ package rootless
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
@@ -42,16 +40,9 @@ func (p Place) Network() (ns *os.File, made bool, err error) {
 }
 
 func (p Place) findNetwork() (*os.File, error) {
-	text, err := os.ReadFile(p.path("network"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	inode, err := p.noted("network")
+	if inode == 0 || err != nil {
 		return nil, err
-	}
-	inode, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil {
-		return nil, errdef.New(errdef.Corrupt, "cannot read %s: %w", p.path("network"), err)
 	}
 	name := fmt.Sprintf("net:[%d]", inode)
 	members, err := os.ReadDir(p.path("members"))

@@ -10,9 +10,10 @@
 //
 //	rootless/lock         held while somebody looks for the namespace, makes it, and until he is in it
 //	rootless/namespace    its inode number (ns(7))
+//	rootless/network      that of the network namespace in which the networks are (Network)
 //	rootless/members/PID  a command that is in it, or was; one that is gone is removed by the next
 //
-// It makes no other namespaces, and knows no containers: who else may be in the namespace is said by the caller.
+// It knows no containers and no networks: who else may be in the namespace is said by the caller.
 package rootless
 
 import (
