@@ -137,6 +137,7 @@ func (c *call) report(err error) int {
 		return usage.status
 	}
 	c.debugError(err)
+	c.logRuntimeError(err)
 	line := visible(strings.TrimSpace(err.Error()))
 	fmt.Fprintf(c.err, "berth: %s\n", line)
 	if hint := errdef.HintOf(err); hint != "" {
@@ -219,6 +220,17 @@ func (c *call) main(args []string) error {
 	rest, err := c.globals(args, globals)
 	if err != nil {
 		return err
+	}
+	if len(rest) > 0 && rest[0] == "runtime" {
+		more, err := c.runtimeFlags(rest[1:], globals)
+		if err != nil {
+			return err
+		}
+		if len(more) == 1 && more[0] == "version" {
+			runtimeVersion(c.out)
+			return nil
+		}
+		rest = append([]string{"runtime"}, more...)
 	}
 	if len(rest) == 0 || rest[0] == "help" || rest[0] == "-h" || rest[0] == "--help" {
 		return c.help(rest)

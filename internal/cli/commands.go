@@ -30,7 +30,7 @@ var (
 
 // commands is the table of all commands.
 func commands() []command {
-	return []command{
+	return append([]command{
 		{
 			name: "container run", inside: true, starts: true, alias: "run", args: "IMAGE [COMMAND] [ARG...]", short: "Create and run a new container from an image",
 			example: "berth run --rm -it --network none box", flags: runFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdRun,
@@ -200,15 +200,8 @@ func commands() []command {
 			example: "berth unshare ls -l ~/.local/share/berth/volumes", most: -1, stop: true, status: 125, run: (*call).cmdUnshare,
 		},
 		{name: "config", short: "Print each setting in force and where it comes from", example: "berth config", run: (*call).cmdConfig},
-		{
-			name: "runtime run", starts: true, args: "CONTAINER", short: "Run the container of an OCI bundle", example: "berth runtime run --bundle /tmp/bundle id", least: 1, most: 1, status: 1, run: (*call).cmdRuntimeRun,
-			flags: []flag{
-				{"bundle", "b", "string", "Path to the root of the bundle directory", text(func(o *options) *string { return &o.bundle })},
-				{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.pidFile })},
-			},
-		},
 		{name: "box", inside: true, short: "Make the image that comes with berth", example: "berth box", full: true, hidden: true},
-	}
+	}, runtimeCommands()...)
 }
 
 // canonical is the table's name of a command that docker knows under several.

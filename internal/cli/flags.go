@@ -38,8 +38,9 @@ type options struct {
 	privileged   bool
 	interactive  bool
 	attachOutput bool
-	bundle       string
-	pidFile      string
+
+	// Of `berth runtime`.
+	runtime runtimeOptions
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint

@@ -14,9 +14,10 @@ import (
 
 // withoutEffect are the flags that change nothing, and why that is their meaning.
 var withoutEffect = map[string]string{
-	"image ls --all":            "docker hides intermediate images without it; there are none",
-	"network create --ipv4":     "every network has IPv4; --ipv4=false is refused",
-	"network inspect --verbose": "it adds to what a swarm's networks are shown with; there are none",
+	"image ls --all":             "docker hides intermediate images without it; there are none",
+	"network create --ipv4":      "every network has IPv4; --ipv4=false is refused",
+	"runtime run --no-subreaper": "a container's orphans are never adopted",
+	"network inspect --verbose":  "it adds to what a swarm's networks are shown with; there are none",
 }
 
 // source is what the functions of a package mention and whom they call, by their names without receivers.
@@ -125,6 +126,10 @@ func sampleOf(f flag, envFile string) []string {
 		return []string{"true"}
 	case f.name == "type":
 		return []string{"image"}
+	case f.name == "format":
+		return []string{"json"}
+	case f.name == "additional-gids":
+		return []string{"5"}
 	case f.kind == "int":
 		return []string{"5"}
 	}

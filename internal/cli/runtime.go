@@ -1,22 +1,341 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"berth/internal/engine"
+	"berth/internal/errdef"
 	"berth/internal/runtimecli"
+
+	"golang.org/x/sys/unix"
 )
 
-func (c *call) cmdRuntimeRun() error {
-	o := runtimecli.Options{ID: c.args[0], Dir: c.options.bundle, PidFile: c.options.pidFile, Connect: c.connectConsole}
+// runtimeOptions are the flags of `berth runtime` and its commands.
+type runtimeOptions struct {
+	root, log, logFormat string
+	systemdCgroup        bool
+	runtimecli.Options
+	exec   runtimecli.ExecOptions
+	quiet  bool
+	format string
+}
+
+// runtimeNames are the names of other runtimes under which this program is one: a link of that name takes their place.
+var runtimeNames = []string{"berth-runtime", "runc", "crun"}
+
+// RuntimeArgs are the arguments for Main of a program that was called by that name.
+func RuntimeArgs(name string, args []string) []string {
+	if slices.Contains(runtimeNames, filepath.Base(name)) {
+		return append([]string{"runtime"}, args...)
+	}
+	return args
+}
+
+// runtimeGlobals are the flags before the command.
+var runtimeGlobals = []flag{
+	{"root", "", "string", "Directory of the states of containers; it should die with the boot", text(func(o *options) *string { return &o.runtime.root })},
+	{"log", "", "string", "File to which errors are appended, too", text(func(o *options) *string { return &o.runtime.log })},
+	{"log-format", "", "string", "Format of the log (text|json)", choice(func(o *options) *string { return &o.runtime.logFormat }, "log format", "text", "json")},
+	{"systemd-cgroup", "", "", "Have systemd make control groups; cgroupsPath is then SLICE:PREFIX:NAME", boolean(func(o *options) *bool { return &o.runtime.systemdCgroup })},
+	{"rootless", "", "string", "Go without control groups where they may not be made (true|false|auto): that is found out here", choice(func(o *options) *string { return new(string) }, "value", "true", "false", "auto")},
+	{"debug", "", "", "Say more about what is done, and about errors", nil},
+}
+
+func runtimeCommands() []command {
+	make := []flag{
+		{"bundle", "b", "string", "Path to the root of the bundle directory", text(func(o *options) *string { return &o.runtime.Dir })},
+		{"console-socket", "", "string", "Path to a socket that takes the first side of the terminal", text(func(o *options) *string { return &o.runtime.ConsoleSocket })},
+		{"no-new-keyring", "", "", "Keep the caller's session keyring", boolean(func(o *options) *bool { return &o.runtime.NoKeyring })},
+		refusedFlag("no-pivot", "", "Do not use pivot_root", "a container that has not changed its root could leave it", "false"),
+		{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.runtime.PidFile })},
+		{"preserve-fds", "", "int", "How many descriptors from 3 on the process is given", set(func(o *options, v string) (err error) {
+			o.runtime.PreserveFDs, err = strconv.Atoi(v)
+			return err
+		})},
+	}
+	detach := flag{"detach", "d", "", "Return when the process runs", boolean(func(o *options) *bool { return &o.runtime.Detach })}
+	format := flag{"format", "f", "string", "Format of the output (table|json)", choice(func(o *options) *string { return &o.runtime.format }, "format", "table", "json")}
+	return []command{
+		{name: "runtime create", starts: true, args: "CONTAINER", short: "Create the container of an OCI bundle", example: "berth runtime create --bundle /tmp/bundle id", least: 1, most: 1, run: (*call).cmdRuntimeCreate, flags: make},
+		{name: "runtime start", args: "CONTAINER", short: "Let the process of a created container start", example: "berth runtime start id", least: 1, most: 1, starts: true, run: (*call).cmdRuntimeStart},
+		{
+			name: "runtime run", starts: true, args: "CONTAINER", short: "Run the container of an OCI bundle", example: "berth runtime run --bundle /tmp/bundle id", least: 1, most: 1, status: 1, run: (*call).cmdRuntimeRun,
+			flags: append(slices.Clone(make), detach,
+				flag{"keep", "", "", "Keep the state when the container has ended", boolean(func(o *options) *bool { return &o.runtime.Keep })},
+				flag{"no-subreaper", "", "", "Do not adopt the container's orphans (berth never does)", set(func(*options, string) error { return nil })}),
+		},
+		{
+			name: "runtime exec", starts: true, args: "CONTAINER [COMMAND] [ARG...]", short: "Start a further process in a container", example: "berth runtime exec id ps", least: 1, most: -1, stop: true, status: 1, run: (*call).cmdRuntimeExec,
+			flags: []flag{
+				{"additional-gids", "g", "list", "Further groups", set(func(o *options, v string) error {
+					n, err := strconv.ParseUint(v, 10, 32)
+					o.runtime.exec.Groups = append(o.runtime.exec.Groups, uint32(n))
+					return err
+				})},
+				{"apparmor", "", "string", "AppArmor profile of the process", text(func(o *options) *string { return &o.runtime.exec.AppArmor })},
+				{"cap", "c", "list", "Further capabilities", list(func(o *options) *[]string { return &o.runtime.exec.Capabilities })},
+				{"cgroup", "", "string", "Control group below the container's", text(func(o *options) *string { return &o.runtime.exec.Cgroup })},
+				{"console-socket", "", "string", "Path to a socket that takes the first side of the terminal", text(func(o *options) *string { return &o.runtime.ConsoleSocket })},
+				{"cwd", "", "string", "Working directory", text(func(o *options) *string { return &o.runtime.exec.Cwd })},
+				detach,
+				{"env", "e", "list", "Further environment variables", list(func(o *options) *[]string { return &o.runtime.exec.Env })},
+				{"ignore-paused", "", "", "Start it in a paused container, too", boolean(func(o *options) *bool { return &o.runtime.exec.IgnorePaused })},
+				{"no-new-privs", "", "", "Gain no rights by execve", boolean(func(o *options) *bool { return &o.runtime.exec.NoNewPrivileges })},
+				{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.runtime.PidFile })},
+				{"preserve-fds", "", "int", "How many descriptors from 3 on the process is given", set(func(o *options, v string) (err error) {
+					o.runtime.PreserveFDs, err = strconv.Atoi(v)
+					return err
+				})},
+				{"process", "p", "string", "File with the whole process, as in config.json", text(func(o *options) *string { return &o.runtime.exec.Process })},
+				{"process-label", "", "string", "SELinux label of the process", text(func(o *options) *string { return &o.runtime.exec.Label })},
+				{"tty", "t", "", "Give it a terminal", boolean(func(o *options) *bool { return &o.runtime.exec.Terminal })},
+				{"user", "u", "string", "UID[:GID] of the process", text(func(o *options) *string { return &o.runtime.exec.User })},
+			},
+		},
+		{name: "runtime state", args: "CONTAINER", short: "Print the state of a container", example: "berth runtime state id", least: 1, most: 1, run: (*call).cmdRuntimeState},
+		{name: "runtime kill", args: "CONTAINER [SIGNAL]", short: "Send a signal to a container (TERM)", example: "berth runtime kill id KILL", least: 1, most: 2, run: (*call).cmdRuntimeKill, flags: []flag{
+			{"all", "a", "", "Send it to all of its processes", boolean(func(o *options) *bool { return &o.all })},
+		}},
+		{name: "runtime delete", args: "CONTAINER", short: "Remove a container that has ended", example: "berth runtime delete id", least: 1, most: 1, run: (*call).cmdRuntimeDelete, flags: []flag{
+			{"force", "f", "", "Kill it first", boolean(func(o *options) *bool { return &o.force })},
+		}},
+		{name: "runtime list", short: "List containers", example: "berth runtime list", run: (*call).cmdRuntimeList, flags: []flag{
+			format, {"quiet", "q", "", "Print IDs alone", boolean(func(o *options) *bool { return &o.runtime.quiet })},
+		}},
+		{name: "runtime ps", args: "CONTAINER [ps OPTIONS]", short: "List the processes of a container", example: "berth runtime ps id", least: 1, most: -1, stop: true, run: (*call).cmdRuntimePs, flags: []flag{format}},
+		{name: "runtime pause", args: "CONTAINER", short: "Stop all processes of a container where they are", example: "berth runtime pause id", least: 1, most: 1, run: func(c *call) error { return c.runtimeFreeze(true) }},
+		{name: "runtime resume", args: "CONTAINER", short: "Let the processes of a container go on", example: "berth runtime resume id", least: 1, most: 1, run: func(c *call) error { return c.runtimeFreeze(false) }},
+		{name: "runtime spec", short: "Write an example of a config.json", example: "berth runtime spec", run: (*call).cmdRuntimeSpec, flags: []flag{
+			{"bundle", "b", "string", "Directory in which it is written", text(func(o *options) *string { return &o.runtime.Dir })},
+			{"rootless", "", "", "For a user without privilege", boolean(func(o *options) *bool { return &o.all })},
+		}},
+		{name: "runtime features", short: "Print what the runtime knows", example: "berth runtime features", run: (*call).cmdRuntimeFeatures},
+	}
+}
+
+// runtimeFlags takes the flags between `runtime` and its command; into takes those that are settings.
+func (c *call) runtimeFlags(args []string, into map[string]string) ([]string, error) {
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		name, value, has := strings.Cut(strings.TrimLeft(args[0], "-"), "=")
+		switch name {
+		case "version", "v":
+			return []string{"version"}, nil
+		case "help", "h":
+			return nil, nil
+		}
+		i := slices.IndexFunc(runtimeGlobals, func(f flag) bool { return f.name == name })
+		if i < 0 {
+			return nil, c.usage("unknown flag: --%s", name)
+		}
+		args = args[1:]
+		switch f := runtimeGlobals[i]; {
+		case has:
+		case f.kind == "":
+			value = "true"
+		case len(args) == 0:
+			return nil, c.usage("flag needs an argument: --%s", name)
+		default:
+			value, args = args[0], args[1:]
+		}
+		if set := runtimeGlobals[i].set; set == nil {
+			into[name] = value
+		} else if err := set(c, value); err != nil {
+			return nil, err
+		}
+	}
+	return args, nil
+}
+
+// logRuntimeError appends an error to the log that an engine reads.
+func (c *call) logRuntimeError(err error) {
+	o := c.options.runtime
+	if o.log == "" {
+		return
+	}
+	f, openErr := os.OpenFile(o.log, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	if openErr != nil {
+		fmt.Fprintf(c.err, "berth: cannot write the log: %v\n", openErr)
+		return
+	}
+	defer f.Close()
+	now := time.Now().UTC().Format(time.RFC3339)
+	if o.logFormat == "json" {
+		_ = printJSON(f, struct {
+			Level string `json:"level"`
+			Msg   string `json:"msg"`
+			Time  string `json:"time"`
+		}{"error", err.Error(), now}, "")
+		return
+	}
+	fmt.Fprintf(f, "time=%q level=error msg=%q\n", now, err.Error())
+}
+
+// containers are the states that `berth runtime` works on.
+func (c *call) containers() runtimecli.Store {
+	root := c.options.runtime.root
+	if root == "" {
+		root = filepath.Join(c.settings.RunRoot, "runtime")
+	}
+	return runtimecli.Store{
+		Root: root, Systemd: c.options.runtime.systemdCgroup,
+		Warn: func(err error) { fmt.Fprintf(c.err, "berth: warning: %s\n", visible(err.Error())) },
+	}
+}
+
+// runtimeCall is what make and exec are asked for.
+func (c *call) runtimeCall() runtimecli.Options {
+	o := c.options.runtime.Options
+	o.ID, o.Connect = c.args[0], c.connectConsole
 	o.Rows, o.Columns, _ = (&terminal{in: c.in}).size()
-	status, err := runtimecli.Run(o)
+	return o
+}
+
+func (c *call) cmdRuntimeCreate() error {
+	if c.options.refused != nil {
+		return c.options.refused
+	}
+	return engine.Explained(c.settings, c.containers().Create(c.runtimeCall()))
+}
+
+func (c *call) cmdRuntimeStart() error {
+	return engine.Explained(c.settings, c.containers().Start(c.args[0]))
+}
+
+func (c *call) cmdRuntimeRun() error {
+	if c.options.refused != nil {
+		return c.options.refused
+	}
+	status, err := c.containers().Run(c.runtimeCall())
 	if err != nil {
 		return engine.Explained(c.settings, fmt.Errorf("cannot run the bundle: %w", err))
 	}
 	return status2error(status)
+}
+
+func (c *call) cmdRuntimeExec() error {
+	e := c.options.runtime.exec
+	e.Args = c.args[1:]
+	if e.Process == "" && len(e.Args) == 0 {
+		return c.usage("'berth runtime exec' needs a command, or --process")
+	}
+	status, err := c.containers().Exec(c.runtimeCall(), e)
+	if err != nil {
+		return engine.Explained(c.settings, err)
+	}
+	return status2error(status)
+}
+
+func (c *call) cmdRuntimeState() error {
+	s, err := c.containers().State(c.args[0])
+	if err != nil {
+		return err
+	}
+	return printJSON(c.out, s, "  ")
+}
+
+func (c *call) cmdRuntimeKill() error {
+	n := unix.SIGTERM
+	if len(c.args) == 2 {
+		var err error
+		if n, err = parseSignal(c.args[1]); err != nil {
+			return err
+		}
+	}
+	return c.containers().Kill(c.args[0], n, c.options.all)
+}
+
+func (c *call) cmdRuntimeDelete() error {
+	return c.containers().Delete(c.args[0], c.options.force)
+}
+
+func (c *call) cmdRuntimeList() error {
+	all, err := c.containers().List()
+	if err != nil {
+		return err
+	}
+	if c.options.runtime.format == "json" {
+		return printJSON(c.out, all, "")
+	}
+	var rows [][]string
+	for _, s := range all {
+		if c.options.runtime.quiet {
+			fmt.Fprintln(c.out, s.ID)
+			continue
+		}
+		rows = append(rows, []string{s.ID, strconv.Itoa(s.PID), s.Status, s.Bundle, s.Created.Format(time.RFC3339Nano), s.Owner})
+	}
+	if c.options.runtime.quiet {
+		return nil
+	}
+	return table(c.out, []string{"ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"}, rows)
+}
+
+func (c *call) cmdRuntimePs() error {
+	pids, err := c.containers().PIDs(c.args[0])
+	if err != nil {
+		return err
+	}
+	if c.options.runtime.format == "json" {
+		return printJSON(c.out, pids, "")
+	}
+	return c.ps(pids, c.args[1:])
+}
+
+// ps prints those lines of the host's ps that are about pids.
+func (c *call) ps(pids []int, args []string) error {
+	if len(args) == 0 {
+		args = []string{"-ef"}
+	}
+	out, err := exec.Command("ps", args...).Output()
+	if err != nil {
+		return fmt.Errorf("cannot list processes by ps %s: %w", strings.Join(args, " "), err)
+	}
+	column := -1
+	for i, line := range strings.Split(strings.TrimRight(string(out), "\n"), "\n") {
+		fields := strings.Fields(line)
+		if i == 0 {
+			if column = slices.Index(fields, "PID"); column < 0 {
+				return errdef.New(errdef.Invalid, "ps %s prints no column PID", strings.Join(args, " "))
+			}
+			fmt.Fprintln(c.out, line)
+			continue
+		}
+		if column < len(fields) {
+			if pid, err := strconv.Atoi(fields[column]); err == nil && slices.Contains(pids, pid) {
+				fmt.Fprintln(c.out, visible(line))
+			}
+		}
+	}
+	return nil
+}
+
+func (c *call) runtimeFreeze(frozen bool) error {
+	return c.containers().Freeze(c.args[0], frozen)
+}
+
+func (c *call) cmdRuntimeSpec() error {
+	return runtimecli.WriteSpec(c.options.runtime.Dir, c.options.all, uint32(os.Getuid()), uint32(os.Getgid()))
+}
+
+func (c *call) cmdRuntimeFeatures() error {
+	e := json.NewEncoder(c.out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "    ")
+	return e.Encode(runtimecli.KnownFeatures(Version))
+}
+
+// runtimeVersion is what engines read of `runc --version`.
+func runtimeVersion(w io.Writer) {
+	fmt.Fprintf(w, "berth version %s\nspec: %s\n", Version, runtimecli.SpecVersion)
 }
 
 // connectConsole connects a process's console with our terminal, or with our plain input and output if we have none. There

@@ -1,156 +1,420 @@
-// Package runtimecli is the front for those who bring an OCI bundle instead of an image: it reads a bundle's config.json and
-// runs it by runtime/lifecycle, as `runc run` does in the foreground.
+// Package runtimecli is the front for those who bring an OCI bundle instead of an image, and for the engines that drive a
+// runtime by its command line: runc's commands, by runtime/lifecycle, with a directory of states of its own (Store).
 //
-// It has no images, names, logs or monitor. Of the OCI runtime's verbs only run is here.
+// It has no images, names, logs or monitor: whoever calls it waits for the containers that it makes. How the command line is read is
+// cli's.
 package runtimecli
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
-	"berth/internal/container"
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
-	"berth/internal/runtime/spec"
-	"berth/internal/runtime/userns"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
-// Options are those of `berth runtime run`.
+// Options are those of create, run and exec.
 type Options struct {
 	ID      string
 	Dir     string // of the bundle; empty is the working directory
 	PidFile string
+	// ConsoleSocket is the path of a socket that takes the first side of the process's terminal.
+	ConsoleSocket string
+	PreserveFDs   int
+	NoKeyring     bool
+	Detach        bool
+	Keep          bool // the state, when run has ended
 	// Terminal is used for a process with a terminal: its size to begin with, zero if there is none, and what connects its
 	// console with ours. The returned function waits for the end of its output and lets go.
 	Rows, Columns uint16
 	Connect       func(console *os.File) (disconnect func(), err error)
 }
 
-// maxConfig is the largest config.json that is read.
-const maxConfig = 8 << 20
-
-// Run runs the container of a bundle with our own standard input, output and error, and returns its exit status.
-func Run(o Options) (int, error) {
-	if container.CheckName(o.ID) != nil {
-		return 0, errdef.New(errdef.Invalid, "the container ID %q is not made of letters, digits, '_', '.' and '-'", o.ID)
+// Create makes the container of a bundle, up to the execve of its process.
+func (s Store) Create(o Options) error {
+	if o.ConsoleSocket != "" {
+		o.Detach = true
 	}
-	in, err := input(o)
+	r, err := s.make(o, true)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if p := in.Spec.Process; p.Terminal && o.Rows > 0 {
-		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
-	}
-	r, err := lifecycle.Start(in)
+	return unix.Close(r.PIDFD)
+}
+
+// Run runs the container of a bundle with our own standard input, output and error, and returns its exit status; with Detach it returns
+// when the container runs.
+func (s Store) Run(o Options) (int, error) {
+	r, err := s.make(o, false)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(r.PIDFD)
-	if o.PidFile != "" {
-		if err := disk.Replace(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644, disk.Volatile); err != nil {
-			_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
-			return 0, errors.Join(err, end(in, r, nil))
-		}
-	}
-	disconnect := func() {}
-	if r.Console != nil {
-		defer r.Console.Close()
-		if disconnect, err = o.Connect(r.Console); err != nil {
-			_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
-			return 0, errors.Join(err, end(in, r, nil))
-		}
-	}
-	defer lifecycle.ProxySignals(func(n unix.Signal) {
-		if n != unix.SIGWINCH || r.Console == nil { // its own terminal tells it
-			_ = unix.PidfdSendSignal(r.PIDFD, n, nil, 0)
-		}
-	})()
-	var ws unix.WaitStatus
-	err = end(in, r, &ws)
-	disconnect()
+	o.ConsoleSocket, o.PidFile = "", "" // they have had it
+	status, err := o.attend(r)
 	if err != nil {
-		return 0, err
+		return 0, errors.Join(err, s.Delete(o.ID, true))
 	}
-	if ws.Signaled() {
-		return 128 + int(ws.Signal()), nil
+	if !o.Detach && !o.Keep {
+		err = s.Delete(o.ID, true)
 	}
-	return ws.ExitStatus(), nil
+	return status, err
 }
 
-// end waits for the container's end and gives its control group back.
-func end(in lifecycle.Input, r *lifecycle.Running, ws *unix.WaitStatus) error {
-	for {
-		if _, err := unix.Wait4(r.PID, ws, 0, nil); err != unix.EINTR {
-			if err != nil {
-				return os.NewSyscallError("wait4", err)
-			}
-			break
+func exitStatus(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// make makes a container; its process then waits at its gate, if only that was asked for, or has executed its program. On an error
+// nothing is left.
+func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
+	b, err := open(o.ID, o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	hooks := b.in.Spec.Hooks
+	gated := create || hooks != nil && len(hooks.StartContainer) > 0
+	if err := checkTerminal(b.in.Spec.Process.Terminal, create || o.Detach, o.ConsoleSocket); err != nil {
+		return nil, err
+	}
+	if p := b.in.Spec.Process; p.Terminal && o.Rows > 0 && p.ConsoleSize == nil {
+		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
+	}
+	h, err := s.reserve(o.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer h.lock.Unlock()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.forget())
+		}
+	}()
+	if err := disk.Replace(filepath.Join(h.dir, configFile), b.config, 0o600, disk.Volatile); err != nil {
+		return nil, err
+	}
+	b.in.PreserveFDs, b.in.NoKeyring = o.PreserveFDs, o.NoKeyring
+	if gated {
+		gate, err := makeGate(h.dir)
+		if err != nil {
+			return nil, err
+		}
+		defer gate.close()
+		b.in.Gate = &gate.Gate
+	}
+	if err := b.groupIsFree(); err != nil {
+		return nil, err
+	}
+	p, err := lifecycle.Prepare(b.in, true)
+	if err != nil {
+		return nil, err
+	}
+	h.record = record{
+		Version: specs.Version, ID: o.ID, Bundle: b.dir, Rootfs: b.in.Spec.Root.Path, Created: time.Now().UTC(), Owner: ownerName(),
+		Annotations: b.in.Spec.Annotations, Ready: !gated,
+	}
+	h.Cgroup, h.Driver = p.Cgroup()
+	h.Namespaces, h.NoSetgroups = p.Joinable()
+	if gated {
+		h.First, h.Steps = p.Steps()
+	}
+	r, err := p.StartWhen(func(pid int) error { return h.born(hooks, pid) })
+	if err != nil {
+		if h.PID != 0 {
+			h.runLast(s, "poststop", hooks, stopped)
+		}
+		return nil, err
+	}
+	err = h.announce(o, r, gated)
+	if err == nil && !create {
+		if gated {
+			err = h.start(b.in.Spec)
+		}
+		if err == nil {
+			h.runLast(s, "poststart", hooks, running)
 		}
 	}
-	if in.Driver != cgroup.FS {
+	if err != nil {
+		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
+		_, failed := wait(r.PID)
+		return nil, errors.Join(err, failed, unix.Close(r.PIDFD), h.end(s, hooks))
+	}
+	return r, nil
+}
+
+// born writes a new process down, and runs the hooks for which it waits.
+func (h *held) born(hooks *specs.Hooks, pid int) (err error) {
+	h.PID = pid
+	if _, h.Begun, err = processStat(pid); err != nil {
+		return err
+	}
+	if err := h.save(); err != nil {
+		return err
+	}
+	if hooks == nil {
 		return nil
 	}
-	g, err := cgroup.Open(in.Host, in.Spec.Linux.CgroupsPath)
+	state := h.state(creating)
+	if err := runHooks("prestart", prestart(hooks), state, nil); err != nil {
+		return err
+	}
+	if err := runHooks("createRuntime", hooks.CreateRuntime, state, nil); err != nil {
+		return err
+	}
+	return h.inside("createContainer", hooks.CreateContainer, state)
+}
+
+// inside runs hooks in the container's namespaces.
+func (h *held) inside(name string, hooks []specs.Hook, state State) error {
+	if len(hooks) == 0 {
+		return nil
+	}
+	pidfd, err := unix.PidfdOpen(h.PID, 0)
+	if err != nil {
+		return errNotRunning
+	}
+	defer unix.Close(pidfd)
+	return runHooks(name, hooks, state, &joint{host: host.Probe(), id: h.ID, pidfd: pidfd, namespaces: h.Namespaces, noSetgroups: h.NoSetgroups})
+}
+
+// announce tells of a process that is there: to whoever waits for its terminal, in its pid file, and in the state.
+func (h *held) announce(o Options, r *lifecycle.Running, gated bool) error {
+	// The process that is there now may not be the one that was born first: it has entered a pid namespace.
+	changed := h.PID != r.PID || gated
+	h.PID, h.Ready = r.PID, true
+	if changed {
+		var err error
+		if _, h.Begun, err = processStat(r.PID); err != nil {
+			return err
+		}
+		if err := h.save(); err != nil {
+			return err
+		}
+	}
+	if o.ConsoleSocket != "" {
+		if err := sendConsole(o.ConsoleSocket, r.Console); err != nil {
+			return err
+		}
+		r.Console = nil
+	}
+	if o.PidFile == "" {
+		return nil
+	}
+	return disk.Replace(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644, disk.Volatile)
+}
+
+// checkTerminal refuses a terminal that nobody would have, and a socket for none.
+func checkTerminal(terminal, detached bool, socket string) error {
+	switch {
+	case terminal && detached && socket == "":
+		return errdef.New(errdef.Invalid, "cannot allocate a terminal for a process that is left alone without a console socket (--console-socket)")
+	case !terminal && socket != "":
+		return errdef.New(errdef.Invalid, "a console socket is of no use: the process has no terminal")
+	}
+	return nil
+}
+
+// sendConsole sends the first side of a terminal over a socket, and closes it here.
+func sendConsole(path string, console *os.File) error {
+	defer console.Close()
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(s)
+	if err := unix.Connect(s, &unix.SockaddrUnix{Name: path}); err != nil {
+		return fmt.Errorf("cannot connect to the console socket: %w", &os.PathError{Op: "connect", Path: path, Err: err})
+	}
+	return os.NewSyscallError("sendmsg", unix.Sendmsg(s, []byte("/dev/ptmx"), unix.UnixRights(int(console.Fd())), nil, 0))
+}
+
+// gate is a lifecycle.Gate that was opened here.
+type gate struct{ lifecycle.Gate }
+
+func makeGate(dir string) (*gate, error) {
+	g := &gate{}
+	for _, f := range []struct {
+		name string
+		file **os.File
+	}{{startFIFO, &g.Start}, {reportFIFO, &g.Report}} {
+		path := filepath.Join(dir, f.name)
+		if err := unix.Mkfifo(path, 0o600); err != nil {
+			g.close()
+			return nil, &os.PathError{Op: "mkfifo", Path: path, Err: err}
+		}
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			g.close()
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		*f.file = os.NewFile(uintptr(fd), path)
+	}
+	return g, nil
+}
+
+func (g *gate) close() {
+	for _, f := range []*os.File{g.Start, g.Report} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// Start lets a created container's process go on.
+func (s Store) Start(id string) error {
+	h, err := s.take(id)
 	if err != nil {
 		return err
 	}
-	return g.Remove()
+	defer h.lock.Unlock()
+	if status := s.status(h.record); status != created {
+		return errdef.New(errdef.Conflict, "cannot start a container that is %s", status)
+	}
+	c, err := s.config(id)
+	if err != nil {
+		return err
+	}
+	if err := h.start(c); err != nil {
+		return err
+	}
+	h.runLast(s, "poststart", c.Hooks, running)
+	return nil
 }
 
-// input reads a bundle.
-func input(o Options) (lifecycle.Input, error) {
-	dir, err := filepath.Abs(o.Dir)
+// start runs what comes before the execve of the process, lets it go on, and waits for the outcome.
+func (h *held) start(c *specs.Spec) error {
+	path := filepath.Join(h.dir, startFIFO)
+	to, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return lifecycle.Input{}, err
+		if err == unix.ENXIO {
+			return errNotRunning
+		}
+		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	f, err := os.Open(dir)
+	g := &gate{lifecycle.Gate{Start: os.NewFile(uintptr(to), path)}}
+	defer g.close()
+	path = filepath.Join(h.dir, reportFIFO)
+	from, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return lifecycle.Input{}, errdef.New(errdef.NotFound, "cannot open the bundle: %w", err)
+		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
-	data, err := disk.ReadBounded(int(f.Fd()), "config.json", maxConfig)
+	g.Report = os.NewFile(uintptr(from), path)
+	if c.Hooks != nil {
+		if err := h.inside("startContainer", c.Hooks.StartContainer, h.state(created)); err != nil {
+			return errors.Join(err, h.signal(unix.SIGKILL))
+		}
+	}
+	if err := lifecycle.PassGate(g.Gate, c.Process.Args[0], h.First, h.Steps); err != nil {
+		return err
+	}
+	return errors.Join(os.Remove(filepath.Join(h.dir, startFIFO)), os.Remove(filepath.Join(h.dir, reportFIFO)))
+}
+
+// Kill sends a signal to the first process of a container, or to all.
+func (s Store) Kill(id string, n unix.Signal, everybody bool) error {
+	r, err := s.read(id)
 	if err != nil {
-		return lifecycle.Input{}, errdef.New(errdef.NotFound, "cannot read the bundle's config.json: %w", err)
+		return err
 	}
-	probed := make(chan host.Facts, 1)
-	go func() { probed <- host.Probe() }()
-	s, err := parseConfig(data)
+	g := r.group()
+	if !everybody || g == nil {
+		return r.signal(n)
+	}
+	if n == unix.SIGKILL {
+		return g.Kill()
+	}
+	return g.Signal(n)
+}
+
+// Delete removes a container that has ended; with force one that has not, too, and none is no error.
+func (s Store) Delete(id string, force bool) error {
+	h, err := s.take(id)
 	if err != nil {
-		return lifecycle.Input{}, errdef.New(errdef.Invalid, "cannot read the bundle's config.json: %w", err)
+		if force && errdef.Is(err, errdef.NotFound) {
+			return nil
+		}
+		return err
 	}
-	if s.Root == nil || s.Process == nil || s.Linux == nil {
-		return lifecycle.Input{}, errdef.New(errdef.Invalid, "the bundle's config.json needs root, process and linux")
+	defer h.lock.Unlock()
+	switch status := s.status(h.record); {
+	case status == stopped:
+	case force, status == created:
+		if err := h.kill(); err != nil {
+			return err
+		}
+	default:
+		return errdef.Hint(errdef.New(errdef.Conflict, "cannot delete container %s that is not stopped: %s", id, status), "--force kills it first")
 	}
-	if !filepath.IsAbs(s.Root.Path) {
-		s.Root.Path = filepath.Join(dir, s.Root.Path)
+	var hooks *specs.Hooks
+	if c, err := s.config(id); err == nil {
+		hooks = c.Hooks
 	}
-	h := <-probed
-	in := lifecycle.Input{ID: o.ID, Spec: s, Host: h, MountPoint: s.Root.Path}
-	if !h.Privileged() {
-		in.Maps = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings, Single: len(s.Linux.UIDMappings) == 1 && s.Linux.UIDMappings[0].Size == 1}
-		return in, nil
+	return errors.Join(h.end(s, hooks), h.forget())
+}
+
+// kill kills the first process, and waits until it has gone.
+func (h *held) kill() error {
+	if g := h.group(); g != nil {
+		_ = g.Freeze(false)
 	}
-	in.Maps, in.Driver = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings}, cgroup.FS
-	if s.Linux.CgroupsPath == "" {
-		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, o.ID)
+	fd, err := unix.PidfdOpen(h.PID, 0)
+	if err != nil {
+		return nil //nolint:nilerr // it has gone
 	}
-	if !filepath.IsAbs(s.Linux.CgroupsPath) {
-		s.Linux.CgroupsPath = filepath.Join("/", s.Linux.CgroupsPath)
+	defer unix.Close(fd)
+	if err := h.signal(unix.SIGKILL); err != nil {
+		return nil //nolint:nilerr // it has gone
 	}
-	if s.Linux.Resources == nil {
-		s.Linux.Resources = &specs.LinuxResources{}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, 10_000)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return os.NewSyscallError("poll", err)
+		case n == 0:
+			return errdef.New(errdef.Unavailable, "the process %d of container %s does not end, although it was killed", h.PID, h.ID)
+		default:
+			return nil
+		}
 	}
-	// A bundle's rules for devices come before what every container may use (config-linux.md, "Default Devices").
-	if len(s.Linux.Resources.Devices) > 0 {
-		s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, spec.DefaultDeviceRules()...)
+}
+
+// end gives back what a container that has ended has had, and runs its last hooks.
+func (h *held) end(s Store, hooks *specs.Hooks) error {
+	var err error
+	if g := h.group(); g != nil && h.Driver != cgroup.None {
+		err = g.Remove()
 	}
-	return in, nil
+	h.runLast(s, "poststop", hooks, stopped)
+	return err
+}
+
+// runLast runs the hooks whose failure changes nothing: each is warned about, and the others follow.
+func (h *held) runLast(s Store, name string, hooks *specs.Hooks, status string) {
+	if hooks == nil {
+		return
+	}
+	list := hooks.Poststop
+	if name == "poststart" {
+		list = hooks.Poststart
+	}
+	for i := range list {
+		if err := runHooks(name, list[i:i+1], h.state(status), nil); err != nil && s.Warn != nil {
+			s.Warn(err)
+		}
+	}
 }

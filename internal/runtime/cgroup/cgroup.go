@@ -291,20 +291,32 @@ func (g *Group) Kill() error {
 		return err
 	}
 	for _, pid := range pids {
-		kill(pid, g)
+		signal(pid, g, unix.SIGKILL)
 	}
 	return nil
 }
 
-// kill kills pid if, once it cannot become another process any more, it is still in the group.
-func kill(pid int, g *Group) {
+// Signal sends a signal to all processes of the group that are there now.
+func (g *Group) Signal(n unix.Signal) error {
+	pids, err := g.PIDs()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, pid := range pids {
+		signal(pid, g, n)
+	}
+	return err
+}
+
+// signal sends a signal to pid if, once it cannot become another process any more, it is still in the group.
+func signal(pid int, g *Group, n unix.Signal) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return
 	}
 	defer unix.Close(fd)
 	if now, err := g.PIDs(); err == nil && slices.Contains(now, pid) {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		_ = unix.PidfdSendSignal(fd, n, nil, 0)
 	}
 }
 

@@ -39,6 +39,7 @@ type Child struct {
 	report  *os.File
 	layout  *layout
 	foreign bool // it is the child of another process
+	fifo    bool // the report has no end as long as this process has it open
 }
 
 // Failure is an operation of a program that failed.
@@ -61,6 +62,9 @@ func (f *Failure) Unwrap() error { return f.Errno }
 type Options struct {
 	// Inputs gives a descriptor for each input of the program but plan.InReport.
 	Inputs map[string]int
+	// Report, if not nil, takes the place of the report pipe: a FIFO that is open for reading and writing, and by whose name another
+	// process can wait for the outcome after this one has gone. It stays the caller's.
+	Report *os.File
 	// Cgroup, if not nil, is a directory of cgroup version 2 in which the child is born (CLONE_INTO_CGROUP, Linux 5.7).
 	Cgroup *os.File
 }
@@ -143,7 +147,15 @@ func (c *Child) said() *Failure {
 // prepare lays a program out in memory and makes its report pipe, whose second end the caller closes after the clone.
 func prepare(p *plan.Program, o Options) (_ *Child, writer int, _ error) {
 	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+	var err error
+	if o.Report != nil {
+		for i := range pipe {
+			pipe[i], err = unix.FcntlInt(o.Report.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				return nil, 0, os.NewSyscallError("fcntl", err)
+			}
+		}
+	} else if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return nil, 0, os.NewSyscallError("pipe2", err)
 	}
 	report := os.NewFile(uintptr(pipe[0]), "report pipe")
@@ -156,7 +168,7 @@ func prepare(p *plan.Program, o Options) (_ *Child, writer int, _ error) {
 		_ = unix.Close(pipe[1])
 		return nil, 0, errors.Join(err, report.Close())
 	}
-	return &Child{PIDFD: -1, program: p, report: report, layout: l}, pipe[1], nil
+	return &Child{PIDFD: -1, program: p, report: report, layout: l, fifo: o.Report != nil}, pipe[1], nil
 }
 
 // cgroup is the descriptor of Options.Cgroup, or -1.
@@ -173,6 +185,33 @@ func (c *Child) Wait() error {
 	if c.report == nil {
 		return nil
 	}
+	return c.outcome(func() bool { return true })
+}
+
+// WaitReady waits until the child has said, by the pipe whose other end is its input plan.InReady, that only the execve is left. Like Wait
+// it returns a *Failure that stood in the way. The child must be the only one who has that other end.
+func (c *Child) WaitReady(ready *os.File) error {
+	n, err := ready.Read(make([]byte, 1))
+	if err != nil && n != 0 {
+		return fmt.Errorf("cannot read what the child says: %w", err)
+	}
+	fd := int32(c.report.Fd())
+	if err := c.outcome(func() bool {
+		poll := []unix.PollFd{{Fd: fd, Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		return err == nil && n == 1
+	}); err != nil {
+		return err
+	}
+	if n == 0 {
+		c.bury()
+		return errors.New("the process was killed before it was ready")
+	}
+	return nil
+}
+
+// outcome takes in what the child reports, as long as more comes.
+func (c *Child) outcome(more func() bool) error {
 	defer func() {
 		_ = c.report.Close()
 		c.report = nil
@@ -181,7 +220,7 @@ func (c *Child) Wait() error {
 	}()
 	var failure *Failure
 	split := 0
-	for {
+	for more() {
 		var m [8]byte
 		n, err := c.report.Read(m[:])
 		if n == 0 {
@@ -213,9 +252,31 @@ func (c *Child) Wait() error {
 	return nil
 }
 
+// Outcome reads from the report FIFO of a child that another process has made: the operation that failed and its error, which is zero when
+// the execve has succeeded. It returns when the child has closed the FIFO.
+func Outcome(report *os.File) (index int, errno syscall.Errno, _ error) {
+	for {
+		var m [8]byte
+		switch n, err := report.Read(m[:]); {
+		case n == 0:
+			return index, errno, nil
+		case err != nil || n != len(m):
+			return 0, 0, fmt.Errorf("cannot read what the child reports: %d bytes: %w", n, err)
+		}
+		if i := binary.NativeEndian.Uint32(m[:]); i != ^uint32(0) {
+			index, errno = int(i), syscall.Errno(binary.NativeEndian.Uint32(m[4:]))
+		}
+	}
+}
+
 // End waits for the end of a child whose program does not execute another.
 func (c *Child) End() error {
-	err := c.Wait()
+	var err error
+	if c.fifo {
+		err = c.outcome(func() bool { return false }) // it would have no end
+	} else {
+		err = c.Wait()
+	}
 	if c.PIDFD >= 0 {
 		c.bury()
 	}

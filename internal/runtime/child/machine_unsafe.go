@@ -126,7 +126,7 @@ func run(m *machine) {
 			m.pc += 1 + uintptr(in.skipOK)
 			continue
 		}
-		if in.special == plan.Exec && (errno != syscall.ENOENT && errno != syscall.ENOTDIR || m.execve == 0) {
+		if (in.special == plan.Exec || in.special == plan.Find) && (errno != syscall.ENOENT && errno != syscall.ENOTDIR || m.execve == 0) {
 			m.execve = errno
 		}
 		tolerated := false
@@ -139,7 +139,7 @@ func run(m *machine) {
 			m.pc += 1 + uintptr(in.skipTolerated)
 			continue
 		}
-		if in.special == plan.Exec {
+		if in.special == plan.Exec || in.special == plan.Find {
 			errno = m.execve
 		}
 		m.message[0], m.message[1] = uint32(m.pc), uint32(errno)

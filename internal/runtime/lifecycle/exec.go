@@ -18,6 +18,8 @@ import (
 type ExecInput struct {
 	ID      string
 	Process *specs.Process
+	// Program is the file to execute, where that is not what the first argument names.
+	Program string
 	Seccomp *specs.LinuxSeccomp
 	Host    host.Facts
 	// Target is a pidfd of the container's first process.
@@ -27,6 +29,9 @@ type ExecInput struct {
 	// Stdin, Stdout, Stderr are used unless Process.Terminal; all nil leaves the caller's.
 	Stdin, Stdout, Stderr *os.File
 	NoSetgroups           bool
+	// PreserveFDs is how many descriptors from 3 on the process is given; NoKeyring leaves it its parent's session keyring.
+	PreserveFDs int
+	NoKeyring   bool
 }
 
 // NamespacesOf are the flags of the namespaces that a container does not share with its parent.
@@ -67,8 +72,9 @@ func Exec(in ExecInput) (*Running, error) {
 	defer entrance.Close()
 	inputs[plan.InTarget] = in.Target
 	p, err := plan.CompileExec(plan.ExecInput{
-		Process: in.Process, Host: in.Host, Namespaces: in.Namespaces, Filter: filter, FilterFlags: filterFlags,
-		CgroupTasks: len(entrance.Files), Inherit: in.Stdin == nil, Keyring: "_ses." + in.ID, NoSetgroups: in.NoSetgroups,
+		Process: in.Process, Program: in.Program, Host: in.Host, Namespaces: in.Namespaces, Filter: filter, FilterFlags: filterFlags,
+		CgroupTasks: len(entrance.Files), Inherit: in.Stdin == nil, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups,
+		PreserveFDs: in.PreserveFDs,
 	})
 	if err != nil {
 		return nil, err

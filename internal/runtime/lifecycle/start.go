@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 
 	"berth/internal/errdef"
@@ -46,6 +47,19 @@ type Input struct {
 	Scope *cgroup.Scope
 	// Network is the container's network namespace, if it is being made already; it is the caller's to close.
 	Network *Network
+	// Gate, if there is one, is what the process waits at when all but its execve is done.
+	Gate *Gate
+	// PreserveFDs is how many descriptors from 3 on the process is given.
+	PreserveFDs int
+	// NoKeyring leaves the process its parent's session keyring.
+	NoKeyring bool
+}
+
+// Gate is how a process that has been created is let go on to its execve, by whoever opens the two FIFOs later. Both are open for
+// reading and writing here, and stay the caller's.
+type Gate struct {
+	// Start takes the byte that lets it go on; Report says what then fails, and ends when nothing has (see package child).
+	Start, Report *os.File
 }
 
 // NoSetgroups reports whether a process of the container keeps the supplementary groups that it has: because it may not change them, or
@@ -83,12 +97,20 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	p, err := plan.Compile(plan.Input{
 		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files, Trees: in.Trees != nil,
 		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
-		Keyring: "_ses." + in.ID, NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
+		Create: in.Gate != nil, PreserveFDs: in.PreserveFDs, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})
 	if err != nil {
 		return nil, errdef.As(errdef.Invalid, err)
 	}
 	return p, nil
+}
+
+// keyring is the name of a process's session keyring, or empty.
+func keyring(id string, none bool) string {
+	if none {
+		return ""
+	}
+	return "_ses." + id
 }
 
 // Filter compiles a seccomp profile; none is an empty filter.
@@ -113,6 +135,7 @@ type Pending struct {
 	console  *os.File // our end of the socket by which the terminal comes
 	toStart  *os.File // a byte lets the child go on
 	toMaps   *os.File // a byte says that the id maps are written
+	ready    *os.File // a byte says that the process is at its gate
 	theirs   []*os.File
 	network  *Network
 	// closeNetwork says that the namespace is ours to let go of.
@@ -176,6 +199,15 @@ func (p *Pending) openInputs(await bool) (err error) {
 			return err
 		}
 	}
+	if p.in.Gate != nil {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		p.ready = r
+		p.give(plan.InReady, w)
+		p.inputs[plan.InStart] = int(p.in.Gate.Start.Fd())
+	}
 	if await {
 		p.toStart, err = p.word(plan.InGo, plan.InGoEnd)
 	}
@@ -237,12 +269,12 @@ func (p *Pending) Abandon() error {
 
 // Close closes every descriptor that is still here; a process that waits for a word goes silently.
 func (p *Pending) Close() {
-	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps) {
+	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps, p.ready) {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
-	p.theirs, p.console, p.toStart, p.toMaps = nil, nil, nil, nil
+	p.theirs, p.console, p.toStart, p.toMaps, p.ready = nil, nil, nil, nil, nil
 	if p.closeNetwork {
 		p.network.Close()
 		p.closeNetwork = false
@@ -253,7 +285,11 @@ func (p *Pending) Close() {
 
 // options is what the child is started with.
 func (p *Pending) options() child.Options {
-	return child.Options{Inputs: p.inputs, Cgroup: p.entrance.Dir}
+	o := child.Options{Inputs: p.inputs, Cgroup: p.entrance.Dir}
+	if p.in.Gate != nil {
+		o.Report = p.in.Gate.Report
+	}
+	return o
 }
 
 // Start makes the control group of a container and starts its first process. On an error nothing is left of either.
@@ -308,7 +344,52 @@ func (p *Pending) letGo(c *child.Child, ready func(pid int) error) error {
 		p.Close() // it goes, when it hears that there will be no word
 		return errors.Join(err, c.End())
 	}
-	return c.Wait()
+	if p.ready == nil {
+		return c.Wait()
+	}
+	for _, f := range p.theirs {
+		_ = f.Close() // the process alone can say that it is ready
+	}
+	p.theirs = nil
+	return c.WaitReady(p.ready)
+}
+
+// Steps are what the process has still to do when it has passed its gate: the operations from the number first on. By them
+// whoever lets it go on understands what it reports.
+func (p *Pending) Steps() (first int, steps []Step) {
+	for i := len(p.program.Ops) - 1; i >= 0 && p.program.Ops[i].Special != plan.WaitByte; i-- {
+		op := &p.program.Ops[i]
+		first, steps = i, append(steps, Step{What: op.What, Call: op.Call.Name, Exec: op.Special == plan.Exec})
+	}
+	slices.Reverse(steps)
+	return first, steps
+}
+
+// Step is an operation of a program, for who does not have the program.
+type Step struct {
+	What string `json:"what"`
+	Call string `json:"call"`
+	Exec bool   `json:"exec,omitempty"`
+}
+
+// PassGate lets a created process go on, and returns when it has executed its program, or with what stood in the way: one of the steps
+// from the number first on.
+func PassGate(gate Gate, command string, first int, steps []Step) error {
+	if _, err := gate.Start.Write([]byte{1}); err != nil {
+		return err
+	}
+	index, errno, err := child.Outcome(gate.Report)
+	if err != nil || errno == 0 {
+		return err
+	}
+	op := plan.Op{What: "start the process"}
+	if i := index - first; i >= 0 && i < len(steps) {
+		op.What, op.Call.Name = steps[i].What, steps[i].Call
+		if steps[i].Exec {
+			op.Special = plan.Exec
+		}
+	}
+	return startError(&child.Failure{Index: index, Op: &op, Errno: errno}, command)
 }
 
 // writeMaps writes the id maps of the process's user namespace, if it has one of its own, and lets it go on.
@@ -463,7 +544,7 @@ func startError(err error, command string) error {
 		}
 		return err
 	}
-	if f.Op.Special == plan.Exec {
+	if f.Op.Special == plan.Exec || f.Op.Special == plan.Find {
 		switch f.Errno {
 		case syscall.ENOENT, syscall.ENOTDIR:
 			return errdef.New(errdef.NoCommand, "exec: %q: executable file not found in $PATH or its interpreter is missing", command)

@@ -58,6 +58,7 @@ var (
 	callClone3       = Call{unix.SYS_CLONE3, "clone3"}
 	callFcntl        = Call{unix.SYS_FCNTL, "fcntl"}
 	callCloseRange   = Call{unix.SYS_CLOSE_RANGE, "close_range"}
+	callFaccessat    = Call{unix.SYS_FACCESSAT, "faccessat"}
 	callExecve       = Call{unix.SYS_EXECVE, "execve"}
 )
 

@@ -43,6 +43,8 @@ type Input struct {
 	Network bool
 	// Loopback switches the loopback interface of a new network namespace on.
 	Loopback bool
+	// Program is the file to execute, where that is not what the process's first argument names.
+	Program string
 	// PreserveFDs is how many descriptors from 3 on the program is given.
 	PreserveFDs int
 	// Keyring is the name of the session keyring to join; empty leaves the caller's.
@@ -161,8 +163,6 @@ func check(s *specs.Spec) error {
 		return fmt.Errorf("scheduler, ioPriority and execCPUAffinity are not supported")
 	case s.Linux.IntelRdt != nil, len(s.Linux.TimeOffsets) > 0, len(s.Linux.NetDevices) > 0, s.Linux.MemoryPolicy != nil:
 		return fmt.Errorf("intelRdt, timeOffsets, netDevices and memoryPolicy are not supported")
-	case hasHooks(s.Hooks):
-		return fmt.Errorf("hooks are not supported")
 	}
 	mountNS := false
 	for _, n := range s.Linux.Namespaces {
@@ -180,15 +180,6 @@ func check(s *specs.Spec) error {
 		}
 	}
 	return nil
-}
-
-func hasHooks(h *specs.Hooks) bool {
-	if h == nil {
-		return false
-	}
-	//lint:ignore SA1019 deprecated, and still written
-	prestart := h.Prestart
-	return len(prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
 }
 
 func namespaceFlag(t specs.LinuxNamespaceType) uint64 {

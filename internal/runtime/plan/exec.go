@@ -12,6 +12,8 @@ import (
 // ExecInput is what a program that enters a running container is compiled from.
 type ExecInput struct {
 	Process *specs.Process
+	// Program is the file to execute, where that is not what the first argument names.
+	Program string
 	Host    host.Facts
 	// Namespaces are the CLONE_NEW* flags of the namespaces to join; all of them in one setns(2).
 	Namespaces  uintptr
@@ -35,7 +37,7 @@ func CompileExec(in ExecInput) (*Program, error) {
 		return nil, errors.New("the process has no arguments")
 	}
 	c := &compiler{
-		in:   Input{Host: in.Host, NoSetgroups: in.NoSetgroups, Origins: in.Origins},
+		in:   Input{Host: in.Host, Program: in.Program, NoSetgroups: in.NoSetgroups, Origins: in.Origins},
 		spec: &specs.Spec{Process: in.Process, Linux: &specs.Linux{}},
 	}
 	// Its memory is not its parent's. It may change its user; and what runs in the container can stop it as soon as it is in there:

@@ -103,6 +103,22 @@ func attributeOf(option string) (attr, bool) {
 	return attr{}, false
 }
 
+// MountOptions are the options that Compile knows, besides those of file systems.
+func MountOptions() []string {
+	options := []string{"async", "bind", "defaults", "dirsync", "iversion", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand", "rbind", "silent", "sync"}
+	for _, o := range []string{
+		"atime", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "nosymfollow",
+		"relatime", "ro", "rw", "strictatime", "suid", "symfollow",
+	} {
+		options = append(options, o, "r"+o)
+	}
+	for _, o := range []string{"private", "shared", "slave", "unbindable"} {
+		options = append(options, o, "r"+o)
+	}
+	slices.Sort(options)
+	return options
+}
+
 func propagationOf(option string) uint64 {
 	switch option {
 	case "private":
@@ -243,7 +259,15 @@ func (c *compiler) cgroupV1(m specs.Mount, o mountOptions) {
 			settings = append(settings, setting{key: key, value: value})
 		}
 		c.do("make the place of "+name, callMkdirat, base, Str(name), flags(0o755, "0755"))
-		fd := c.fsmount(name, "cgroup", settings, attr{set: o.attr.set})
+		var fd Ref
+		if group := c.spec.Linux.CgroupsPath; group != "" && !c.has(specs.CgroupNamespace) {
+			// Without a namespace a mount's root would be the host's.
+			fd = c.get(name, "take the own group of the host's "+name, callOpenTree, atFDCWD, Str(path.Join(h.Path, group)),
+				flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"))
+			c.setattrOrRemount("set its options", fd, attr{set: o.attr.set}, 0, false)
+		} else {
+			fd = c.fsmount(name, "cgroup", settings, attr{set: o.attr.set})
+		}
 		c.attachAt("mount it at "+m.Destination+"/"+name, fd, base, name)
 		c.do("done with it", callClose, fd)
 		if controllers := strings.Split(h.Options, ","); len(controllers) > 1 {

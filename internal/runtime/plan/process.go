@@ -84,6 +84,7 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 	c.add(Op{Special: Expect, Call: callGetcwd, What: "stay inside the container", Args: []Arg{where, Bytes{[]byte("/"), `"/"`}, num(0)}, Errno: unix.EXDEV})
 
 	if f.create {
+		c.find(p)
 		c.from("create")
 		c.do("say that everything is ready", callWrite, Ref(c.inputSlot(InReady)), Bytes{[]byte{1}, `"\1"`}, num(1))
 		c.add(Op{Special: WaitByte, Call: callRead, What: "wait for the start", Args: []Arg{Ref(c.inputSlot(InStart)), c.out(1), num(1)}})
@@ -131,26 +132,45 @@ func (c *compiler) filter(f finish) {
 // execve tries the directories of the process's own PATH, in the container.
 func (c *compiler) execve(p *specs.Process) {
 	c.from("command")
-	name := p.Args[0]
-	candidates := []string{name}
-	if !strings.Contains(name, "/") {
-		candidates = candidates[:0]
-		for dir := range strings.SplitSeq(environment(p.Env, "PATH"), ":") {
-			candidates = append(candidates, path.Join("/", p.Cwd, name))
-			if dir != "" {
-				if !strings.HasPrefix(dir, "/") {
-					dir = path.Join(p.Cwd, dir)
-				}
-				candidates[len(candidates)-1] = path.Join(dir, name)
-			}
-		}
-	}
+	candidates := c.candidates(p)
 	for i, candidate := range candidates {
-		op := c.add(Op{Special: Exec, Call: callExecve, What: "run " + name, Args: []Arg{Str(candidate), Strings(p.Args), Strings(p.Env)}})
+		op := c.add(Op{Special: Exec, Call: callExecve, What: "run " + p.Args[0], Args: []Arg{Str(candidate), Strings(p.Args), Strings(p.Env)}})
 		if i < len(candidates)-1 {
 			op.Tolerate = errnos(unix.ENOENT, unix.ENOTDIR, unix.EACCES)
 		}
 	}
+}
+
+// find says already when the container is created that there is nothing to run, as runc does and engines expect.
+func (c *compiler) find(p *specs.Process) {
+	c.from("command")
+	candidates := c.candidates(p)
+	for i, candidate := range candidates {
+		op := c.add(Op{Special: Find, Call: callFaccessat, What: "find " + p.Args[0], Args: []Arg{atFDCWD, Str(candidate), flags(unix.X_OK, "X_OK")}})
+		if last := len(candidates) - 1; i < last {
+			op.Tolerate = errnos(unix.ENOENT, unix.ENOTDIR, unix.EACCES)
+			op.SkipOK = last - i
+		}
+	}
+}
+
+// candidates are the files that the process's program may be.
+func (c *compiler) candidates(p *specs.Process) []string {
+	if c.in.Program != "" {
+		return []string{c.in.Program}
+	}
+	name := p.Args[0]
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	var candidates []string
+	for dir := range strings.SplitSeq(environment(p.Env, "PATH"), ":") {
+		if !strings.HasPrefix(dir, "/") {
+			dir = path.Join("/", p.Cwd, dir)
+		}
+		candidates = append(candidates, path.Join(dir, name))
+	}
+	return candidates
 }
 
 // environment is the last value of a variable; PATH that is not set has the kernel's and docker's default.

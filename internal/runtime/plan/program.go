@@ -39,6 +39,7 @@ const (
 	Clone            // clone(CLONE_PARENT): the child goes on with the next operation, this process ends
 	Expect           // fail with Errno unless Args[0] (Out) holds the bytes Args[1] at offset Args[2]
 	Exec             // execve; of several in a row, the error that says most is reported
+	Find             // whether there is a file to execute; of several in a row likewise
 	WaitByte         // read one byte from slot Args[0]; end of file means the parent has gone: exit silently
 	CloseAll         // close every descriptor from Args[0] on but the report pipe and the slots that follow
 	Bear             // make the child of another program, whose parent this process is from then on

@@ -34,7 +34,6 @@ func TestSpecsThatCannotBeCarriedOutAreRefused(t *testing.T) {
 		{"No root", func(s *specs.Spec) { s.Root = nil }, "no root"},
 		{"No linux part", func(s *specs.Spec) { s.Linux = nil }, "no linux part"},
 		{"A relative working directory", func(s *specs.Spec) { s.Process.Cwd = "work" }, `working directory "work"`},
-		{"Hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true"}}} }, "hooks are not supported"},
 		{"A namespace of no known type", func(s *specs.Spec) { s.Linux.Namespaces[1].Type = "moon" }, `type "moon"`},
 		{"No mount namespace", func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, "mount namespace"},
 		{"Somebody else's mount namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/mnt" }, "mount namespace"},

@@ -1,0 +1,207 @@
+package runtimecli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/host"
+	"berth/internal/runtime/cgroup"
+	"berth/internal/runtime/lifecycle"
+
+	"github.com/mailru/easyjson/jlexer"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// ExecOptions are what exec is asked for, beside Options. What is not said is the container's own process's.
+type ExecOptions struct {
+	Process         string // a file with the whole process; then nothing else of this counts
+	Args, Env       []string
+	Cwd, User       string // UID[:GID]
+	Terminal        bool
+	Groups          []uint32
+	Capabilities    []string
+	NoNewPrivileges bool
+	AppArmor, Label string
+	IgnorePaused    bool
+	Cgroup          string // below the container's
+}
+
+// Exec starts a further process in a container, and returns its exit status; with Detach it returns when the process runs.
+func (s Store) Exec(o Options, e ExecOptions) (int, error) {
+	r, err := s.read(o.ID)
+	if err != nil {
+		return 0, err
+	}
+	switch status := s.status(r); {
+	case status == stopped || status == creating:
+		return 0, errdef.New(errdef.Conflict, "cannot exec in a container that is %s: container not running", status)
+	case status == paused && !e.IgnorePaused:
+		return 0, errdef.Hint(errdef.New(errdef.Conflict, "cannot exec in a container that is paused"), "resume it first; --ignore-paused starts the process, which then waits")
+	}
+	c, err := s.config(o.ID)
+	if err != nil {
+		return 0, err
+	}
+	p, err := process(c, e)
+	if err != nil {
+		return 0, err
+	}
+	if o.ConsoleSocket != "" {
+		o.Detach = true
+	}
+	if err := checkTerminal(p.Terminal, o.Detach, o.ConsoleSocket); err != nil {
+		return 0, err
+	}
+	if p.Terminal && o.Rows > 0 && p.ConsoleSize == nil {
+		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
+	}
+	running, err := r.enter(o, p, c.Linux.Seccomp, e.Cgroup)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(running.PIDFD)
+	status, err := o.attend(running)
+	if err != nil {
+		_ = unix.PidfdSendSignal(running.PIDFD, unix.SIGKILL, nil, 0)
+		_, failed := wait(running.PID)
+		return 0, errors.Join(err, failed)
+	}
+	return status, nil
+}
+
+// enter starts a process in the container.
+func (r record) enter(o Options, p *specs.Process, filter *specs.LinuxSeccomp, below string) (*lifecycle.Running, error) {
+	pidfd, err := unix.PidfdOpen(r.PID, 0)
+	if err != nil || !alive(r.PID, r.Begun) {
+		return nil, errors.Join(errNotRunning, err)
+	}
+	defer unix.Close(pidfd)
+	facts := host.Probe()
+	in := lifecycle.ExecInput{
+		ID: r.ID, Process: p, Seccomp: filter, Host: facts, Target: pidfd, Namespaces: r.Namespaces, NoSetgroups: r.NoSetgroups,
+		PreserveFDs: o.PreserveFDs, NoKeyring: o.NoKeyring,
+	}
+	if r.Cgroup != "" {
+		path := r.Cgroup
+		if below != "" {
+			path = filepath.Join(path, filepath.Join("/", below))
+		}
+		if in.Cgroup, err = cgroup.Open(facts, path); err != nil {
+			return nil, err
+		}
+	}
+	return lifecycle.Exec(in)
+}
+
+// attend connects a process with us until its end, or hands it over.
+func (o Options) attend(r *lifecycle.Running) (int, error) {
+	if o.ConsoleSocket != "" {
+		if err := sendConsole(o.ConsoleSocket, r.Console); err != nil {
+			return 0, err
+		}
+		r.Console = nil
+	}
+	if o.PidFile != "" {
+		if err := disk.Replace(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644, disk.Volatile); err != nil {
+			return 0, err
+		}
+	}
+	if o.Detach {
+		return 0, nil
+	}
+	disconnect := func() {}
+	if r.Console != nil {
+		defer r.Console.Close()
+		var err error
+		if disconnect, err = o.Connect(r.Console); err != nil {
+			return 0, err
+		}
+	}
+	defer lifecycle.ProxySignals(func(n unix.Signal) {
+		if n != unix.SIGWINCH || r.Console == nil { // its own terminal tells it
+			_ = unix.PidfdSendSignal(r.PIDFD, n, nil, 0)
+		}
+	})()
+	ws, err := wait(r.PID)
+	disconnect()
+	return exitStatus(ws), err
+}
+
+// process is the process that exec is asked for.
+func process(c *specs.Spec, e ExecOptions) (*specs.Process, error) {
+	if e.Process != "" {
+		return readProcess(e.Process)
+	}
+	p := *c.Process
+	p.Terminal, p.Args, p.ConsoleSize = e.Terminal, e.Args, nil
+	p.Env = append(append([]string{}, p.Env...), e.Env...)
+	if e.Cwd != "" {
+		p.Cwd = e.Cwd
+	}
+	if e.AppArmor != "" {
+		p.ApparmorProfile = e.AppArmor
+	}
+	if e.Label != "" {
+		p.SelinuxLabel = e.Label
+	}
+	p.NoNewPrivileges = p.NoNewPrivileges || e.NoNewPrivileges
+	if len(e.Capabilities) > 0 {
+		more := specs.LinuxCapabilities{}
+		if p.Capabilities != nil {
+			more = *p.Capabilities
+		}
+		for _, set := range []*[]string{&more.Bounding, &more.Effective, &more.Permitted} {
+			*set = append(append([]string{}, *set...), e.Capabilities...)
+		}
+		p.Capabilities = &more
+	}
+	if e.User != "" {
+		user, group, both := strings.Cut(e.User, ":")
+		uid, err := strconv.ParseUint(user, 10, 32)
+		gid := uint64(p.User.GID)
+		if err == nil && both {
+			gid, err = strconv.ParseUint(group, 10, 32)
+		}
+		if err != nil {
+			return nil, errdef.New(errdef.Invalid, "the user %q is not UID[:GID]", e.User)
+		}
+		p.User.UID, p.User.GID = uint32(uid), uint32(gid)
+	}
+	p.User.AdditionalGids = append(append([]uint32{}, p.User.AdditionalGids...), e.Groups...)
+	return &p, nil
+}
+
+// readProcess reads a process.json.
+func readProcess(path string) (*specs.Process, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, errdef.New(errdef.NotFound, "cannot read the process: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	if err != nil {
+		return nil, err
+	}
+	var p specs.Process
+	in := jlexer.Lexer{Data: data}
+	decodeSpec(&in, &p)
+	in.Consumed()
+	if err := in.Error(); err != nil {
+		return nil, errdef.New(errdef.Invalid, "cannot read the process in %s: %w", path, err)
+	}
+	switch {
+	case len(p.Args) == 0:
+		return nil, errdef.New(errdef.Invalid, "the process in %s has no arguments", path)
+	case !filepath.IsAbs(p.Cwd):
+		return nil, fmt.Errorf("the working directory %q of the process in %s is not an absolute path", p.Cwd, path)
+	}
+	return &p, nil
+}

@@ -1,0 +1,147 @@
+package runtimecli
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/runtime/plan"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// SpecVersion is the version of the runtime spec that this runtime follows.
+var SpecVersion = specs.Version
+
+// WriteSpec writes the config.json of a new bundle, to be changed by its owner: a shell in a root file system that is read only. With
+// rootless it is for a user without privilege, who becomes root in there.
+func WriteSpec(dir string, rootless bool, uid, gid uint32) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "\t")
+	if err := e.Encode(example(rootless, uid, gid)); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, configFile)
+	if err := disk.Create(path, b.Bytes(), 0o666, disk.Volatile); err != nil {
+		return errdef.As(errdef.Conflict, err)
+	}
+	return nil
+}
+
+func example(rootless bool, uid, gid uint32) *specs.Spec {
+	few := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
+	s := &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: "rootfs", Readonly: true},
+		Process: &specs.Process{
+			Terminal: true, Args: []string{"sh"}, Cwd: "/", NoNewPrivileges: true,
+			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"},
+			Capabilities: &specs.LinuxCapabilities{Bounding: few, Permitted: few, Effective: few},
+			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1024, Soft: 1024}},
+		},
+		Hostname: "berth",
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+		},
+		Linux: &specs.Linux{
+			MaskedPaths: []string{
+				"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
+				"/proc/sched_debug", "/sys/firmware", "/proc/scsi",
+			},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace},
+				{Type: specs.NetworkNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.CgroupNamespace},
+			},
+		},
+	}
+	if !rootless {
+		return s
+	}
+	s.Linux.Resources = nil // there may be no control group to set them for
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: uid, Size: 1}}
+	s.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: gid, Size: 1}}
+	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" })
+	for i := range s.Mounts {
+		switch m := &s.Mounts[i]; m.Destination {
+		case "/dev/pts": // there is no group 5
+			m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return o == "gid=5" })
+		case "/sys": // a sysfs is the network namespace's owner's
+			*m = specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+		}
+	}
+	return s
+}
+
+// Features is what the runtime knows (features.md of the runtime spec).
+type Features struct {
+	Min          string            `json:"ociVersionMin"`
+	Max          string            `json:"ociVersionMax"`
+	Hooks        []string          `json:"hooks"`
+	MountOptions []string          `json:"mountOptions"`
+	Linux        linuxFeatures     `json:"linux"`
+	Annotations  map[string]string `json:"annotations,omitempty"`
+}
+
+type linuxFeatures struct {
+	Namespaces   []string        `json:"namespaces"`
+	Capabilities []string        `json:"capabilities"`
+	Cgroup       map[string]bool `json:"cgroup"`
+	Seccomp      seccompFeatures `json:"seccomp"`
+	Apparmor     enabled         `json:"apparmor"`
+	Selinux      enabled         `json:"selinux"`
+	IntelRdt     enabled         `json:"intelRdt"`
+}
+
+type enabled struct {
+	Enabled bool `json:"enabled"`
+}
+
+type seccompFeatures struct {
+	Enabled   bool     `json:"enabled"`
+	Actions   []string `json:"actions"`
+	Operators []string `json:"operators"`
+	Archs     []string `json:"archs"`
+}
+
+// KnownFeatures are this runtime's.
+func KnownFeatures(version string) Features {
+	arch := map[string]string{"amd64": "SCMP_ARCH_X86_64", "arm64": "SCMP_ARCH_AARCH64"}[runtime.GOARCH]
+	return Features{
+		Min: "1.0.0", Max: specs.Version,
+		Hooks:        []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
+		MountOptions: plan.MountOptions(),
+		Linux: linuxFeatures{
+			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
+			Capabilities: plan.CapabilityNames(^uint64(0)),
+			Cgroup:       map[string]bool{"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+			Seccomp: seccompFeatures{
+				Enabled:   true,
+				Actions:   []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},
+				Operators: []string{"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"},
+				Archs:     []string{arch},
+			},
+			Apparmor: enabled{true}, Selinux: enabled{true},
+		},
+		Annotations: map[string]string{"berth.version": version},
+	}
+}
