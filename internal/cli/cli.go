@@ -163,6 +163,9 @@ func (c *call) debugError(err error) {
 	}
 }
 
+// Visible is visible for the commands of the full program.
+func Visible(s string) string { return visible(s) }
+
 // visible makes text from elsewhere harmless to a terminal: one line, no control characters.
 func visible(s string) string {
 	return strings.Map(func(r rune) rune {

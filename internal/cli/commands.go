@@ -109,6 +109,15 @@ func commands() []command {
 		},
 		{name: "container rename", alias: "rename", args: "CONTAINER NEW_NAME", short: "Rename a container", example: "berth rename web shop", least: 2, most: 2, run: (*call).cmdRename},
 		{name: "container port", alias: "port", args: "CONTAINER [PRIVATE_PORT[/PROTO]]", short: "List port mappings or a specific mapping for the container", example: "berth port web 80/tcp", least: 1, most: 2, run: (*call).cmdPort},
+		{
+			name: "container cp", inside: true, alias: "cp", args: "CONTAINER:SRC_PATH DEST_PATH|- | SRC_PATH|- CONTAINER:DEST_PATH", short: "Copy files/folders between a container and the local filesystem",
+			example: "berth cp web:/var/log/app.log .", least: 2, most: 2, full: true,
+			flags: []flag{
+				{"archive", "a", "", "Archive mode (copy all uid/gid information)", nil},
+				{"follow-link", "L", "", "Always follow symbol link in SRC_PATH", nil},
+				{"quiet", "q", "", "Suppress progress output during copy", nil},
+			},
+		},
 		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagYes}},
 		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat}},
 		{

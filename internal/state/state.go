@@ -69,6 +69,9 @@ const DriverCopy = "vfs"
 // Tree is the copy of the image of a container with DriverCopy.
 func (s Store) Tree(id string) string { return filepath.Join(s.Dir(id), "tree") }
 
+// Upper is the writable layer of a container whose tree is an overlay.
+func (s Store) Upper(id string) string { return filepath.Join(s.Dir(id), "upper") }
+
 // Volume is a volume that a container uses.
 type Volume struct {
 	Name, Target string

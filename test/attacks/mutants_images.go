@@ -43,6 +43,6 @@ func imageMutants() []mutant {
 		{28, "a user of an image is read strictly", "internal/container/user.go", "if err != nil || n > math.MaxInt32 {", "if err != nil || n > math.MaxInt64 {", asRoot("28-image-config")},
 		{28, "the working directory of an image is made beneath its root", "internal/runtime/plan/build.go", "inRoot     = unix.RESOLVE_IN_ROOT |", "inRoot     =", asRoot("28-image-config")},
 
-		{36, "overlay's attributes are not an image's", unpack + "meta.go", `if !strings.HasPrefix(name, "user.") ||`, "if", form},
+		{36, "overlay's attributes are not an image's", "internal/tree/meta.go", `if !strings.HasPrefix(name, "user.") ||`, "if", form},
 	}
 }

@@ -68,7 +68,7 @@ func TestApplyMakesOverlaysForm(t *testing.T) {
 		{"a file takes the place of a whiteout", []entry{file(".wh.a", ""), file("a", "x")}, map[string]string{"a": `file 644 "x"`}},
 		{"aufs's notes are left out", []entry{file(".wh..wh.plnk/1.2", "x"), file(".wh..wh.aufs", "")}, map[string]string{".wh..wh.plnk": "no such file or directory", ".wh..wh.aufs": "no such file or directory"}},
 		{"a long name", []entry{file(strings.Repeat("n", 255), "x")}, map[string]string{strings.Repeat("n", 255): `file 644 "x"`}},
-		// The lines that make these pass: allowedXattr, called in metaOf.
+		// The lines that make these pass: tree.Carried, called in metaOf.
 		{"overlayfs's attributes are not an image's (class 36)", []entry{dir("d").with(func(h *tar.Header) {
 			h.PAXRecords = map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.overlay.opaque": "y"}
 		})}, map[string]string{"d": "dir 755"}},

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/errdef"
+	"berth/internal/tree"
 )
 
 // DiffOptions of Diff.
@@ -44,6 +45,8 @@ type differ struct {
 	tar    *tar.Writer
 	links  map[inode]string // files with several names: the first one written
 	prefix string           // of overlayfs's own attributes
+	whole  bool             // the tree is no layer: nothing in it stands for something else
+	owner  tree.Owner       // nil: as the tree has it
 }
 
 // directory writes what is in the directory base of in; path is its name in the tar with a "/", or "".
@@ -83,7 +86,10 @@ func (d *differ) describeDirectory(fd int, path string) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	h := d.header(path, &st)
+	h, err := d.header(path, &st)
+	if err != nil {
+		return err
+	}
 	h.Typeflag = tar.TypeDir
 	opaque, err := d.xattrs(fd, h)
 	if err != nil {
@@ -92,7 +98,7 @@ func (d *differ) describeDirectory(fd int, path string) error {
 	if err := d.tar.WriteHeader(h); err != nil {
 		return err
 	}
-	if !opaque {
+	if !opaque || d.whole {
 		return nil
 	}
 	return d.tar.WriteHeader(&tar.Header{Name: path + opaqueName, Typeflag: tar.TypeReg, ModTime: h.ModTime, Format: tar.FormatPAX})
@@ -108,17 +114,20 @@ func (d *differ) entry(in int, base, path string, depth int) error {
 		return &os.PathError{Op: "fstatat", Path: path, Err: err}
 	}
 	kind := st.Mode & unix.S_IFMT
-	if kind == unix.S_IFCHR && st.Rdev == 0 {
+	if kind == unix.S_IFCHR && st.Rdev == 0 && !d.whole {
 		name := strings.TrimSuffix(path, base) + whiteoutPrefix + base
 		return d.tar.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, ModTime: d.time(&st), Format: tar.FormatPAX})
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if strings.HasPrefix(base, whiteoutPrefix) && !d.whole {
 		return errdef.New(errdef.Unsupported, "%q cannot be in a layer: its name would mean that another file is hidden", path)
 	}
 	if kind == unix.S_IFDIR {
 		return d.directory(in, base, path+"/", depth+1)
 	}
-	h := d.header(path, &st)
+	h, err := d.header(path, &st)
+	if err != nil {
+		return err
+	}
 	if st.Nlink > 1 {
 		id := inode{st.Dev, st.Ino}
 		if first, ok := d.links[id]; ok {
@@ -171,7 +180,10 @@ func (d *differ) file(in int, base string, h *tar.Header) error {
 		return err
 	}
 	n, err := io.Copy(d.tar, io.LimitReader(f, h.Size))
-	if err == nil && n < h.Size {
+	switch {
+	case err == nil && n < h.Size && d.whole: // as tar(1) does
+		_, err = io.CopyN(d.tar, nothing{}, h.Size-n)
+	case err == nil && n < h.Size:
 		err = changing(h.Name)
 	}
 	return err
@@ -181,11 +193,18 @@ func changing(path string) error {
 	return errdef.Hint(errdef.New(errdef.Conflict, "%q changed while it was read", path), "pause the container meanwhile")
 }
 
-func (d *differ) header(path string, st *unix.Stat_t) *tar.Header {
-	return &tar.Header{
-		Name: path, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: d.time(st),
-		Format: tar.FormatPAX, // times in nanoseconds, long names, big numbers: one form for all
+func (d *differ) header(path string, st *unix.Stat_t) (*tar.Header, error) {
+	uid, gid := int(st.Uid), int(st.Gid)
+	if d.owner != nil {
+		var err error
+		if uid, gid, err = d.owner(st.Uid, st.Gid); err != nil {
+			return nil, err
+		}
 	}
+	return &tar.Header{
+		Name: path, Mode: int64(st.Mode & 0o7777), Uid: uid, Gid: gid, ModTime: d.time(st),
+		Format: tar.FormatPAX, // times in nanoseconds, long names, big numbers: one form for all
+	}, nil
 }
 
 func (d *differ) time(st *unix.Stat_t) time.Time {
@@ -210,7 +229,7 @@ func (d *differ) xattrs(fd int, h *tar.Header) (opaque bool, err error) {
 	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
 	for name := range strings.SplitSeq(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
 		own, overlays := strings.CutPrefix(name, d.prefix)
-		if !overlays && !allowedXattr(name) {
+		if !overlays && !tree.Carried(name) {
 			continue
 		}
 		n, err := unix.Fgetxattr(fd, name, value)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/errdef"
+	"berth/internal/tree"
 )
 
 // meta is what an entry says about its inode besides its content.
@@ -41,7 +42,7 @@ func metaOf(h *tar.Header) (meta, error) {
 		m.atime = timespec(h.AccessTime)
 	}
 	for key, value := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(key, xattrRecord); ok && allowedXattr(name) {
+		if name, ok := strings.CutPrefix(key, xattrRecord); ok && tree.Carried(name) {
 			m.xattrs = append(m.xattrs, xattr{name, value})
 		}
 	}
@@ -54,25 +55,6 @@ func timespec(t time.Time) unix.Timespec {
 		t = time.Unix(0, 0)
 	}
 	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
-}
-
-// allowedXattr says which extended attributes an image may give and get. The others are the host's policy
-// (security.selinux, security.ima) or a storage driver's data: an image that could set trusted.overlay.* or
-// user.overlay.* would hide and redirect files of other layers.
-func allowedXattr(name string) bool {
-	switch name {
-	case "security.capability", "system.posix_acl_access", "system.posix_acl_default":
-		return true
-	}
-	if !strings.HasPrefix(name, "user.") || len(name) == len("user.") || strings.IndexByte(name, 0) >= 0 {
-		return false
-	}
-	for _, driver := range [...]string{"user.overlay.", "user.fuseoverlayfs.", "user.containers."} {
-		if strings.HasPrefix(name, driver) {
-			return false
-		}
-	}
-	return true
 }
 
 // setXattrs sets what the file system takes. That it keeps none is no error (docker does the same), but a

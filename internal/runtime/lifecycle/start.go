@@ -85,17 +85,9 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string]bool{}
-	for _, m := range in.Spec.Mounts {
-		if m.Type == "bind" {
-			if st, err := os.Stat(m.Source); err == nil && !st.IsDir() {
-				files[m.Source] = true
-			}
-		}
-	}
 	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
-		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files, Trees: in.Trees != nil,
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), Trees: in.Trees != nil,
 		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
 		Create: in.Gate != nil, PreserveFDs: in.PreserveFDs, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})
@@ -111,6 +103,19 @@ func keyring(id string, none bool) string {
 		return ""
 	}
 	return "_ses." + id
+}
+
+// fileSources are the sources of bind mounts that are not directories.
+func fileSources(s *specs.Spec) map[string]bool {
+	files := map[string]bool{}
+	for _, m := range s.Mounts {
+		if m.Type == "bind" {
+			if st, err := os.Stat(m.Source); err == nil && !st.IsDir() {
+				files[m.Source] = true
+			}
+		}
+	}
+	return files
 }
 
 // Filter compiles a seccomp profile; none is an empty filter.

@@ -32,7 +32,6 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	if err != nil {
 		return lifecycle.Input{}, err
 	}
-	dir := s.Dir(c.ID)
 	in := spec.Input{
 		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(h, choice.Driver, c.ID),
 		Hosts: EtcFile(s, c, "hosts"), HostnameFile: EtcFile(s, c, "hostname"), ResolvConf: EtcFile(s, c, "resolv.conf"),
@@ -49,7 +48,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		}
 		in.UIDMaps, in.GIDMaps = maps.UID, maps.GID
 	}
-	stack := append([]string{filepath.Join(dir, "upper")}, layers...)
+	stack := append([]string{s.Upper(c.ID)}, layers...)
 	if c.Driver == state.DriverCopy {
 		stack = []string{s.Tree(c.ID)}
 		if _, err := os.Stat(stack[0]); err != nil {
@@ -72,10 +71,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	}
 	out := lifecycle.Input{
 		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps, Driver: choice.Driver,
-		Overlay: &plan.Overlay{
-			Lower: append(slices.Clone(layers), s.MountPoints()), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: h.InUserNS,
-			Volatile: c.Config.AutoRemove,
-		},
+		Overlay:    overlayOf(s, c, h, layers),
 		MountPoint: s.Run,
 	}
 	if c.UIDMaps != nil {
@@ -88,6 +84,32 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c.ID)
 	}
 	return out, checkLimits(choice, out.Spec.Linux.Resources, h)
+}
+
+// overlayOf is the root file system of a container.
+func overlayOf(s state.Store, c *state.Container, h host.Facts, layers []string) *plan.Overlay {
+	return &plan.Overlay{
+		Lower: append(slices.Clone(layers), s.MountPoints()), Upper: s.Upper(c.ID), Work: filepath.Join(s.Dir(c.ID), "work"), UserXattr: h.InUserNS,
+		Volatile: c.Config.AutoRemove,
+	}
+}
+
+// AssembleRoot decides how the files of a container that does not run are mounted, for lifecycle.OpenRoot. Unless it is to be written to, its writable
+// layer is one to be read, too.
+func AssembleRoot(s state.Store, c *state.Container, h host.Facts, layers []string, write bool) lifecycle.Input {
+	in := lifecycle.Input{
+		Host: h, MountPoint: s.Run, Overlay: overlayOf(s, c, h, layers),
+		Spec: &specs.Spec{Root: &specs.Root{Path: s.Tree(c.ID), Readonly: c.Config.ReadOnly}, Linux: &specs.Linux{}, Mounts: spec.Binds(c.Config)},
+	}
+	in.Overlay.Volatile = false // a volatile layer is mounted once
+	switch {
+	case c.Driver == state.DriverCopy:
+		in.Overlay = nil
+	case !write:
+		in.Overlay.Lower = append([]string{in.Overlay.Upper}, in.Overlay.Lower...)
+		in.Overlay.Upper, in.Overlay.Work = "", ""
+	}
+	return in
 }
 
 // checkLimits refuses limits where there is no control group to set them for.

@@ -63,6 +63,29 @@ func CompileTrees(s *specs.Spec) (_ *Program, n int) {
 	return &b.p, len(all)
 }
 
+// CompileRoot compiles the program of a process that mounts a container's root, with what is bound into it, in a mount namespace of its own,
+// sends the root to its parent, and waits until that is done with it. Nothing runs there: of a spec's mounts only those that bind are made.
+func CompileRoot(in Input) (*Program, error) {
+	c := &compiler{in: in, spec: in.Spec, sources: map[string]Ref{}}
+	c.p.CloneFlags, c.p.Waits = unix.CLONE_NEWNS, true
+	c.input(InReport)
+	socket, word, end := c.input(InTrees), c.input(InGo), c.input(InGoEnd)
+	c.reset()
+	c.do("leave the parent the only one who can say so", callClose, end)
+	c.do("let modes be what they say", callUmask, num(0))
+	c.openSources()
+	c.rootFS()
+	if err := c.mounts(); err != nil {
+		return nil, err
+	}
+	if c.spec.Root.Readonly {
+		c.setattrOrRemount("make the root read-only", c.root, attr{set: unix.MOUNT_ATTR_RDONLY}, 0, false)
+	}
+	c.add(Op{Special: SendFD, Call: callSendmsg, What: "send it to the parent", Args: []Arg{socket, c.root}})
+	c.add(Op{Special: WaitByte, Call: callRead, What: "wait until it is done with", Args: []Arg{word, c.out(1), num(1)}})
+	return &c.p, nil
+}
+
 // InNamespace is a user namespace to join.
 const InNamespace = "namespace"
 

@@ -28,9 +28,7 @@ func (b *builder) mounts() error {
 		b.origins["mount "+m.Target] = m.Origin
 		asked = append(asked, mountOf(m))
 	}
-	slices.SortStableFunc(asked, func(a, b specs.Mount) int {
-		return cmp.Compare(strings.Count(a.Destination, "/"), strings.Count(b.Destination, "/"))
-	})
+	parentsFirst(asked)
 	for _, m := range own {
 		if _, replaced := taken[m.Destination]; !replaced {
 			b.spec.Mounts = append(b.spec.Mounts, m)
@@ -55,6 +53,24 @@ func (b *builder) mounts() error {
 		b.origins["mount "+initPath] = "--init"
 	}
 	return nil
+}
+
+func parentsFirst(mounts []specs.Mount) {
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int {
+		return cmp.Compare(strings.Count(a.Destination, "/"), strings.Count(b.Destination, "/"))
+	})
+}
+
+// Binds are the mounts by which a container has files of the host's, volumes included: what there is of its mounts while it does not run.
+func Binds(c container.Config) []specs.Mount {
+	var binds []specs.Mount
+	for _, m := range c.Mounts {
+		if out := mountOf(m); out.Type == "bind" {
+			binds = append(binds, out)
+		}
+	}
+	parentsFirst(binds)
+	return binds
 }
 
 // ownMounts are the file systems that every container has.

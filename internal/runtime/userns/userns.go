@@ -154,6 +154,21 @@ func (m Maps) User(id uint32) (uint32, bool) { return translate(m.UID, id) }
 // Group is the number here of the group id in there.
 func (m Maps) Group(id uint32) (uint32, bool) { return translate(m.GID, id) }
 
+// UserOf and GroupOf are the numbers in there of a user and a group here.
+func (m Maps) UserOf(id uint32) (uint32, bool) { return translateBack(m.UID, id) }
+
+// GroupOf is UserOf for a group.
+func (m Maps) GroupOf(id uint32) (uint32, bool) { return translateBack(m.GID, id) }
+
+func translateBack(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
+	for _, r := range maps {
+		if id >= r.HostID && id-r.HostID < r.Size {
+			return r.ContainerID + id - r.HostID, true
+		}
+	}
+	return 0, false
+}
+
 func translate(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
 	for _, r := range maps {
 		if id >= r.ContainerID && id-r.ContainerID < r.Size {
