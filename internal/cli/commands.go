@@ -18,6 +18,7 @@ var (
 	flagNoTrunc = flag{"no-trunc", "", "", "Don't truncate output", boolean(func(o *options) *bool { return &o.noTrunc })}
 	flagFormat  = flag{"format", "f", "string", "Format output using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })}
 	flagFilter  = flag{"filter", "f", "filter", "Filter output based on conditions provided", list(func(o *options) *[]string { return &o.filters })}
+	flagSize    = flag{"size", "s", "", "Display total file sizes", boolean(func(o *options) *bool { return &o.size })}
 	flagSignal  = flag{"signal", "s", "string", "Signal to send to the container", text(func(o *options) *string { return &o.signal })}
 	flagTimeout = flag{"timeout", "t", "int", "Seconds to wait before killing the container", set(func(o *options, v string) error {
 		n, err := strconv.Atoi(v)
@@ -64,7 +65,7 @@ func commands() []command {
 					return err
 				})},
 				{"latest", "l", "", "Show the latest created container (includes all states)", boolean(func(o *options) *bool { return &o.latest })},
-				flagNoTrunc, flagQuiet,
+				flagNoTrunc, flagQuiet, flagSize,
 			},
 		},
 		{name: "container create", inside: true, alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdCreate},
@@ -118,12 +119,27 @@ func commands() []command {
 				{"quiet", "q", "", "Suppress progress output during copy", nil},
 			},
 		},
+		{name: "container diff", inside: true, alias: "diff", args: "CONTAINER", short: "Inspect changes to files or directories on a container's filesystem", example: "berth diff web", least: 1, most: 1, run: (*call).cmdDiff},
+		{
+			name: "container export", inside: true, alias: "export", args: "CONTAINER", short: "Export a container's filesystem as a tar archive", example: "berth export -o web.tar web", least: 1, most: 1, full: true,
+			flags: []flag{{"output", "o", "string", "Write to a file, instead of STDOUT", nil}},
+		},
+		{
+			name: "container commit", inside: true, alias: "commit", args: "CONTAINER [REPOSITORY[:TAG]]", short: "Create a new image from a container's changes", example: "berth commit -m configured web web:2", least: 1, most: 2, full: true,
+			flags: []flag{
+				{"author", "a", "string", "Author (e.g., \"John Hannibal Smith <hannibal@a-team.com>\")", nil},
+				{"change", "c", "list", "Apply Dockerfile instruction to the created image", nil},
+				{"message", "m", "string", "Commit message", nil},
+				{"no-pause", "", "", "Disable pausing container during commit", nil},
+				{"pause", "p", "", "Pause container during commit (default true)", nil},
+			},
+		},
 		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagYes}},
-		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat}},
+		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat, flagSize}},
 		{
 			name: "inspect", args: "NAME|ID [NAME|ID...]", short: "Return low-level information on berth objects", example: "berth inspect web", least: 1, most: -1, run: (*call).cmdInspect,
 			flags: []flag{
-				flagFormat,
+				flagFormat, flagSize,
 				{"type", "", "string", "Only inspect objects of the given type (container|image|network|volume)", choice(func(o *options) *string { return &o.kind }, "type", "container", "image", "network", "volume")},
 			},
 		},

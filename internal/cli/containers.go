@@ -195,6 +195,24 @@ func (c *call) cmdRename() error {
 	return e.Rename(of, c.args[1])
 }
 
+func (c *call) cmdDiff() error {
+	e, of, err := c.container()
+	if err != nil {
+		return err
+	}
+	changes, err := e.Changes(of)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(c.out)
+	for _, change := range changes {
+		if _, err := fmt.Fprintf(out, "%s %s\n", change.Kind, visible(change.Path)); err != nil {
+			return err
+		}
+	}
+	return out.Flush()
+}
+
 // confirm asks before something is deleted that has no name on the command line.
 func (c *call) confirm(what string) (bool, error) {
 	if c.options.force {

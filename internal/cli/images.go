@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/image"
 	"berth/internal/image/reference"
@@ -116,21 +117,10 @@ func (c *call) imageRow(s *store.Store, r store.Record) imageRow {
 				row.CreatedSince = "N/A"
 			}
 		}
-		row.Size = units.HumanSizeWithPrecision(float64(imageSize(s, im)), 3)
+		row.Size = units.HumanSizeWithPrecision(float64(engine.ImageSize(s, im.Chain)), 3)
 		row.VirtualSize = row.Size
 	}
 	return row
-}
-
-// imageSize is docker's: the bytes of all files of all layers.
-func imageSize(s *store.Store, im store.Image) int64 {
-	var n int64
-	for _, chain := range im.Chain {
-		if info, err := s.Layers.Info(chain); err == nil {
-			n += info.Size
-		}
-	}
-	return n
 }
 
 func (c *call) cmdRmi() error {

@@ -42,15 +42,21 @@ func (c *call) inspect(find func(e *engine.Engine, ref string) (any, error)) err
 	return failed
 }
 
-func inspectContainer(e *engine.Engine, ref string) (any, error) {
+func (c *call) inspectContainer(e *engine.Engine, ref string) (any, error) {
 	of, err := e.Containers.Resolve(ref)
 	if err != nil {
 		return nil, err
 	}
-	return e.Inspect(of)
+	v, err := e.Inspect(of)
+	if err == nil && c.options.size {
+		var written, all int64
+		written, all, err = e.Sizes(of)
+		v.SizeRw, v.SizeRootFs = &written, &all
+	}
+	return v, err
 }
 
-func (c *call) cmdInspectContainer() error { return c.inspect(inspectContainer) }
+func (c *call) cmdInspectContainer() error { return c.inspect(c.inspectContainer) }
 
 func (c *call) cmdInspectImage() error { return c.inspect(inspectImage) }
 
@@ -61,7 +67,7 @@ func (c *call) cmdInspect() error {
 		for _, k := range []struct {
 			name string
 			find func(*engine.Engine, string) (any, error)
-		}{{"container", inspectContainer}, {"image", inspectImage}, {"network", inspectNetwork}, {"volume", inspectVolume}} {
+		}{{"container", c.inspectContainer}, {"image", inspectImage}, {"network", inspectNetwork}, {"volume", inspectVolume}} {
 			if c.options.kind != "" && c.options.kind != k.name {
 				continue
 			}
@@ -103,7 +109,7 @@ func inspectImage(e *engine.Engine, ref string) (any, error) {
 	v := imageView{
 		ID: string(im.ID), RepoTags: []string{}, RepoDigests: []string{}, Created: im.Config.Created, Author: im.Config.Author,
 		Config: im.Config.Config, Architecture: im.Config.Architecture, Variant: im.Config.Variant, Os: im.Config.OS,
-		Size: imageSize(e.Images, im), Descriptor: im.Target,
+		Size: engine.ImageSize(e.Images, im.Chain), Descriptor: im.Target,
 	}
 	v.RootFS.Type, v.RootFS.Layers = "layers", im.Config.RootFS.DiffIDs
 	v.Metadata.LastTagTime = im.Updated

@@ -57,6 +57,7 @@ func (c *call) cmdPs() error {
 			showAll = true
 		}
 	}
+	sizes := o.size || strings.Contains(o.format, ".Size")
 	var rows []any
 	var cells [][]string
 	for _, l := range all {
@@ -76,8 +77,16 @@ func (c *call) cmdPs() error {
 		if err != nil {
 			return err
 		}
-		rows = append(rows, r)
-		cells = append(cells, []string{r.ID, r.Image, r.Command, r.RunningFor, r.Status, r.Ports, r.Names})
+		cell := []string{r.ID, r.Image, r.Command, r.RunningFor, r.Status, r.Ports, r.Names}
+		if sizes {
+			written, all, err := e.Sizes(l.Container)
+			if err != nil {
+				return err
+			}
+			r.Size = fmt.Sprintf("%s (virtual %s)", humanSize(written), humanSize(all))
+			cell = append(cell, r.Size)
+		}
+		rows, cells = append(rows, r), append(cells, cell)
 	}
 	if o.quiet {
 		for _, r := range cells {
@@ -90,7 +99,11 @@ func (c *call) cmdPs() error {
 	if done, err := c.format(rows); done {
 		return err
 	}
-	return table(c.out, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}, cells)
+	head := []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}
+	if sizes {
+		head = append(head, "SIZE")
+	}
+	return table(c.out, head, cells)
 }
 
 func psRowOf(e *engine.Engine, l engine.Listed, noTrunc bool) (psRow, error) {
@@ -114,6 +127,9 @@ func psRowOf(e *engine.Engine, l engine.Listed, noTrunc bool) (psRow, error) {
 		Networks: strings.Join(networksOf(l.Config), ","), Ports: portsText(ports), RunningFor: ago(l.Created), Size: "0B", State: string(l.Record.Status), Status: statusText(l.Record),
 	}, err
 }
+
+// humanSize is a size as docker prints those of containers.
+func humanSize(bytes int64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
 
 // networksOf are the names of a container's networks.
 func networksOf(c container.Config) []string {

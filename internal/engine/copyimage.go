@@ -52,7 +52,7 @@ func (e *Engine) copyImage(c *state.Container) error {
 		return err
 	}
 	if len(layers) > 0 {
-		err = fill(tmp, "/", layers, ownersOf(c))
+		err = fill(tmp, "/", layers, ownersIn(c))
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("cannot copy the image %s for container %s: %w", c.Image.Name, c.Name, err), os.RemoveAll(tmp))

@@ -100,7 +100,7 @@ func TestFillCopiesWhatTheLayersShowTogether(t *testing.T) {
 				layers = append(layers, lay(t, l))
 			}
 			dir := t.TempDir()
-			if err := fill(dir, c.target, layers, ownersOf(&state.Container{})); err != nil {
+			if err := fill(dir, c.target, layers, ownersIn(&state.Container{})); err != nil {
 				t.Fatal(err)
 			}
 			if got := found(t, dir); fmt.Sprint(got) != fmt.Sprint(c.want) {
@@ -123,7 +123,7 @@ func TestFillKeepsModesAndTimesButNoAttributesOfOverlay(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	if err := fill(dir, "/data", []string{layer}, ownersOf(&state.Container{})); err != nil {
+	if err := fill(dir, "/data", []string{layer}, ownersIn(&state.Container{})); err != nil {
 		t.Fatal(err)
 	}
 	for name, mode := range map[string]uint32{"d/x": 0o4711, "d": 0o700, ".": 0o1777} {

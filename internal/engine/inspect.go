@@ -33,6 +33,8 @@ type View struct {
 	AppArmorProfile string
 	HostConfig      ViewHost
 	GraphDriver     ViewDriver
+	SizeRw          *int64 `json:",omitempty"`
+	SizeRootFs      *int64 `json:",omitempty"`
 	Mounts          []ViewMount
 	Config          ViewConfig
 	NetworkSettings ViewNetworks

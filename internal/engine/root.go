@@ -103,7 +103,7 @@ func (e *Engine) stoppedRoot(c *state.Container, write bool) (_ *Root, err error
 	}}, nil
 }
 
-// owners are the two ways between the ids that a container has and those that its files have here.
+// ownersIn is whose a file is here that a container, or its image, says is somebody's.
 func ownersIn(c *state.Container) tree.Owner {
 	maps := userns.Maps{UID: c.UIDMaps, GID: c.GIDMaps}
 	return func(uid, gid uint32) (int, int, error) {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strconv"
 	"time"
 
 	"berth/internal/errdef"
@@ -15,8 +14,6 @@ import (
 	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
 	"berth/internal/state"
-
-	"golang.org/x/sys/unix"
 )
 
 // Status says what a container is doing, having put right what killed processes of berth have left.
@@ -180,20 +177,4 @@ func explainedStart(v settings.Values, err error) error {
 func ended(payload []byte) (monitor.Ended, error) {
 	var m monitor.Ended
 	return m, json.Unmarshal(payload, &m)
-}
-
-func itoa(fd uintptr) string { return strconv.Itoa(int(fd)) }
-
-func timeOf(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
-
-func splitNames(list []byte) []string {
-	var names []string
-	start := 0
-	for i, b := range list {
-		if b == 0 {
-			names = append(names, string(list[start:i]))
-			start = i + 1
-		}
-	}
-	return names
 }

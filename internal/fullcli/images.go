@@ -33,7 +33,7 @@ import (
 func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
 		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
-		"container cp": copyFiles,
+		"container cp": copyFiles, "container export": export, "container commit": commit,
 	}
 }
 
@@ -175,7 +175,7 @@ func load(c cli.Call) error {
 	return nil
 }
 
-func save(c cli.Call) (err error) {
+func save(c cli.Call) error {
 	path := option(c, "output")
 	if path == "" {
 		if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -183,13 +183,17 @@ func save(c cli.Call) (err error) {
 		}
 		return archive.Save(c.Context, c.Engine.Images, c.Args, c.Out)
 	}
-	// The file has its name when it is whole.
+	return writeWhole(path, func(w io.Writer) error { return archive.Save(c.Context, c.Engine.Images, c.Args, w) })
+}
+
+// writeWhole lets write write a file that has its name when it is whole.
+func writeWhole(path string, write func(io.Writer) error) error {
 	tmp := path + disk.TemporaryName()
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return errdef.New(errdef.Invalid, "cannot write the archive: %w", err)
 	}
-	err = archive.Save(c.Context, c.Engine.Images, c.Args, f)
+	err = write(f)
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(tmp, path)
 	}

@@ -71,6 +71,19 @@ type copier struct {
 	meta  Meta
 }
 
+// A Copier copies entries one by one, for who finds them himself. What has several names among them keeps them.
+type Copier struct{ c *copier }
+
+// NewCopier returns a copier into a tree.
+func NewCopier(ctx context.Context, base *os.File, opt Options) Copier {
+	return Copier{newCopier(ctx, base, opt)}
+}
+
+// Entry copies name in the directory from as in the directory to, whose path beneath the tree is where.
+func (c Copier) Entry(from int, name string, to *os.File, as, where string) error {
+	return c.c.entry(from, name, int(to.Fd()), as, path.Join(where, as), 0)
+}
+
 func newCopier(ctx context.Context, base *os.File, opt Options) *copier {
 	return &copier{ctx: ctx, opt: opt, base: base, links: map[inode]string{}, meta: Meta{Owner: opt.Owner, Harmless: opt.Harmless}}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"berth/internal/image"
@@ -60,16 +61,31 @@ func importTar(ctx context.Context, s *store.Store, r io.Reader, opt ImportOptio
 	if err != nil {
 		return none, err
 	}
+	return addLayer(ctx, s, image.Manifest{}, config, layer, image.History{Comment: opt.Message}, opt)
+}
+
+// addLayer makes an image of another one, or of none, by a layer on top whose blob is the plain tar, and names it.
+func addLayer(ctx context.Context, s *store.Store, base image.Manifest, config image.Image, layer image.Descriptor, h image.History, opt ImportOptions) (store.Record, error) {
+	var none store.Record
 	created := opt.Created
 	if created.IsZero() {
 		created = time.Now()
 	}
 	created = created.UTC()
-	config.Created = &created
-	config.RootFS.DiffIDs = []image.Digest{layer.Digest}
-	config.History = []image.History{{Created: &created, Comment: opt.Message}}
+	h.Created, config.Created = &created, &created
+	config.RootFS.DiffIDs = append(slices.Clone(config.RootFS.DiffIDs), layer.Digest)
+	config.History = append(slices.Clone(config.History), h)
 
-	m := image.Manifest{SchemaVersion: 2, MediaType: image.MediaTypeManifest, Layers: []image.Descriptor{layer}}
+	m := image.Manifest{SchemaVersion: 2, MediaType: image.MediaTypeManifest, Layers: append(slices.Clone(base.Layers), layer)}
+	for i, l := range m.Layers { // the manifest is OCI's; docker's types mean the same
+		switch l.MediaType {
+		case image.MediaTypeDockerLayer:
+			m.Layers[i].MediaType = image.MediaTypeLayerGzip
+		case image.MediaTypeDockerLayerTar:
+			m.Layers[i].MediaType = image.MediaTypeLayer
+		}
+	}
+	var err error
 	if m.Config, err = putJSON(s, image.MediaTypeConfig, config); err != nil {
 		return none, err
 	}
@@ -81,4 +97,51 @@ func importTar(ctx context.Context, s *store.Store, r io.Reader, opt ImportOptio
 		return none, err
 	}
 	return s.Put(opt.Name, d, d)
+}
+
+// CommitOptions say what Commit makes of a container.
+type CommitOptions struct {
+	ImportOptions
+	Author    string
+	CreatedBy string       // what has made the layer
+	Config    image.Config // before Changes
+}
+
+// Commit makes an image of base with a layer on top, of which write writes the tar, and names it.
+func Commit(ctx context.Context, s *store.Store, base store.Image, write func(io.Writer) error, opt CommitOptions) (store.Record, error) {
+	record, err := commit(ctx, s, base, write, opt)
+	if err != nil {
+		return record, fmt.Errorf("cannot commit the container: %w", err)
+	}
+	return record, nil
+}
+
+func commit(ctx context.Context, s *store.Store, base store.Image, write func(io.Writer) error, opt CommitOptions) (store.Record, error) {
+	var none store.Record
+	if opt.Name != "" {
+		if _, err := reference.Parse(opt.Name); err != nil {
+			return none, err
+		}
+	}
+	config := base.Config
+	config.Config, config.Author = opt.Config, opt.Author
+	for _, change := range opt.Changes {
+		if err := Change(&config.Config, change); err != nil {
+			return none, err
+		}
+	}
+	release, err := s.Content.HoldAdditions(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer release()
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(write(w)) }()
+	layer, err := s.Content.PutReader(r, image.MediaTypeLayer)
+	_ = r.Close()
+	if err != nil {
+		return none, err
+	}
+	h := image.History{CreatedBy: opt.CreatedBy, Author: opt.Author, Comment: opt.Message}
+	return addLayer(ctx, s, base.Manifest, config, layer, h, opt.ImportOptions)
 }

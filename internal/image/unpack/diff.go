@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"sort"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/image/merged"
 	"berth/internal/tree"
 )
 
@@ -35,6 +38,44 @@ func Diff(ctx context.Context, upper *os.File, w io.Writer, opt DiffOptions) err
 		return fmt.Errorf("cannot make a layer of %s: %w", upper.Name(), err)
 	}
 	return d.tar.Close()
+}
+
+// DiffCopy is Diff for a tree that is a copy of an image: changes, by their paths, say what is different there. owner says whose a file
+// is in the layer.
+func DiffCopy(ctx context.Context, dir *os.File, changes []merged.Change, w io.Writer, owner tree.Owner) error {
+	d := &differ{ctx: ctx, tar: tar.NewWriter(w), links: map[inode]string{}, prefix: "trusted.overlay.", owner: owner}
+	for _, c := range changes {
+		if err := d.change(int(dir.Fd()), c); err != nil {
+			return fmt.Errorf("cannot make a layer of %s: %w", dir.Name(), err)
+		}
+	}
+	return d.tar.Close()
+}
+
+func (d *differ) change(root int, c merged.Change) error {
+	name := strings.TrimPrefix(c.Path, "/")
+	dir, base := path.Split(name)
+	if c.Kind == merged.Deleted {
+		return d.tar.WriteHeader(&tar.Header{Name: dir + whiteoutPrefix + base, Typeflag: tar.TypeReg, Format: tar.FormatPAX})
+	}
+	fd, err := disk.OpenIn(root, path.Join(".", dir), unix.O_RDONLY|unix.O_DIRECTORY, 0, disk.Beneath|unix.RESOLVE_NO_SYMLINKS)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "fstatat", Path: name, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return d.entry(fd, base, name, 0)
+	}
+	f, err := tree.OpenEntry(fd, base, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return d.describeDirectory(int(f.Fd()), name+"/")
 }
 
 type inode struct{ dev, ino uint64 }
