@@ -2,9 +2,12 @@ package cli
 
 import (
 	"strconv"
+	"strings"
 
 	"berth/internal/engine"
+	"berth/internal/errdef"
 	"berth/internal/runtime/needs"
+	"berth/internal/volume"
 )
 
 var parseSignal = engine.ParseSignal
@@ -180,10 +183,62 @@ func commands() []command {
 		},
 		{name: "image prune", inside: true, short: "Remove what no image and no container needs", example: "berth image prune -f", run: (*call).cmdImagePrune, flags: []flag{flagYes}},
 
-		{name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs, flags: []flag{flagQuiet}},
-		{name: "volume create", args: "[VOLUME]", short: "Create a volume", example: "berth volume create data", most: 1, run: (*call).cmdVolumeCreate},
+		{
+			name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs,
+			flags: []flag{
+				flagFilter,
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				flagQuiet,
+			},
+		},
+		{
+			name: "volume create", args: "[VOLUME]", short: "Create a volume", example: "berth volume create data", most: 1, run: (*call).cmdVolumeCreate,
+			flags: []flag{
+				{"driver", "d", "string", "Specify volume driver name (local)", set(func(o *options, v string) error {
+					if v != volume.DriverLocal {
+						return errdef.New(errdef.NotFound, "error looking up volume plugin %s: plugin %q not found: there is only local", v, v)
+					}
+					o.volume.Driver = v
+					return nil
+				})},
+				{"label", "", "list", "Set metadata for a volume", set(func(o *options, v string) error {
+					o.volume.Labels = orEmpty(o.volume.Labels)
+					key, value, _ := strings.Cut(v, "=")
+					o.volume.Labels[key] = value
+					return nil
+				})},
+				{"opt", "o", "map", "Set driver specific options (type=, o=, device=)", set(func(o *options, v string) error {
+					key, value, has := strings.Cut(v, "=")
+					if !has {
+						return errdef.New(errdef.Invalid, "invalid option %q: it is KEY=VALUE", v)
+					}
+					o.volume.Options = orEmpty(o.volume.Options)
+					o.volume.Options[key] = value
+					return nil
+				})},
+			},
+		},
 		{name: "volume inspect", args: "VOLUME [VOLUME...]", short: "Display detailed information on one or more volumes", example: "berth volume inspect data", least: 1, most: -1, run: (*call).cmdVolumeInspect, flags: []flag{flagFormat}},
 		{name: "volume rm", inside: true, args: "VOLUME [VOLUME...]", short: "Remove one or more volumes", example: "berth volume rm data", least: 1, most: -1, run: (*call).cmdVolumeRm, flags: []flag{flagForce}},
+		{
+			name: "volume prune", inside: true, short: "Remove unused local volumes", example: "berth volume prune -f", run: (*call).cmdVolumePrune,
+			flags: []flag{
+				{"all", "a", "", "Remove all unused volumes, not just anonymous ones", boolean(func(o *options) *bool { return &o.all })},
+				{"filter", "", "filter", "Provide filter values (e.g. \"label=<label>\")", list(func(o *options) *[]string { return &o.filters })},
+				flagYes,
+			},
+		},
+		{
+			name: "volume update", args: "VOLUME", short: "Update a volume (cluster volumes only)", example: "berth volume update --availability drain data", least: 1, most: 1, run: (*call).cmdVolumeUpdate,
+			flags: []flag{{"availability", "", "string", "Cluster Volume availability (active|pause|drain)", text(func(o *options) *string { return &o.availability })}},
+		},
+		{name: "volume rename", args: "VOLUME NEW_NAME", short: "Rename a volume that no container uses", example: "berth volume rename data old", least: 2, most: 2, run: (*call).cmdVolumeRename},
+		{name: "volume clone", inside: true, args: "VOLUME NEW_VOLUME", short: "Create a volume with the content of another one", example: "berth volume clone data copy", least: 2, most: 2, run: (*call).cmdVolumeClone},
+		{
+			name: "volume export", inside: true, args: "VOLUME", short: "Export a volume's content as a tar archive", example: "berth volume export -o data.tar data", least: 1, most: 1, full: true,
+			flags: []flag{{"output", "o", "string", "Write to a file, instead of STDOUT", nil}},
+		},
+		{name: "volume import", inside: true, args: "VOLUME [FILE|-]", short: "Import a tar archive into a volume, which is created if need be", example: "berth volume import data data.tar", least: 1, most: 2, full: true},
 
 		{name: "network create", args: "NETWORK", short: "Create a network", example: "berth network create --subnet 10.9.0.0/24 shop", least: 1, most: 1, run: (*call).cmdNetworkCreate, flags: networkCreateFlags()},
 		{

@@ -14,6 +14,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/network"
 	"berth/internal/runtime/spec"
+	"berth/internal/volume"
 )
 
 // options are the values of all flags that are not part of a container's configuration.
@@ -49,6 +50,8 @@ type options struct {
 	// A network that is to be made, without its subnets, which are these.
 	network                   network.Network
 	subnets, gateways, ranges []string
+	volume                    volume.Volume // that is to be made
+	availability              string
 	refused                   error // why a flag of docker's can have no effect here
 }
 
@@ -260,6 +263,7 @@ func containerFlags() []flag {
 			o.config.Mounts = append(o.config.Mounts, m)
 			return err
 		})},
+		{"volumes-from", "", "list", "Mount volumes from the specified container(s)", list(func(o *options) *[]string { return &o.config.VolumesFrom })},
 		{"workdir", "w", "string", "Working directory inside the container", text(func(o *options) *string { return &o.config.Workdir })},
 	}
 }

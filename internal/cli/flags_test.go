@@ -19,13 +19,13 @@ var samples = map[string][]string{
 	"log-driver": {"none"}, "log-opt": {"max-size=1m", "max-file=2"}, "memory": {"1g"}, "memory-swap": {"2g"},
 	"mount": {
 		"type=bind,src=/a,dst=/b,readonly,bind-propagation=shared,bind-recursive=disabled", "type=bind,src=/a,dst=/c,readonly,bind-recursive=writable", "src=vol,dst=/b,volume-nocopy,volume-label=a=b",
-		"type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700",
+		"type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700", "src=vol,dst=/b,volume-subpath=a/b,volume-opt=type=tmpfs,volume-driver=local", "type=bind,src=/a,dst=/b,bind-create-src",
 	},
 	"name": {"nn"}, "network": {"host", "name=n,alias=a,ip=10.0.0.2,ip6=fd00::2,mac-address=02:00:00:00:00:01"}, "oom-score-adj": {"5"}, "pid": {"host"}, "pids-limit": {"5"}, "platform": {"linux/arm64"},
 	"privileged": {"true"}, "pull": {"always"}, "quiet": {"true"}, "read-only": {"true"}, "restart": {"on-failure:3"}, "rm": {"true"},
 	"security-opt": {"no-new-privileges", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
 	"stop-signal": {"SIGQUIT"}, "stop-timeout": {"5"}, "sysctl": {"a=b"}, "tmpfs": {"/b:exec"}, "tty": {"true"}, "ulimit": {"nofile=1:2"},
-	"user": {"1"}, "userns": {"keep-id"}, "uts": {"host"}, "volume": {"/a:/b", "/anonymous"}, "workdir": {"/w"},
+	"user": {"1"}, "userns": {"keep-id"}, "uts": {"host"}, "volume": {"/a:/b:U", "/anonymous"}, "volumes-from": {"other:ro"}, "workdir": {"/w"},
 	"add-host": {"db:10.0.0.1"}, "dns": {"10.0.0.53"}, "dns-option": {"ndots:1"}, "dns-search": {"example.com"}, "expose": {"80"},
 	"ip": {"10.0.0.2"}, "ip6": {"fd00::2"}, "mac-address": {"02:00:00:00:00:01"}, "network-alias": {"db"},
 	"publish": {"127.0.0.1:8000-8001:80/udp"}, "publish-all": {"true"},
@@ -34,9 +34,10 @@ var samples = map[string][]string{
 
 // withoutFlag are the fields of container.Config that are filled otherwise.
 var withoutFlag = map[string]string{
-	"Image":   "the first argument",
-	"Command": "the arguments after it",
-	"Network": "the first of Networks",
+	"Image":             "the first argument",
+	"Command":           "the arguments after it",
+	"Network":           "the first of Networks",
+	"Mounts.Filesystem": "the options of the volume",
 }
 
 // reached adds the names of the fields of v that are not zero to names, those of structures and lists by their parts.
@@ -140,9 +141,9 @@ func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 		"add-host": {"x", "a:b"}, "dns": {"x"}, "expose": {"x", "80/x"}, "ip": {"x", "::1"}, "ip6": {"10.0.0.1"}, "mac-address": {"x"}, "network": {"", "a=b"},
 		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x"}, "env": {"", "=x"},
 		"env-file": {"/nonexistent"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"syslog"},
-		"log-opt": {"max-size=x", "max-file=0", "color=red"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x"}, "oom-score-adj": {"1001", "x"},
+		"log-opt": {"max-size=x", "max-file=0", "color=red"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x", "type=image,src=a,dst=/b", "type=bind,src=/a,dst=/b,volume-subpath=x", "src=a,dst=/b,volume-subpath=../x", "src=a,dst=/b,volume-driver=x", "src=a,dst=/b,bind-recursive=disabled", "type=bind,src=/a,dst=/b,bind-recursive=readonly", "type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly"}, "oom-score-adj": {"1001", "x"},
 		"pid": {"x"}, "pids-limit": {"x"}, "pull": {"x"}, "restart": {"x"}, "security-opt": {"x"}, "shm-size": {"x"}, "stop-signal": {"SIGX"},
-		"stop-timeout": {"x"}, "sysctl": {"x"}, "tmpfs": {"x"}, "ulimit": {"x"}, "uts": {"x"}, "volume": {"x"}, "attach": {"x"}, "detach-keys": {"ctrl-1"},
+		"stop-timeout": {"x"}, "sysctl": {"x"}, "tmpfs": {"x"}, "ulimit": {"x"}, "uts": {"x"}, "volume": {"x", "/a:/b:idmap", "/a:/b:x"}, "attach": {"x"}, "detach-keys": {"ctrl-1"},
 	} {
 		flags := runFlags()
 		i := slices.IndexFunc(flags, func(f flag) bool { return f.name == name })

@@ -135,14 +135,17 @@ func printJSON(w io.Writer, v any, indent string) error {
 	return enc.Encode(v)
 }
 
-// table prints rows in columns as docker does: two spaces and more between them, control characters made harmless.
+// leastColumn is how wide docker's columns are at least.
+const leastColumn = 10
+
+// table prints rows in columns as docker does: three spaces and more between them, control characters made harmless.
 func table(w io.Writer, head []string, rows [][]string) error {
 	widths := make([]int, len(head))
 	all := append([][]string{head}, rows...)
 	for _, row := range all {
 		for i, cell := range row {
 			row[i] = visible(cell)
-			widths[i] = max(widths[i], len([]rune(row[i]))+3)
+			widths[i] = max(widths[i], len([]rune(row[i]))+3, leastColumn)
 		}
 	}
 	var b strings.Builder

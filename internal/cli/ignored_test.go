@@ -124,6 +124,10 @@ func sampleOf(f flag, envFile string) []string {
 			return []string{"false"}
 		}
 		return []string{"true"}
+	case f.name == "driver" && f.short == "d" && strings.Contains(f.help, "volume"):
+		return []string{"local"}
+	case f.name == "opt" && f.short == "o" && strings.Contains(f.help, "device="):
+		return []string{"type=tmpfs"}
 	case f.name == "type":
 		return []string{"image"}
 	case f.name == "format":

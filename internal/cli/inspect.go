@@ -1,14 +1,11 @@
 package cli
 
 import (
-	"fmt"
 	"time"
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
-	"berth/internal/ident"
 	"berth/internal/image"
-	"berth/internal/volume"
 )
 
 // inspect prints what find finds for every argument, as JSON; what it does not find is an error at the end.
@@ -128,81 +125,4 @@ func inspectImage(e *engine.Engine, ref string) (any, error) {
 		v.RepoDigests = append(v.RepoDigests, name.FamiliarName()+"@"+string(r.Target.Digest))
 	}
 	return v, nil
-}
-
-// volumeView is a volume as docker's inspect shows it.
-type volumeView struct {
-	CreatedAt  time.Time
-	Driver     string
-	Labels     map[string]string
-	Mountpoint string
-	Name       string
-	Options    map[string]string
-	Scope      string
-}
-
-func inspectVolume(e *engine.Engine, name string) (any, error) {
-	v, err := e.Volumes.Load(name)
-	if err != nil {
-		return nil, err
-	}
-	return volumeView{v.CreatedAt, "local", v.Labels, e.Volumes.Path(name), name, nil, "local"}, nil
-}
-
-func (c *call) cmdVolumeLs() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	all, err := e.Volumes.List()
-	if err != nil {
-		return err
-	}
-	var cells [][]string
-	for _, v := range all {
-		if c.options.quiet {
-			fmt.Fprintln(c.out, v.Name)
-			continue
-		}
-		cells = append(cells, []string{"local", v.Name})
-	}
-	if c.options.quiet {
-		return nil
-	}
-	return table(c.out, []string{"DRIVER", "VOLUME NAME"}, cells)
-}
-
-func (c *call) cmdVolumeCreate() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	v := volume.Volume{}
-	if len(c.args) == 1 {
-		v.Name = c.args[0]
-	} else {
-		v.Name, v.Anonymous = ident.New(), true
-	}
-	if _, err := e.Volumes.Create(v); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(c.out, v.Name)
-	return err
-}
-
-func (c *call) cmdVolumeRm() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	return c.each(func(name string) error {
-		if err := e.RemoveVolume(name); err != nil {
-			if errdef.Is(err, errdef.NotFound) && c.options.force {
-				return nil
-			}
-			return err
-		}
-		_, err := fmt.Fprintln(c.out, name)
-		return err
-	})
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"berth/internal/container"
 	"berth/internal/engine"
@@ -308,32 +309,37 @@ func (c *call) cmdNetworkPrune() error {
 	return err
 }
 
-// keptNetworks reads the filters of network prune: which networks are to be kept.
-func keptNetworks(filters []string) (func(network.Network) bool, error) {
-	var keep []func(network.Network) bool
+// kept reads the filters of prune commands: which things are to be kept, by their labels and when they were made.
+func kept[T any](filters []string, labels func(T) map[string]string, created func(T) time.Time) (func(T) bool, error) {
+	var keep []func(T) bool
 	for _, f := range filters {
 		key, value, has := strings.Cut(f, "=")
 		if !has {
 			return nil, errdef.New(errdef.Invalid, "invalid argument %q for \"--filter\" flag: bad format of filter (expected name=value)", f)
 		}
-		switch key {
-		case "label":
-			keep = append(keep, func(n network.Network) bool { return !hasLabel(n.Labels, value) })
-		case "label!":
-			keep = append(keep, func(n network.Network) bool { return hasLabel(n.Labels, value) })
-		case "until":
+		switch {
+		case key == "label":
+			keep = append(keep, func(v T) bool { return !hasLabel(labels(v), value) })
+		case key == "label!":
+			keep = append(keep, func(v T) bool { return hasLabel(labels(v), value) })
+		case key == "until" && created != nil:
 			until, err := parseTime(value)
 			if err != nil {
 				return nil, err
 			}
-			keep = append(keep, func(n network.Network) bool { return n.Created.After(until) })
+			keep = append(keep, func(v T) bool { return created(v).After(until) })
 		default:
 			return nil, errdef.New(errdef.Invalid, "invalid filter '%s'", key)
 		}
 	}
-	return func(n network.Network) bool {
-		return slices.ContainsFunc(keep, func(k func(network.Network) bool) bool { return k(n) })
+	return func(v T) bool {
+		return slices.ContainsFunc(keep, func(k func(T) bool) bool { return k(v) })
 	}, nil
+}
+
+// keptNetworks is kept for networks.
+func keptNetworks(filters []string) (func(network.Network) bool, error) {
+	return kept(filters, func(n network.Network) map[string]string { return n.Labels }, func(n network.Network) time.Time { return n.Created })
 }
 
 // networkConnectFlags are the flags of network connect.

@@ -41,6 +41,7 @@ type Config struct {
 	CapDrop     []string          `json:",omitempty"`
 	Security    Security          `json:",omitzero"`
 	Mounts      []Mount           `json:",omitempty"`
+	VolumesFrom []string          `json:",omitempty"` // CONTAINER[:ro]: its mounts, too
 	Devices     []Device          `json:",omitempty"`
 	Ulimits     []Ulimit          `json:",omitempty"`
 	Sysctls     map[string]string `json:",omitempty"`
@@ -122,9 +123,14 @@ type Mount struct {
 	Anonymous     bool              `json:",omitempty"` // goes with its container
 	TmpfsBytes    int64             `json:",omitempty"`
 	TmpfsMode     *uint32           `json:",omitempty"`
-	Options       []string          `json:",omitempty"` // further options of a tmpfs
+	Options       []string          `json:",omitempty"` // further options of a tmpfs, or of Filesystem
 	Labels        map[string]string `json:",omitempty"` // of a new volume
-	Origin        string            `json:",omitempty"` // the flag it comes from
+	VolumeOptions map[string]string `json:",omitempty"` // of a new volume, as of "volume create --opt"
+	// Filesystem is the type of what the source is a device of, for a volume whose options say so.
+	Filesystem string `json:",omitempty"`
+	Subpath    string `json:",omitempty"` // of a volume: only that part of it
+	Own        bool   `json:",omitempty"` // :U gives the source to the container's user
+	Origin     string `json:",omitempty"` // the flag it comes from
 }
 
 // Device is a device of the host in the container.

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"math/big"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -65,6 +66,11 @@ func ParseVolume(s, dir string) (Mount, error) {
 		case "ro":
 			m.ReadOnly = true
 		case "rw", "z", "Z": // z and Z relabel for SELinux, where there is one
+		case "cached", "delegated", "consistent": // on a Mac
+		case "U":
+			m.Own = true
+		case "idmap":
+			return Mount{}, noIDMap
 		case "nocopy":
 			if m.Type != MountVolume {
 				return invalid("nocopy goes with a volume")
@@ -86,6 +92,10 @@ func ParseVolume(s, dir string) (Mount, error) {
 	}
 	return m, nil
 }
+
+// noIDMap: the kernel makes such mounts for the root of the machine alone, for a user namespace; and containers of root have none.
+var noIDMap = errdef.Hint(errdef.New(errdef.Unsupported, "cannot map the ids of a mount: the kernel lets root alone do so, and containers of root have no user namespace to map them for"),
+	":U gives the source to the container's user")
 
 // CheckVolumeName reports whether name can be a volume's: docker's [a-zA-Z0-9][a-zA-Z0-9_.-]+.
 func CheckVolumeName(name string) error { return checkName("volume", name) }
@@ -115,6 +125,7 @@ func ParseMount(s, dir string) (Mount, error) {
 		return invalid("%v", err)
 	}
 	m := Mount{Type: MountVolume, Origin: "--mount " + s}
+	volumeOnly, recursive := false, ""
 	for _, field := range fields {
 		key, value, has := strings.Cut(field, "=")
 		key = strings.ToLower(key)
@@ -145,6 +156,7 @@ func ParseMount(s, dir string) (Mount, error) {
 		case "bind-nonrecursive":
 			m.NoRecursive, err = boolean()
 		case "bind-recursive":
+			recursive = value
 			switch value {
 			case "enabled", "readonly":
 			case "writable":
@@ -154,6 +166,37 @@ func ParseMount(s, dir string) (Mount, error) {
 			default:
 				return invalid("invalid value for bind-recursive: %s", value)
 			}
+		case "bind-create-src":
+			m.MakeSource, err = boolean()
+		case "consistency": // on a Mac
+			switch value {
+			case "default", "consistent", "cached", "delegated":
+			default:
+				return invalid("invalid value for consistency: %s", value)
+			}
+		case "volume-subpath":
+			if value == "" || path.IsAbs(value) || slices.Contains(strings.Split(value, "/"), "..") {
+				return invalid("invalid value for volume-subpath: %q leads out of the volume", value)
+			}
+			m.Subpath = path.Clean(value)
+		case "volume-driver":
+			if value != "local" {
+				return invalid("volume driver %q not found: there is only local", value)
+			}
+			volumeOnly = true
+		case "volume-opt":
+			k, v, has := strings.Cut(value, "=")
+			if !has {
+				return invalid("invalid volume option %q: it is KEY=VALUE", value)
+			}
+			if m.VolumeOptions == nil {
+				m.VolumeOptions = map[string]string{}
+			}
+			m.VolumeOptions[k] = v
+		case "u", "chown":
+			m.Own, err = boolean()
+		case "idmap":
+			return Mount{}, noIDMap
 		case "volume-label":
 			if m.Labels == nil {
 				m.Labels = map[string]string{}
@@ -214,9 +257,15 @@ func ParseMount(s, dir string) (Mount, error) {
 		return invalid("the container's root cannot be a mount")
 	case m.Type != MountTmpfs && (m.TmpfsBytes != 0 || m.TmpfsMode != nil):
 		return invalid("tmpfs options go with type=tmpfs")
-	case m.Type != MountBind && (m.Propagation != "" || m.NoRecursive):
+	case m.Type != MountBind && (m.Propagation != "" || m.NoRecursive || m.MakeSource || recursive != ""):
 		return invalid("bind options go with type=bind")
-	case m.Type != MountVolume && (m.NoCopy || m.Labels != nil):
+	case (recursive == "writable" || recursive == "readonly") && !m.ReadOnly:
+		return invalid("option 'bind-recursive=%s' requires 'readonly' to be specified in conjunction", recursive)
+	case recursive == "readonly" && m.Propagation != "rprivate":
+		return invalid("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
+	case m.Type == MountTmpfs && m.Own:
+		return invalid("only what is there already can be given to the container's user")
+	case m.Type != MountVolume && (m.NoCopy || m.Labels != nil || m.Subpath != "" || m.VolumeOptions != nil || volumeOnly):
 		return invalid("volume options go with type=volume")
 	}
 	m.Target = path.Clean(m.Target)

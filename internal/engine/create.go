@@ -17,6 +17,7 @@ import (
 	"berth/internal/image"
 	"berth/internal/image/layer"
 	"berth/internal/image/store"
+	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
 	"berth/internal/volume"
@@ -88,7 +89,7 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 			return nil, err
 		}
 	}
-	if err := cfg.CheckNetwork(); err != nil {
+	if err := errors.Join(cfg.CheckNetwork(), e.volumesFrom(&cfg)); err != nil {
 		return nil, err
 	}
 	im, err := e.Ensure(ctx, cfg.Image, cfg.Platform, pull)
@@ -119,6 +120,9 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 		return nil, err
 	}
 	made, err := e.volumes(c, im)
+	if err == nil {
+		err = e.giveAway(c, im)
+	}
 	if err == nil {
 		err = e.Containers.Create(c, durability(cfg.AutoRemove))
 	}
@@ -152,7 +156,7 @@ func (e *Engine) volumes(c *state.Container, im store.Image) (made []string, err
 				return made, err
 			}
 		case container.MountVolume:
-			v := volume.Volume{Name: m.Source, Labels: m.Labels, Anonymous: m.Anonymous}
+			v := volume.Volume{Name: m.Source, Labels: m.Labels, Anonymous: m.Anonymous, Options: m.VolumeOptions}
 			if v.Name == "" {
 				v.Name = ident.New()
 			}
@@ -165,6 +169,15 @@ func (e *Engine) volumes(c *state.Container, im store.Image) (made []string, err
 			}
 			c.Volumes = append(c.Volumes, state.Volume{Name: v.Name, Target: m.Target, Anonymous: m.Anonymous})
 			m.Source = e.Volumes.Path(v.Name)
+			if v, err = e.Volumes.Load(v.Name); err != nil {
+				return made, err
+			}
+			if v.Mounted() {
+				if err := e.mountVolume(m, v); err != nil {
+					return made, err
+				}
+				continue
+			}
 			if !m.NoCopy && empty(m.Source) {
 				if err := e.fillVolume(c, m.Source, m.Target, im); err != nil {
 					return made, fmt.Errorf("cannot copy the image's %s into the volume %s: %w", m.Target, v.Name, err)
@@ -173,6 +186,31 @@ func (e *Engine) volumes(c *state.Container, im store.Image) (made []string, err
 		}
 	}
 	return made, nil
+}
+
+// giveAway gives the sources of mounts that ask for that to the container's user.
+func (e *Engine) giveAway(c *state.Container, im store.Image) error {
+	for _, m := range c.Config.Mounts {
+		if !m.Own {
+			continue
+		}
+		layers, err := e.Images.Layers.Stack(im.Chain)
+		if err != nil {
+			return err
+		}
+		user, err := monitor.LookupUser(layers, c.Config)
+		if err != nil {
+			return err
+		}
+		uid, gid, err := ownersIn(c)(user.UID, user.GID)
+		if err != nil {
+			return err
+		}
+		if err := own(m.Source, uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func bindSource(m *container.Mount) error {

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"berth/internal/container"
-	"berth/internal/errdef"
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
@@ -71,6 +70,7 @@ type ViewHost struct {
 	DNSSearch       []string `json:"DnsSearch"`
 	ExtraHosts      []string
 	GroupAdd        []string
+	VolumesFrom     []string
 	IpcMode         string
 	OomScoreAdj     int
 	PidMode         string
@@ -176,7 +176,7 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	}
 	v.HostConfig = ViewHost{
 		LogConfig: ViewLog{driver, map[string]string{}}, NetworkMode: cfg.Network, RestartPolicy: ViewRestart{restart, cfg.Restart.Retries},
-		AutoRemove: cfg.AutoRemove, CapAdd: cfg.CapAdd, CapDrop: cfg.CapDrop, CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups,
+		AutoRemove: cfg.AutoRemove, CapAdd: cfg.CapAdd, CapDrop: cfg.CapDrop, CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups, VolumesFrom: cfg.VolumesFrom,
 		IpcMode: orDefault(cfg.IPC, "private"), OomScoreAdj: cfg.OOMScoreAdj, PidMode: cfg.PID, Privileged: cfg.Privileged, ReadonlyRootfs: cfg.ReadOnly,
 		UTSMode: cfg.UTS, ShmSize: shm, Runtime: "berth", CPUShares: cfg.Resources.CPUShares, Memory: cfg.Resources.MemoryBytes,
 		NanoCPUs: cfg.Resources.NanoCPUs, CpusetCpus: cfg.Resources.CPUSet, MemorySwap: cfg.Resources.MemorySwapBytes, PidsLimit: cfg.Resources.PidsLimit, Init: cfg.Init,
@@ -242,20 +242,4 @@ func orDefault(s, d string) string {
 		return d
 	}
 	return s
-}
-
-// RemoveVolume removes a volume that no container uses.
-func (e *Engine) RemoveVolume(name string) error {
-	all, err := e.Containers.List()
-	if err != nil {
-		return err
-	}
-	for _, c := range all {
-		for _, v := range c.Volumes {
-			if v.Name == name {
-				return errdef.New(errdef.Conflict, "remove %s: volume is in use - [%s]", name, c.ID)
-			}
-		}
-	}
-	return e.Volumes.Remove(name, e.RemoveTree)
 }

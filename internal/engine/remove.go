@@ -73,8 +73,15 @@ func (e *Engine) remove(c *state.Container, volumes bool) error {
 	if !volumes {
 		return err
 	}
+	var uses map[string][]string
 	for _, v := range c.Volumes {
-		if v.Anonymous {
+		if v.Anonymous && uses == nil {
+			var useErr error
+			if uses, useErr = e.VolumeUses(); useErr != nil {
+				return errors.Join(err, useErr)
+			}
+		}
+		if v.Anonymous && len(uses[v.Name]) == 0 {
 			if e := e.Volumes.Remove(v.Name, e.RemoveTree); !errdef.Is(e, errdef.NotFound) {
 				err = errors.Join(err, e)
 			}

@@ -41,7 +41,7 @@ func (e *Engine) Run(ctx context.Context, cfg container.Config, pull string, att
 		return nil, err
 	}
 	defer l.Unlock()
-	if err := e.copyImage(c); err != nil {
+	if err := errors.Join(e.sharesMemory(c), e.copyImage(c)); err != nil {
 		return nil, err
 	}
 	return e.start(c, network, attach)
@@ -57,7 +57,7 @@ func (e *Engine) Start(c *state.Container, attach monitor.AttachRequest) (*Sessi
 	if err := e.settleLocked(c); err != nil {
 		return nil, err
 	}
-	if err := e.copyImage(c); err != nil {
+	if err := errors.Join(e.sharesMemory(c), e.copyImage(c)); err != nil {
 		return nil, err
 	}
 	return e.start(c, nil, attach)

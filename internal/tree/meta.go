@@ -22,6 +22,15 @@ func (m Meta) Copy(a, b int, st *unix.Stat_t) error {
 	return m.Set(b, st, func() error { return m.xattrs(a, b) })
 }
 
+// CopyOf is Copy for open files.
+func (m Meta) CopyOf(a, b *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(a.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	return m.Copy(int(a.Fd()), int(b.Fd()), &st)
+}
+
 // Set gives the file or directory b the owner, the mode and the times of st. xattrs sets extended attributes: those after the owner, whose change
 // takes some away, and before the times.
 func (m Meta) Set(b int, st *unix.Stat_t, xattrs func() error) error {

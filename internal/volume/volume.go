@@ -1,20 +1,26 @@
 // Package volume keeps named directories that outlive containers: volumes/NAME/_data and what is known of each.
 //
-// It mounts nothing and copies nothing into a new volume; who uses a volume is said by the containers themselves.
+// A volume with a type is a mount of its own, which each container that uses it makes: a directory of the host's, a tmpfs, an NFS.
+//
+// It mounts nothing; who uses a volume is said by the containers themselves.
 package volume
 
 import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"berth/internal/container"
 	"berth/internal/disk"
 	"berth/internal/errdef"
+
+	"golang.org/x/sys/unix"
 )
 
 // Store is the volumes of one data directory.
@@ -26,14 +32,63 @@ type Volume struct {
 	CreatedAt time.Time
 	Labels    map[string]string `json:",omitempty"`
 	Anonymous bool              `json:",omitempty"`
+	Driver    string            `json:",omitempty"` // empty is local
+	Options   map[string]string `json:",omitempty"` // docker's of the driver local: type, o, device
 }
+
+// DriverLocal is the only driver.
+const DriverLocal = "local"
+
+// DriverName is the volume's driver.
+func (v Volume) DriverName() string {
+	if v.Driver == "" {
+		return DriverLocal
+	}
+	return v.Driver
+}
+
+// Options of a volume, docker's.
+const (
+	OptType   = "type"
+	OptO      = "o"
+	OptDevice = "device"
+	OptSize   = "size"
+)
+
+// CheckOptions refuses what a volume of the driver local cannot be.
+func CheckOptions(options map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		switch key {
+		case OptType, OptO, OptDevice:
+		case OptSize:
+			return errdef.Hint(errdef.New(errdef.Unsupported, "quota size requested but no quota support: berth sets no project quotas"),
+				"for a bounded volume in memory: --opt type=tmpfs --opt device=tmpfs --opt o=size=%s", options[key])
+		default:
+			return errdef.New(errdef.Invalid, "invalid option: %q", key)
+		}
+	}
+	for _, pair := range [][2]string{{OptDevice, OptType}, {OptType, OptDevice}, {OptO, OptDevice}, {OptO, OptType}} {
+		if options[pair[0]] != "" && options[pair[1]] == "" {
+			return errdef.New(errdef.Invalid, "missing required option: %q", pair[1])
+		}
+	}
+	return nil
+}
+
+// Mounted reports whether the volume's content is elsewhere, and mounted by each container.
+func (v Volume) Mounted() bool { return v.Options[OptType] != "" }
 
 // Path is the directory whose content is the volume's.
 func (s Store) Path(name string) string { return filepath.Join(s.Dir, name, "_data") }
 
 // Create makes a volume unless there is one of that name; created says whether it is new. The name appears when all is there.
 func (s Store) Create(v Volume) (created bool, err error) {
-	if err := container.CheckVolumeName(v.Name); err != nil {
+	return s.CreateFilled(v, func(string) error { return nil })
+}
+
+// CreateFilled is Create of a volume whose directory fill fills before it has its name. The caller may take long for that.
+func (s Store) CreateFilled(v Volume, fill func(dir string) error) (created bool, err error) {
+	if err := errors.Join(container.CheckVolumeName(v.Name), CheckOptions(v.Options)); err != nil {
 		return false, err
 	}
 	if _, err := os.Stat(filepath.Join(s.Dir, v.Name)); err == nil {
@@ -51,7 +106,15 @@ func (s Store) Create(v Volume) (created bool, err error) {
 			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
+	making, err := disk.TryLockDir(tmp) // says to a sweep that somebody is at it
+	if err != nil {
+		return false, err
+	}
+	defer making.Unlock()
 	if err := os.Mkdir(filepath.Join(tmp, "_data"), 0o755); err != nil {
+		return false, err
+	}
+	if err := fill(filepath.Join(tmp, "_data")); err != nil {
 		return false, err
 	}
 	v.CreatedAt = time.Now().UTC()
@@ -84,7 +147,29 @@ func (s Store) Load(name string) (Volume, error) {
 	if err != nil {
 		return v, err
 	}
-	return v, json.Unmarshal(data, &v)
+	if err := json.Unmarshal(data, &v); err != nil {
+		return v, errdef.New(errdef.Corrupt, "cannot read what is known of volume %s: %w", name, err)
+	}
+	v.Name = name // the directory's is what counts: a rename changes it alone
+	return v, nil
+}
+
+// Rename gives a volume that nobody uses another name.
+func (s Store) Rename(name, to string) error {
+	if err := container.CheckVolumeName(to); err != nil {
+		return err
+	}
+	if _, err := s.Load(name); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(s.Dir, name), unix.AT_FDCWD, filepath.Join(s.Dir, to), unix.RENAME_NOREPLACE)
+	if errors.Is(err, fs.ErrExist) {
+		return errdef.New(errdef.Conflict, "cannot rename volume %s: there is a volume %s", name, to)
+	}
+	if err != nil {
+		return &os.PathError{Op: "rename", Path: filepath.Join(s.Dir, name), Err: err}
+	}
+	return disk.SyncDir(s.Dir)
 }
 
 func notFound(name string) error {
@@ -140,6 +225,11 @@ func (s Store) Sweep(removeTree func(dir string) error) error {
 		// A volume is made within moments; what is older than a minute has nobody who makes it.
 		info, err := e.Info()
 		if err == nil && strings.HasPrefix(e.Name(), disk.TemporaryPrefix) && time.Since(info.ModTime()) > time.Minute {
+			l, err := disk.TryLockDir(filepath.Join(s.Dir, e.Name()))
+			if errors.Is(err, disk.ErrLocked) {
+				continue // it takes somebody long to fill it
+			}
+			l.Unlock()
 			errs = errors.Join(errs, removeTree(filepath.Join(s.Dir, e.Name())))
 		}
 	}

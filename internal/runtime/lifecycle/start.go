@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"berth/internal/errdef"
@@ -109,10 +111,21 @@ func keyring(id string, none bool) string {
 func fileSources(s *specs.Spec) map[string]bool {
 	files := map[string]bool{}
 	for _, m := range s.Mounts {
-		if m.Type == "bind" {
-			if st, err := os.Stat(m.Source); err == nil && !st.IsDir() {
-				files[m.Source] = true
+		if m.Type != "bind" {
+			continue
+		}
+		sub := ""
+		for _, o := range m.Options {
+			if s, ok := strings.CutPrefix(o, plan.SubpathOption); ok {
+				sub = s
 			}
+		}
+		// Of a part it is only the name that counts: what it leads to is looked up when it is mounted.
+		if st, err := os.Lstat(filepath.Join(m.Source, sub)); err == nil && sub != "" && st.Mode().IsRegular() {
+			files[filepath.Join(m.Source, sub)] = true
+		}
+		if st, err := os.Stat(m.Source); err == nil && sub == "" && !st.IsDir() {
+			files[m.Source] = true
 		}
 	}
 	return files

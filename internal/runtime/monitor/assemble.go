@@ -55,7 +55,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 			stack = layers // it is only to be explained
 		}
 	}
-	if in.User, err = lookupUser(stack, c.Config); err != nil {
+	if in.User, err = LookupUser(stack, c.Config); err != nil {
 		return lifecycle.Input{}, err
 	}
 	if maps.UID != nil && !maps.Have(in.User.UID, in.User.GID) {
@@ -137,9 +137,9 @@ func idMaps(c *state.Container) (userns.Maps, error) {
 	return userns.Same()
 }
 
-// lookupUser reads passwd and group of the container's tree. An image may have made anything of them; only a regular
+// LookupUser finds whom a container runs as in the layers of its tree: it reads passwd and group of the container's tree. An image may have made anything of them; only a regular
 // file of a sane size is read.
-func lookupUser(stack []string, c container.Config) (container.User, error) {
+func LookupUser(stack []string, c container.Config) (container.User, error) {
 	const limit = 4 << 20
 	read := func(name string) ([]byte, error) {
 		data, err := merged.ReadFile(stack, name, limit)

@@ -23,7 +23,7 @@ type Input struct {
 	MountPoint string
 	// MakeWorkdir makes a working directory that is missing; with an overlay it is always made.
 	MakeWorkdir bool
-	// FileSources are the sources of bind mounts that are not directories.
+	// FileSources are the sources of bind mounts, with their subpaths, that are not directories.
 	FileSources map[string]bool
 	// Trees says that what is mounted from the host, the root and the sources of bind mounts, is given by the parent (CompileTrees).
 	Trees bool

@@ -22,7 +22,11 @@ type mountOptions struct {
 	propagation uint64
 	propagates  bool // to mounts below, too
 	settings    []setting
+	subpath     string // only that part of the source
 }
+
+// SubpathOption begins the option of a bind mount that names a part of the source, beneath which it is looked up. No other runtime knows it.
+const SubpathOption = "x-berth.subpath="
 
 // parseOptions sorts the options of the runtime spec (config.md, "Linux mount options").
 func parseOptions(m specs.Mount) (mountOptions, error) {
@@ -44,6 +48,10 @@ func parseOptions(m specs.Mount) (mountOptions, error) {
 				o.all.clear |= a.clear
 				continue
 			}
+		}
+		if sub, ok := strings.CutPrefix(option, SubpathOption); ok {
+			o.subpath = sub
+			continue
 		}
 		switch option {
 		case "bind":
@@ -144,28 +152,39 @@ func propagationOf(option string) uint64 {
 // openSources opens what is bound into the container before the root is cut off from the host's propagation, and
 // while paths are still the host's.
 func (c *compiler) openSources() {
-	open := func(source, what string, recursive bool) Ref {
-		how, text := unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"
-		if recursive {
-			how, text = how|unix.AT_RECURSIVE, text+"|AT_RECURSIVE"
-		}
-		return c.get("source", "take "+source+" "+what, callOpenTree, atFDCWD, Str(source), flags(how, text))
-	}
 	for i, m := range c.spec.Mounts {
 		if c.in.Trees {
 			break
 		}
 		if o, err := parseOptions(m); err == nil && o.bind {
 			c.from("mount " + m.Destination)
-			c.sources[mountKey(i)] = open(m.Source, "of the host", o.recursive)
+			c.sources[mountKey(i)] = c.openTree("source", m.Source, o.subpath, o.recursive)
 		}
 	}
 	if c.userNS {
 		c.from("devices")
 		for _, d := range c.spec.Linux.Devices {
-			c.sources["device "+d.Path] = open(d.Path, "of the host", false)
+			c.sources["device "+d.Path] = c.openTree("source", d.Path, "", false)
 		}
 	}
+}
+
+// openTree takes a part of the host's files.
+func (b *builder) openTree(name, source, subpath string, recursive bool) Ref {
+	how, text := unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"
+	if recursive {
+		how, text = how|unix.AT_RECURSIVE, text+"|AT_RECURSIVE"
+	}
+	if subpath == "" {
+		return b.get(name, "take "+source+" of the host", callOpenTree, atFDCWD, Str(source), flags(how, text))
+	}
+	whole := b.get("whole", "open "+source+" of the host", callOpenat, atFDCWD, Str(source), flags(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, "O_PATH|O_DIRECTORY|O_CLOEXEC"))
+	part := b.slot("part")
+	b.openIn(part, "find "+subpath+" in it", whole, subpath, unix.O_PATH, inRoot)
+	b.do("done with the whole", callClose, whole)
+	fd := b.get(name, "take it", callOpenTree, Ref(part), empty, flags(how|unix.AT_EMPTY_PATH, text+"|AT_EMPTY_PATH"))
+	b.do("done with its place", callClose, Ref(part))
+	return fd
 }
 
 func mountKey(i int) string { return fmt.Sprint("mount ", i) }
@@ -197,7 +216,7 @@ func (c *compiler) mounts() error {
 // bind attaches an open source.
 func (c *compiler) bind(source Ref, m specs.Mount, o mountOptions) {
 	kind := aDirectory
-	if c.in.FileSources[m.Source] {
+	if c.in.FileSources[path.Join(m.Source, o.subpath)] {
 		kind = aFile
 	}
 	at := c.target(c.root, m.Destination, "the place of "+m.Source, kind, inRoot)

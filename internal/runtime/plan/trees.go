@@ -14,16 +14,17 @@ func InTree(i int) string { return fmt.Sprintf("tree%d", i) }
 // tree is a part of the host's files.
 type tree struct {
 	path      string
+	subpath   string
 	recursive bool
 	mount     int // the mount of the spec that it is for, -1 for the root
 }
 
 // trees are what a container is given of the host's files.
 func trees(s *specs.Spec) []tree {
-	all := []tree{{s.Root.Path, true, -1}}
+	all := []tree{{s.Root.Path, "", true, -1}}
 	for i, m := range s.Mounts {
 		if o, err := parseOptions(m); err == nil && o.bind {
-			all = append(all, tree{m.Source, o.recursive, i})
+			all = append(all, tree{m.Source, o.subpath, o.recursive, i})
 		}
 	}
 	return all
@@ -52,11 +53,7 @@ func CompileTrees(s *specs.Spec) (_ *Program, n int) {
 	b.reset()
 	all := trees(s)
 	for _, t := range all {
-		how, text := unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"
-		if t.recursive {
-			how, text = how|unix.AT_RECURSIVE, text+"|AT_RECURSIVE"
-		}
-		fd := b.get("tree", "take "+t.path+" of the host", callOpenTree, atFDCWD, Str(t.path), flags(how, text))
+		fd := b.openTree("tree", t.path, t.subpath, t.recursive)
 		b.add(Op{Special: SendFD, Call: callSendmsg, What: "send it to the parent", Args: []Arg{socket, fd}})
 		b.do("which now has it alone", callClose, fd)
 	}

@@ -10,6 +10,7 @@ import (
 	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/runtime/plan"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -145,10 +146,20 @@ func mountOf(m container.Mount) specs.Mount {
 		}
 		return out
 	}
+	if m.Filesystem != "" {
+		out.Type, out.Source, out.Options = m.Filesystem, m.Source, slices.Clone(m.Options)
+		if m.ReadOnly {
+			out.Options = append(out.Options, "ro")
+		}
+		return out
+	}
 	out.Type, out.Source = "bind", m.Source
-	out.Options = []string{"rbind"}
+	if m.Subpath != "" {
+		out.Options = append(out.Options, plan.SubpathOption+m.Subpath)
+	}
+	out.Options = append(out.Options, "rbind")
 	if m.NoRecursive {
-		out.Options = []string{"bind"}
+		out.Options[len(out.Options)-1] = "bind"
 	}
 	if m.ReadOnly {
 		// Read-only with all that is mounted below, or the flag would not keep its word.
