@@ -73,18 +73,11 @@ func (e *Engine) remove(c *state.Container, volumes bool) error {
 	if !volumes {
 		return err
 	}
-	var uses map[string][]string
-	for _, v := range c.Volumes {
-		if v.Anonymous && uses == nil {
-			var useErr error
-			if uses, useErr = e.VolumeUses(); useErr != nil {
-				return errors.Join(err, useErr)
-			}
-		}
-		if v.Anonymous && len(uses[v.Name]) == 0 {
-			if e := e.Volumes.Remove(v.Name, e.RemoveTree); !errdef.Is(e, errdef.NotFound) {
-				err = errors.Join(err, e)
-			}
+	own, ownErr := e.Containers.OwnVolumes(c)
+	err = errors.Join(err, ownErr)
+	for _, name := range own {
+		if e := e.Volumes.Remove(name, e.RemoveTree); !errdef.Is(e, errdef.NotFound) {
+			err = errors.Join(err, e)
 		}
 	}
 	return err

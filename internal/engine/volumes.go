@@ -19,21 +19,7 @@ import (
 )
 
 // VolumeUses are the IDs of the containers that use each volume.
-func (e *Engine) VolumeUses() (map[string][]string, error) {
-	all, err := e.Containers.List()
-	if err != nil {
-		return nil, err
-	}
-	uses := map[string][]string{}
-	for _, c := range all {
-		for _, v := range c.Volumes {
-			if !slices.Contains(uses[v.Name], c.ID) {
-				uses[v.Name] = append(uses[v.Name], c.ID)
-			}
-		}
-	}
-	return uses, nil
-}
+func (e *Engine) VolumeUses() (map[string][]string, error) { return e.Containers.VolumeUses() }
 
 // unused refuses what is to be done to a volume that containers use.
 func (e *Engine) unused(name, verb string) error {

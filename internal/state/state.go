@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -379,6 +380,43 @@ func (s Store) List() ([]*Container, error) {
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Created.After(out[j].Created) })
 	return out, nil
+}
+
+// VolumeUses are the IDs of the containers that use each volume.
+func (s Store) VolumeUses() (map[string][]string, error) {
+	all, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	uses := map[string][]string{}
+	for _, c := range all {
+		for _, v := range c.Volumes {
+			if !slices.Contains(uses[v.Name], c.ID) {
+				uses[v.Name] = append(uses[v.Name], c.ID)
+			}
+		}
+	}
+	return uses, nil
+}
+
+// OwnVolumes are the names of the volumes that go with a container: those without a name of the user's that no other container uses.
+func (s Store) OwnVolumes(c *Container) (names []string, _ error) {
+	var uses map[string][]string
+	for _, v := range c.Volumes {
+		if !v.Anonymous {
+			continue
+		}
+		if uses == nil {
+			var err error
+			if uses, err = s.VolumeUses(); err != nil {
+				return nil, err
+			}
+		}
+		if !slices.ContainsFunc(uses[v.Name], func(id string) bool { return id != c.ID }) {
+			names = append(names, v.Name)
+		}
+	}
+	return names, nil
 }
 
 // Lock takes the lock of a container.

@@ -432,14 +432,13 @@ func settle(o Options, r state.Record) error {
 	return o.Store.Forget(c.ID)
 }
 
-// removeVolumes removes the volumes that only a container knows.
-func removeVolumes(o Options) (err error) {
+// removeVolumes removes the volumes that go with a container.
+func removeVolumes(o Options) error {
 	volumes := volume.Store{Dir: filepath.Join(o.Store.Data, "volumes")}
-	for _, v := range o.Container.Volumes {
-		if v.Anonymous {
-			if e := volumes.Remove(v.Name, o.RemoveTree); !errdef.Is(e, errdef.NotFound) {
-				err = errors.Join(err, e)
-			}
+	names, err := o.Store.OwnVolumes(o.Container)
+	for _, name := range names {
+		if e := volumes.Remove(name, o.RemoveTree); !errdef.Is(e, errdef.NotFound) {
+			err = errors.Join(err, e)
 		}
 	}
 	return err
