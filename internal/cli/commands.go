@@ -17,6 +17,7 @@ var (
 	flagAll     = flag{"all", "a", "", "Show all", boolean(func(o *options) *bool { return &o.all })}
 	flagForce   = flag{"force", "f", "", "Force the removal", boolean(func(o *options) *bool { return &o.force })}
 	flagYes     = flag{"force", "f", "", "Do not prompt for confirmation", boolean(func(o *options) *bool { return &o.force })}
+	flagPruned  = flag{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", list(func(o *options) *[]string { return &o.filters })}
 	flagQuiet   = flag{"quiet", "q", "", "Only display IDs", boolean(func(o *options) *bool { return &o.quiet })}
 	flagNoTrunc = flag{"no-trunc", "", "", "Don't truncate output", boolean(func(o *options) *bool { return &o.noTrunc })}
 	flagFormat  = flag{"format", "f", "string", "Format output using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })}
@@ -108,6 +109,7 @@ func commands() []command {
 			name: "container rm", inside: true, alias: "rm", args: "CONTAINER [CONTAINER...]", short: "Remove one or more containers", example: "berth rm -f web", least: 1, most: -1, run: (*call).cmdRm,
 			flags: []flag{
 				{"force", "f", "", "Force the removal of a running container (uses SIGKILL)", boolean(func(o *options) *bool { return &o.force })},
+				{"link", "l", "", "Remove the specified link (there are none)", boolean(func(o *options) *bool { return &o.link })},
 				{"volumes", "v", "", "Remove anonymous volumes associated with the container", boolean(func(o *options) *bool { return &o.volumes })},
 			},
 		},
@@ -137,7 +139,7 @@ func commands() []command {
 				{"pause", "p", "", "Pause container during commit (default true)", nil},
 			},
 		},
-		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagYes}},
+		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagPruned, flagYes}},
 		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat, flagSize}},
 		{
 			name: "inspect", args: "NAME|ID [NAME|ID...]", short: "Return low-level information on berth objects", example: "berth inspect web", least: 1, most: -1, run: (*call).cmdInspect,
@@ -181,7 +183,13 @@ func commands() []command {
 				flagPlatform,
 			},
 		},
-		{name: "image prune", inside: true, short: "Remove what no image and no container needs", example: "berth image prune -f", run: (*call).cmdImagePrune, flags: []flag{flagYes}},
+		{
+			name: "image prune", inside: true, short: "Remove unused images", example: "berth image prune -f", run: (*call).cmdImagePrune,
+			flags: []flag{
+				{"all", "a", "", "Remove all unused images, not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
+				flagPruned, flagYes,
+			},
+		},
 
 		{
 			name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs,
@@ -260,8 +268,7 @@ func commands() []command {
 		{
 			name: "network prune", inside: true, short: "Remove all unused networks", example: "berth network prune -f", run: (*call).cmdNetworkPrune,
 			flags: []flag{
-				{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", list(func(o *options) *[]string { return &o.filters })},
-				flagYes,
+				flagPruned, flagYes,
 			},
 		},
 		{name: "network connect", inside: true, args: "NETWORK CONTAINER", short: "Connect a container to a network", example: "berth network connect --alias db shop store", least: 2, most: 2, run: (*call).cmdNetworkConnect, flags: networkConnectFlags()},
@@ -272,6 +279,21 @@ func commands() []command {
 
 		{name: "version", short: "Show the berth version information", example: "berth version", run: (*call).cmdVersion, flags: []flag{flagFormat, {"short", "", "", "Print the version on one line", boolean(func(o *options) *bool { return &o.short })}}},
 		{name: "system info", alias: "info", short: "Display system-wide information", example: "berth info", run: (*call).cmdInfo, flags: []flag{flagFormat}},
+		{
+			name: "system df", inside: true, short: "Show disk usage", example: "berth system df -v", run: (*call).cmdDf,
+			flags: []flag{
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				{"verbose", "v", "", "Show detailed information on space usage", boolean(func(o *options) *bool { return &o.verbose })},
+			},
+		},
+		{
+			name: "system prune", inside: true, short: "Remove unused data", example: "berth system prune -f", run: (*call).cmdSystemPrune,
+			flags: []flag{
+				{"all", "a", "", "Remove all unused images not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
+				flagPruned, flagYes,
+				{"volumes", "", "", "Prune anonymous volumes", boolean(func(o *options) *bool { return &o.volumes })},
+			},
+		},
 		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},
 		{name: "system apparmor-profile", short: "Print the AppArmor profile that lets this program make user namespaces", example: needs.AppArmorCommand, run: (*call).cmdAppArmorProfile},
 		{name: "system reset", inside: true, short: "Remove all containers, volumes, networks and images", example: "berth system reset -f", run: (*call).cmdReset, flags: []flag{flagYes}},

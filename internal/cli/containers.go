@@ -166,6 +166,10 @@ func (c *call) cmdWait() error {
 }
 
 func (c *call) cmdRm() error {
+	if c.options.link {
+		return errdef.Hint(errdef.New(errdef.Unsupported, "cannot remove a link: containers here have none, but names on their networks"),
+			"berth network disconnect NETWORK CONTAINER takes a container, and its names, from a network")
+	}
 	e, err := c.engine()
 	if err != nil {
 		return err
@@ -215,10 +219,14 @@ func (c *call) cmdDiff() error {
 
 // confirm asks before something is deleted that has no name on the command line.
 func (c *call) confirm(what string) (bool, error) {
+	return c.confirmed("WARNING! This will remove " + what + ".")
+}
+
+func (c *call) confirmed(warning string) (bool, error) {
 	if c.options.force {
 		return true, nil
 	}
-	fmt.Fprintf(c.err, "WARNING! This will remove %s.\nAre you sure you want to continue? [y/N] ", what)
+	fmt.Fprintf(c.err, "%s\nAre you sure you want to continue? [y/N] ", warning)
 	line, err := bufio.NewReader(c.in).ReadString('\n')
 	if err != nil && line == "" {
 		fmt.Fprintln(c.err)
@@ -226,24 +234,6 @@ func (c *call) confirm(what string) (bool, error) {
 	}
 	answer := strings.ToLower(strings.TrimSpace(line))
 	return answer == "y" || answer == "yes", nil
-}
-
-func (c *call) cmdPrune() error {
-	if yes, err := c.confirm("all stopped containers"); err != nil || !yes {
-		return err
-	}
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	removed, err := e.Prune(c.context())
-	if len(removed) > 0 {
-		fmt.Fprintln(c.out, "Deleted Containers:")
-		for _, id := range removed {
-			fmt.Fprintln(c.out, id)
-		}
-	}
-	return err
 }
 
 func (c *call) cmdLogs() error {

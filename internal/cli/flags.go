@@ -52,6 +52,7 @@ type options struct {
 	subnets, gateways, ranges []string
 	volume                    volume.Volume // that is to be made
 	availability              string
+	link, verbose             bool
 	refused                   error // why a flag of docker's can have no effect here
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
-	"berth/internal/image"
 	"berth/internal/image/reference"
 	"berth/internal/image/store"
 
@@ -153,28 +152,5 @@ func (c *call) cmdTag() error {
 		return err
 	}
 	_, err = e.Images.Tag(c.args[0], c.args[1])
-	return err
-}
-
-func (c *call) cmdImagePrune() error {
-	if yes, err := c.confirm("everything of images that no name and no container needs"); err != nil || !yes {
-		return err
-	}
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	uses, err := e.Uses()
-	if err != nil {
-		return err
-	}
-	swept, err := e.Images.Sweep(c.context(), store.RootsOf(uses), 24*time.Hour)
-	if err != nil {
-		return err
-	}
-	for _, d := range append(append([]image.Digest{}, swept.Blobs...), swept.Layers...) {
-		fmt.Fprintf(c.out, "deleted: %s\n", d)
-	}
-	_, err = fmt.Fprintf(c.out, "Total reclaimed space: %s\n", units.HumanSize(float64(swept.Bytes)))
 	return err
 }

@@ -83,26 +83,30 @@ func (e *Engine) remove(c *state.Container, volumes bool) error {
 	return err
 }
 
-// Prune removes all containers that do not run, and what killed commands have left.
-func (e *Engine) Prune(ctx context.Context) ([]string, error) {
+// Prune removes all containers that do not run, but for those that keep names, and what killed commands have left. It returns what it has removed, and
+// how many bytes they had written.
+func (e *Engine) Prune(ctx context.Context, keep func(*state.Container) bool) (removed []string, bytes int64, _ error) {
 	all, err := e.List()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var removed []string
 	for _, c := range all {
-		if c.Record.Status != state.Exited && c.Record.Status != state.Created {
+		if c.Record.Status != state.Exited && c.Record.Status != state.Created || keep(c.Container) {
 			continue
+		}
+		written, _, err := e.Sizes(c.Container)
+		if err != nil {
+			written = 0 // it cannot be read, and goes all the same
 		}
 		if err := e.Remove(c.Container, false, true); err != nil {
 			if errdef.Is(err, errdef.Conflict) {
 				continue
 			}
-			return removed, err
+			return removed, bytes, err
 		}
-		removed = append(removed, c.ID)
+		removed, bytes = append(removed, c.ID), bytes+written
 	}
-	return removed, errors.Join(e.Sweep(), ctx.Err())
+	return removed, bytes, errors.Join(e.Sweep(), ctx.Err())
 }
 
 // Sweep removes what killed commands have left: half-made containers, names without containers, run directories and

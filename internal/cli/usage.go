@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+
+	"berth/internal/engine"
+	"berth/internal/image"
+)
+
+// usageRow is a kind of things as system df shows it; the names of its fields are docker's.
+type usageRow struct {
+	Active      string
+	Reclaimable string
+	Size        string
+	TotalCount  string
+	Type        string
+}
+
+func (c *call) cmdDf() error {
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	u, err := e.DiskUsage()
+	if err != nil {
+		return err
+	}
+	if c.options.verbose && (c.options.format == "" || c.options.format == "table") {
+		return c.printUsage(e, u)
+	}
+	var rows []any
+	var cells [][]string
+	for _, r := range usageRows(u) {
+		rows = append(rows, r)
+		cells = append(cells, []string{r.Type, r.TotalCount, r.Active, r.Size, r.Reclaimable})
+	}
+	if c.options.verbose {
+		rows = []any{verboseUsage(e, u)}
+	}
+	if done, err := c.format(rows); done {
+		return err
+	}
+	return table(c.out, []string{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"}, cells)
+}
+
+// usageRows sums up what there is of each kind, what of it is in use, and what would be gained by removing the rest.
+func usageRows(u engine.Usage) []usageRow {
+	ids := map[image.Digest]bool{}
+	active := 0
+	for _, im := range u.Images {
+		if !ids[im.ID] && im.Containers > 0 {
+			active++
+		}
+		ids[im.ID] = true
+	}
+	rows := []usageRow{usageOf("Images", len(ids), active, u.LayerBytes, u.LayerBytes-u.UsedLayerBytes)}
+	var size, free int64
+	active = 0
+	for _, of := range u.Containers {
+		size += of.Bytes
+		if of.Active {
+			active++
+		} else {
+			free += of.Bytes
+		}
+	}
+	rows = append(rows, usageOf("Containers", len(u.Containers), active, size, free))
+	size, free, active = 0, 0, 0
+	for _, v := range u.Volumes {
+		size += v.Bytes
+		if v.Links > 0 {
+			active++
+		} else {
+			free += v.Bytes
+		}
+	}
+	return append(rows, usageOf("Local Volumes", len(u.Volumes), active, size, free), usageOf("Build Cache", 0, 0, 0, 0))
+}
+
+func usageOf(kind string, total, active int, size, free int64) usageRow {
+	r := usageRow{Type: kind, TotalCount: strconv.Itoa(total), Active: strconv.Itoa(active), Size: humanSize(size), Reclaimable: humanSize(free)}
+	if size > 0 {
+		r.Reclaimable += fmt.Sprintf(" (%d%%)", free*100/size)
+	}
+	return r
+}
+
+// usageImage, usageContainer, usageVolume and usageDetails are what system df -v says, with docker's names of fields.
+type (
+	usageImage struct {
+		imageRow
+		SharedSize, UniqueSize, Containers string
+	}
+	usageVolume struct {
+		Name, Links, Size string
+	}
+	usageDetails struct {
+		Images     []usageImage
+		Containers []psRow
+		Volumes    []usageVolume
+		BuildCache []struct{}
+	}
+)
+
+func verboseUsage(e *engine.Engine, u engine.Usage) usageDetails {
+	d := usageDetails{BuildCache: []struct{}{}}
+	short := &call{}
+	for _, im := range u.Images {
+		d.Images = append(d.Images, usageImage{short.imageRow(e.Images, im.Record), humanSize(im.SharedBytes), humanSize(im.Bytes - im.SharedBytes), strconv.Itoa(im.Containers)})
+	}
+	for _, of := range u.Containers {
+		r, _ := psRowOf(e, of.Listed, false)
+		r.Size = humanSize(of.Bytes)
+		d.Containers = append(d.Containers, r)
+	}
+	for _, v := range u.Volumes {
+		d.Volumes = append(d.Volumes, usageVolume{v.Name, strconv.Itoa(v.Links), humanSize(v.Bytes)})
+	}
+	return d
+}
+
+// printUsage prints everything that takes room.
+func (c *call) printUsage(e *engine.Engine, u engine.Usage) error {
+	d := verboseUsage(e, u)
+	var images, containers, volumes [][]string
+	for _, im := range d.Images {
+		images = append(images, []string{im.Repository, im.Tag, im.ID, im.CreatedSince, im.Size, im.SharedSize, im.UniqueSize, im.Containers})
+	}
+	for _, of := range d.Containers {
+		containers = append(containers, []string{of.ID, of.Image, of.Command, of.LocalVolumes, of.Size, of.RunningFor, of.Status, of.Names})
+	}
+	for _, v := range d.Volumes {
+		volumes = append(volumes, []string{v.Name, v.Links, v.Size})
+	}
+	for _, part := range []struct {
+		title string
+		head  []string
+		rows  [][]string
+	}{
+		{"Images space usage:", []string{"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "CONTAINERS"}, images},
+		{"Containers space usage:", []string{"CONTAINER ID", "IMAGE", "COMMAND", "LOCAL VOLUMES", "SIZE", "CREATED", "STATUS", "NAMES"}, containers},
+		{"Local Volumes space usage:", []string{"VOLUME NAME", "LINKS", "SIZE"}, volumes},
+	} {
+		fmt.Fprintf(c.out, "%s\n\n", part.title)
+		if err := table(c.out, part.head, part.rows); err != nil {
+			return err
+		}
+		fmt.Fprintln(c.out)
+	}
+	_, err := fmt.Fprint(c.out, "Build cache usage: 0B\n\n")
+	return err
+}
