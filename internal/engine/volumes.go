@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path"
@@ -16,6 +15,8 @@ import (
 	"berth/internal/state"
 	"berth/internal/tree"
 	"berth/internal/volume"
+
+	"golang.org/x/sys/unix"
 )
 
 // VolumeUses are the IDs of the containers that use each volume.
@@ -119,7 +120,7 @@ func (e *Engine) mountVolume(m *container.Mount, v volume.Volume) error {
 	if e.Host().Rootless && fstype != "tmpfs" {
 		return errdef.Hint(errdef.New(errdef.Unsupported, "cannot mount volume %s: the kernel lets only root mount %s", v.Name, fstype), "mount it on the host, and use a volume with --opt type=none --opt o=bind")
 	}
-	for i, o := range options {
+	for _, o := range options {
 		host, isAddress := strings.CutPrefix(o, "addr=")
 		if !isAddress {
 			continue
@@ -127,12 +128,7 @@ func (e *Engine) mountVolume(m *container.Mount, v volume.Volume) error {
 		if _, err := netip.ParseAddr(host); err == nil {
 			continue
 		}
-		// The kernel takes no names.
-		found, err := net.ResolveIPAddr("ip", host)
-		if err != nil {
-			return errdef.New(errdef.Unavailable, "cannot mount volume %s: error resolving passed in network volume address: %w", v.Name, err)
-		}
-		options[i] = "addr=" + found.String()
+		return errdef.Hint(errdef.New(errdef.Invalid, "cannot mount volume %s: the kernel takes no names of hosts: %s", v.Name, o), "getent hosts %s says its address", host)
 	}
 	m.Filesystem, m.Source, m.Options = fstype, device, options
 	return nil
@@ -203,7 +199,11 @@ func own(dir string, uid, gid int) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(tree.Chown(f, uid, gid), f.Close()); err != nil {
+	err = errors.Join(tree.Chown(f, uid, gid), f.Close())
+	if errors.Is(err, unix.EINVAL) { // chown(2): no such id in this user namespace
+		return errdef.New(errdef.Invalid, "cannot give %s to user %d, group %d: your containers have only the ids that /etc/subuid and /etc/subgid give you", dir, uid, gid)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot give %s to the container's user: %w", dir, err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,6 +91,24 @@ func (b *bench) carry(name string) error {
 
 // uplinkCode is in the program that a user's networks are carried by, and not in berth.
 const uplinkCode = "internal/network/netstack/"
+
+// carriers are the programs that berth carries, and code that is in them and not in berth itself, or is used there alone.
+var carriers = map[string][]string{
+	"berth-uplink": {uplinkCode},
+	"berth-full":   {"internal/fullcli/", "internal/image/unpack/", "internal/tree/", "internal/engine/copy.go"},
+}
+
+// carrier is the program that is to be built anew when a file is replaced; none is berth itself.
+func (b *bench) carrier(file string) string {
+	for name, code := range carriers {
+		for _, path := range code {
+			if strings.HasPrefix(file, filepath.Join(b.root, path)) {
+				return name
+			}
+		}
+	}
+	return ""
+}
 
 // pack builds a program at path, and packs it beside it.
 func (b *bench) pack(name, path, overlay string) error {
@@ -197,16 +216,24 @@ func (b *bench) attempt(t test, replace map[string]string, name string) (passed 
 		return false, "", err
 	}
 	for file := range replace {
-		if strings.HasPrefix(file, filepath.Join(b.root, uplinkCode)+"/") && t.pkg == "" {
-			path := filepath.Join(b.dir, name+"-uplink")
-			if err := b.pack("berth-uplink", path, overlay); err != nil {
-				return false, "", err
-			}
-			if overlay, err = b.overlay(name, map[string]string{b.packed("berth-uplink"): path + ".gz"}); err != nil {
-				return false, "", err
-			}
-			break
+		carried := b.carrier(file)
+		if carried == "" || t.pkg != "" {
+			continue
 		}
+		path, inside := filepath.Join(b.dir, name+"-"+carried), maps.Clone(replace)
+		inside[b.packed("berth-box")] = filepath.Join(b.dir, "berth-box.gz") // berth-full carries it
+		if overlay, err = b.overlay(name, inside); err == nil {
+			err = b.pack(carried, path, overlay)
+		}
+		if err != nil {
+			return false, "", err
+		}
+		replaced := maps.Clone(replace)
+		replaced[b.packed(carried)] = path + ".gz"
+		if overlay, err = b.overlay(name, replaced); err != nil {
+			return false, "", err
+		}
+		break
 	}
 	program := filepath.Join(b.dir, name+".d", "berth")
 	pattern, dir := "^"+t.name+"$", filepath.Join(b.root, t.pkg)
