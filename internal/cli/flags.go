@@ -13,7 +13,6 @@ import (
 	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/network"
-	"berth/internal/runtime/spec"
 )
 
 // options are the values of all flags that are not part of a container's configuration.
@@ -40,6 +39,10 @@ type options struct {
 	attachOutput bool
 	bundle       string
 	pidFile      string
+
+	limitsGiven, restartGiven bool  // of what update can change, something is asked for
+	pidsGiven                 bool  // the limit of processes is asked for; zero is then none
+	kernelMemory              int64 // asked for, and no kernel's any more
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint
@@ -69,7 +72,7 @@ func list(at func(o *options) *[]string) func(*call, string) error {
 
 // containerFlags are the flags of run and create.
 func containerFlags() []flag {
-	return []flag{
+	return sortFlags(append(limitFlags(), []flag{
 		{"add-host", "", "list", "Add a custom host-to-IP mapping (host:ip)", set(func(o *options, v string) error {
 			h, err := container.ParseHost(v)
 			o.config.Hosts = append(o.config.Hosts, h)
@@ -79,15 +82,6 @@ func containerFlags() []flag {
 		{"cap-drop", "", "list", "Drop Linux capabilities", list(func(o *options) *[]string { return &o.config.CapDrop })},
 		{"cgroupns", "", "string", "Cgroup namespace to use (host|private)", choice(func(o *options) *string { return &o.config.Cgroupn }, "cgroup namespace", "host", "private")},
 		{"cidfile", "", "string", "Write the container ID to the file", text(func(o *options) *string { return &o.cidfile })},
-		{"cpu-shares", "c", "int", "CPU shares (relative weight)", set(func(o *options, v string) (err error) {
-			o.config.Resources.CPUShares, err = strconv.ParseUint(v, 10, 64)
-			return err
-		})},
-		{"cpus", "", "decimal", "Number of CPUs", set(func(o *options, v string) (err error) {
-			o.config.Resources.NanoCPUs, err = container.ParseCPUs(v)
-			return err
-		})},
-		{"cpuset-cpus", "", "string", "CPUs in which to allow execution (0-3, 0,1)", text(func(o *options) *string { return &o.config.Resources.CPUSet })},
 		{"device", "", "list", "Add a host device to the container", set(setDevice)},
 		{"dns", "", "list", "Set custom DNS servers", set(func(o *options, v string) error {
 			if _, err := netip.ParseAddr(v); err != nil {
@@ -159,18 +153,6 @@ func containerFlags() []flag {
 			}
 			return nil
 		})},
-		{"memory", "m", "bytes", "Memory limit", set(func(o *options, v string) (err error) {
-			o.config.Resources.MemoryBytes, err = container.ParseBytes(v)
-			return err
-		})},
-		{"memory-swap", "", "bytes", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap", set(func(o *options, v string) (err error) {
-			if v == "-1" {
-				o.config.Resources.MemorySwapBytes = -1
-				return nil
-			}
-			o.config.Resources.MemorySwapBytes, err = container.ParseBytes(v)
-			return err
-		})},
 		{"mount", "", "mount", "Attach a filesystem mount to the container", set(func(o *options, v string) error {
 			m, err := container.ParseMount(v, workingDirectory())
 			o.config.Mounts = append(o.config.Mounts, m)
@@ -192,10 +174,6 @@ func containerFlags() []flag {
 			return nil
 		})},
 		{"pid", "", "string", "PID namespace to use (host|private)", choice(func(o *options) *string { return &o.config.PID }, "PID mode", "host", "private")},
-		{"pids-limit", "", "int", "Tune container pids limit (set -1 for unlimited)", set(func(o *options, v string) (err error) {
-			o.config.Resources.PidsLimit, err = strconv.ParseInt(v, 10, 64)
-			return err
-		})},
 		{"platform", "", "string", "Set platform if server is multi-platform capable", text(func(o *options) *string { return &o.config.Platform })},
 		{"privileged", "", "", "Give extended privileges to this container", boolean(func(o *options) *bool { return &o.config.Privileged })},
 		{"publish", "p", "list", "Publish a container's port(s) to the host", set(func(o *options, v string) error {
@@ -260,7 +238,12 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"workdir", "w", "string", "Working directory inside the container", text(func(o *options) *string { return &o.config.Workdir })},
-	}
+	}...))
+}
+
+func sortFlags(all []flag) []flag {
+	slices.SortFunc(all, func(a, b flag) int { return strings.Compare(a.name, b.name) })
+	return all
 }
 
 // runFlags are those of run alone.
@@ -279,9 +262,7 @@ func runFlags() []flag {
 		{"explain", "", "", "Print the plan, system call by system call, instead of running it", boolean(func(o *options) *bool { return &o.explain })},
 		{"sig-proxy", "", "", "Proxy received signals to the process", set(func(o *options, v string) error { o.noSigProxy = v == "false"; return nil })},
 	}
-	all := append(containerFlags(), own...)
-	slices.SortFunc(all, func(a, b flag) int { return strings.Compare(a.name, b.name) })
-	return all
+	return sortFlags(append(containerFlags(), own...))
 }
 
 func choice(at func(o *options) *string, what string, allowed ...string) func(*call, string) error {
@@ -350,7 +331,7 @@ func setDevice(o *options, v string) error {
 	switch len(parts) {
 	case 1:
 	case 2:
-		if spec.DeviceAccess(parts[1]) {
+		if container.DeviceAccess(parts[1]) {
 			d.Permissions = parts[1]
 		} else {
 			d.Path = parts[1]
@@ -358,7 +339,7 @@ func setDevice(o *options, v string) error {
 	case 3:
 		d.Path, d.Permissions = parts[1], parts[2]
 	}
-	if len(parts) > 3 || !strings.HasPrefix(d.Host, "/") || !strings.HasPrefix(d.Path, "/") || !spec.DeviceAccess(d.Permissions) {
+	if len(parts) > 3 || !strings.HasPrefix(d.Host, "/") || !strings.HasPrefix(d.Path, "/") || !container.DeviceAccess(d.Permissions) {
 		return errdef.New(errdef.Invalid, "invalid device %q: it is PATH[:PATH-IN-CONTAINER][:rwm]", v)
 	}
 	o.config.Devices = append(o.config.Devices, d)

@@ -29,6 +29,10 @@ var samples = map[string][]string{
 	"add-host": {"db:10.0.0.1"}, "dns": {"10.0.0.53"}, "dns-option": {"ndots:1"}, "dns-search": {"example.com"}, "expose": {"80"},
 	"ip": {"10.0.0.2"}, "ip6": {"fd00::2"}, "mac-address": {"02:00:00:00:00:01"}, "network-alias": {"db"},
 	"publish": {"127.0.0.1:8000-8001:80/udp"}, "publish-all": {"true"},
+	"blkio-weight": {"300"}, "blkio-weight-device": {"/dev/a:300"}, "cgroup-parent": {"/x"}, "cpu-period": {"5000"}, "cpu-quota": {"5000"},
+	"cpu-rt-period": {"5000"}, "cpu-rt-runtime": {"5000"}, "cpuset-mems": {"0"}, "device-cgroup-rule": {"c 1:3 rwm"}, "device-read-bps": {"/dev/a:1mb"},
+	"device-read-iops": {"/dev/a:5"}, "device-write-bps": {"/dev/a:1mb"}, "device-write-iops": {"/dev/a:5"}, "kernel-memory": {"1g"},
+	"memory-reservation": {"1g"}, "memory-swappiness": {"0"}, "oom-kill-disable": {"true"}, "storage-opt": {"size=1g"},
 	"attach": {"STDIN"}, "detach": {"true"}, "detach-keys": {"ctrl-a"}, "explain": {"true"}, "sig-proxy": {"false"},
 }
 
@@ -137,6 +141,9 @@ func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 
 func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 	for name, values := range map[string][]string{
+		"blkio-weight": {"x", "65536"}, "blkio-weight-device": {"/dev/a"}, "cpu-period": {"x"}, "cpu-quota": {"x"}, "cpu-rt-period": {"x"}, "cpu-rt-runtime": {"x"},
+		"device-cgroup-rule": {"x"}, "device-read-bps": {"x"}, "device-read-iops": {"x"}, "device-write-bps": {"x"}, "device-write-iops": {"x"}, "kernel-memory": {"x"},
+		"memory-reservation": {"x"}, "memory-swappiness": {"x", "101", "-2"}, "storage-opt": {"x", "size=0", "a=b"},
 		"add-host": {"x", "a:b"}, "dns": {"x"}, "expose": {"x", "80/x"}, "ip": {"x", "::1"}, "ip6": {"10.0.0.1"}, "mac-address": {"x"}, "network": {"", "a=b"},
 		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x"}, "env": {"", "=x"},
 		"env-file": {"/nonexistent"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"syslog"},

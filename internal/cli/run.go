@@ -33,6 +33,12 @@ func (c *call) config() (container.Config, error) {
 	case cfg.UTS == "host" && cfg.Hostname != "":
 		return cfg, c.usage("Conflicting options: hostname and the UTS mode")
 	}
+	if c.options.kernelMemory != 0 {
+		fmt.Fprintln(c.err, "WARNING: --kernel-memory is discarded: Linux has no such limit since 5.16; --memory counts the kernel's memory, too")
+	}
+	if cfg.Resources.OOMKillDisable && cfg.Resources.MemoryBytes == 0 {
+		fmt.Fprintln(c.err, "WARNING: OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+	}
 	return cfg, nil
 }
 

@@ -37,16 +37,21 @@ type Config struct {
 	Privileged  bool `json:",omitempty"`
 	AutoRemove  bool `json:",omitempty"`
 
-	CapAdd      []string          `json:",omitempty"`
-	CapDrop     []string          `json:",omitempty"`
-	Security    Security          `json:",omitzero"`
-	Mounts      []Mount           `json:",omitempty"`
-	Devices     []Device          `json:",omitempty"`
-	Ulimits     []Ulimit          `json:",omitempty"`
-	Sysctls     map[string]string `json:",omitempty"`
-	Resources   Resources         `json:",omitzero"`
-	ShmBytes    int64             `json:",omitempty"`
-	OOMScoreAdj int               `json:",omitempty"`
+	CapAdd    []string          `json:",omitempty"`
+	CapDrop   []string          `json:",omitempty"`
+	Security  Security          `json:",omitzero"`
+	Mounts    []Mount           `json:",omitempty"`
+	Devices   []Device          `json:",omitempty"`
+	Ulimits   []Ulimit          `json:",omitempty"`
+	Sysctls   map[string]string `json:",omitempty"`
+	Resources Resources         `json:",omitzero"`
+	// CgroupParent is the group that the container's own is made in: a path with the driver cgroupfs, a slice with systemd.
+	CgroupParent string   `json:",omitempty"`
+	DeviceRules  []string `json:",omitempty"` // --device-cgroup-rule, as ParseDeviceRule takes them
+	// StorageBytes is how much the writable layer may hold at most.
+	StorageBytes int64 `json:",omitempty"`
+	ShmBytes     int64 `json:",omitempty"`
+	OOMScoreAdj  int   `json:",omitempty"`
 
 	// Network is docker's network mode, what the container was made with: none, host, container:ID, or the first of Networks as they
 	// were then.
@@ -137,16 +142,6 @@ type Device struct {
 type Ulimit struct {
 	Name       string
 	Soft, Hard int64 // -1: unlimited
-}
-
-// Resources are limits enforced by control groups. Zero means no limit.
-type Resources struct {
-	MemoryBytes     int64  `json:",omitempty"`
-	MemorySwapBytes int64  `json:",omitempty"` // memory and swap together; -1: swap without limit
-	NanoCPUs        int64  `json:",omitempty"` // 1e9 is one CPU
-	CPUShares       uint64 `json:",omitempty"`
-	CPUSet          string `json:",omitempty"`
-	PidsLimit       int64  `json:",omitempty"` // -1: none
 }
 
 // Restart policies.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"berth/internal/image"
 	"berth/internal/image/layer"
 	"berth/internal/image/store"
+	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
 	"berth/internal/volume"
@@ -107,6 +109,9 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 	if copies, _ := e.copiesImages(); copies {
 		c.Driver = state.DriverCopy
 	}
+	if c.Driver == state.DriverCopy && cfg.StorageBytes > 0 {
+		return nil, errdef.New(errdef.Unsupported, "cannot limit what the container may write (--storage-opt size): the data root cannot hold a writable layer of its own")
+	}
 	ids, err := e.chooseIDs(c, cfg.User == "")
 	if err != nil {
 		return nil, err
@@ -136,7 +141,14 @@ func (e *Engine) check(c *state.Container) error {
 	if err := e.checkNetworks(c); err != nil {
 		return err
 	}
-	_, err := spec.Build(spec.Input{ID: c.ID, Config: c.Config, Host: e.Host(), InitProgram: c.InitProgram})
+	if err := c.Config.Resources.Check(runtime.NumCPU()); err != nil {
+		return err
+	}
+	devices, err := monitor.BlockDevices(c.Config.Resources)
+	if err != nil {
+		return err
+	}
+	_, err = spec.Build(spec.Input{ID: c.ID, Config: c.Config, Host: e.Host(), InitProgram: c.InitProgram, BlockDevices: devices})
 	return err
 }
 

@@ -79,15 +79,11 @@ type ViewHost struct {
 	UTSMode         string
 	ShmSize         int64
 	Runtime         string
-	CPUShares       uint64 `json:"CpuShares"`
-	Memory          int64
-	NanoCPUs        int64 `json:"NanoCpus"`
-	CpusetCpus      string
-	MemorySwap      int64
-	PidsLimit       int64
-	Init            bool
-	MaskedPaths     []string
-	ReadonlyPaths   []string
+	StorageOpt      map[string]string `json:",omitempty"`
+	ViewResources
+	Init          bool
+	MaskedPaths   []string
+	ReadonlyPaths []string
 }
 
 // ViewLog, ViewRestart, ViewDriver, ViewMount and ViewConfig are parts of View.
@@ -176,8 +172,7 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		LogConfig: ViewLog{driver, map[string]string{}}, NetworkMode: cfg.Network, RestartPolicy: ViewRestart{restart, cfg.Restart.Retries},
 		AutoRemove: cfg.AutoRemove, CapAdd: cfg.CapAdd, CapDrop: cfg.CapDrop, CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups,
 		IpcMode: orDefault(cfg.IPC, "private"), OomScoreAdj: cfg.OOMScoreAdj, PidMode: cfg.PID, Privileged: cfg.Privileged, ReadonlyRootfs: cfg.ReadOnly,
-		UTSMode: cfg.UTS, ShmSize: shm, Runtime: "berth", CPUShares: cfg.Resources.CPUShares, Memory: cfg.Resources.MemoryBytes,
-		NanoCPUs: cfg.Resources.NanoCPUs, CpusetCpus: cfg.Resources.CPUSet, MemorySwap: cfg.Resources.MemorySwapBytes, PidsLimit: cfg.Resources.PidsLimit, Init: cfg.Init,
+		UTSMode: cfg.UTS, ShmSize: shm, Runtime: "berth", StorageOpt: storageOptions(cfg), ViewResources: viewResources(cfg), Init: cfg.Init,
 		SecurityOpt: securityOptions(cfg.Security), PortBindings: bindings(cfg.Ports), PublishAllPorts: cfg.PublishAll,
 		DNS: orNone(cfg.DNS), DNSOptions: orNone(cfg.DNSOptions), DNSSearch: orNone(cfg.DNSSearch), ExtraHosts: hostLines(cfg),
 	}

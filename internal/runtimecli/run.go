@@ -140,7 +140,7 @@ func input(o Options) (lifecycle.Input, error) {
 	}
 	in.Maps, in.Driver = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings}, cgroup.FS
 	if s.Linux.CgroupsPath == "" {
-		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, o.ID)
+		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, "", o.ID)
 	}
 	if !filepath.IsAbs(s.Linux.CgroupsPath) {
 		s.Linux.CgroupsPath = filepath.Join("/", s.Linux.CgroupsPath)

@@ -32,9 +32,12 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	if err != nil {
 		return lifecycle.Input{}, err
 	}
+	if err := cgroup.CheckParent(choice.Driver, c.Config.CgroupParent); err != nil {
+		return lifecycle.Input{}, err
+	}
 	dir := s.Dir(c.ID)
 	in := spec.Input{
-		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(h, choice.Driver, c.ID),
+		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(h, choice.Driver, c.Config.CgroupParent, c.ID),
 		Hosts: EtcFile(s, c, "hosts"), HostnameFile: EtcFile(s, c, "hostname"), ResolvConf: EtcFile(s, c, "resolv.conf"),
 		InitProgram: c.InitProgram,
 	}
@@ -64,6 +67,9 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 			"choose another with --user, or have the ranges enlarged (usermod --add-subuids)")
 	}
 	if in.HostDevices, in.Devices, err = devices(c.Config); err != nil {
+		return lifecycle.Input{}, err
+	}
+	if in.BlockDevices, err = BlockDevices(c.Config.Resources); err != nil {
 		return lifecycle.Input{}, err
 	}
 	built, err := spec.Build(in)
@@ -175,6 +181,22 @@ func devices(c container.Config) (all, asked []specs.LinuxDevice, err error) {
 		return nil
 	})
 	return all, asked, err
+}
+
+// BlockDevices looks up the numbers of the block devices that limits are about.
+func BlockDevices(r container.Resources) (map[string]spec.Number, error) {
+	numbers := map[string]spec.Number{}
+	for _, path := range r.BlockDevices() {
+		d, err := device(path, path)
+		if err == nil && d.Type != "b" {
+			err = errors.New("it is no block device")
+		}
+		if err != nil {
+			return nil, errdef.New(errdef.Invalid, "cannot limit the traffic of %s: %w", path, err)
+		}
+		numbers[path] = spec.Number{Major: d.Major, Minor: d.Minor}
+	}
+	return numbers, nil
 }
 
 func device(host, path string) (specs.LinuxDevice, error) {

@@ -368,8 +368,12 @@ func (m *monitor) stopped() bool {
 	return err == nil
 }
 
+// restarts reports whether the policy, as it is now, has the container started again.
 func (m *monitor) restarts(r state.Record) bool {
 	p := m.c.Config.Restart
+	if now, err := m.Store.Load(m.c.ID); err == nil {
+		p = now.Config.Restart
+	}
 	switch {
 	case r.Stopped || m.c.Config.AutoRemove:
 		return false

@@ -482,7 +482,8 @@ func holdAgain(store network.Store, ports []network.Published) (held []*os.File,
 	}
 }
 
-// reload reads the container's name and which networks it is to be on: a command may have changed them since they were last read.
+// reload reads what commands can change of a container, and may have since it was last read: its name, which networks it is to be on, its
+// limits and its restart policy.
 func (m *monitor) reload() error {
 	now, err := m.Store.Load(m.c.ID)
 	if err != nil {
@@ -491,6 +492,7 @@ func (m *monitor) reload() error {
 	m.networking.Lock()
 	defer m.networking.Unlock()
 	m.c.Name, m.c.Config.Networks = now.Name, now.Config.Networks
+	m.c.Config.Resources, m.c.Config.Restart = now.Config.Resources, now.Config.Restart
 	return nil
 }
 

@@ -38,6 +38,8 @@ type Input struct {
 	HostDevices []specs.LinuxDevice
 	// Devices are those of Config.Devices, looked up.
 	Devices []specs.LinuxDevice
+	// BlockDevices are the numbers of those that limits are about (container.Resources.BlockDevices).
+	BlockDevices map[string]Number
 	// CgroupPath is the container's group, relative to the root of each hierarchy.
 	CgroupPath string
 	// UIDMaps and GIDMaps, when set, ask for a user namespace.
@@ -99,10 +101,10 @@ func Build(in Input) (Built, error) {
 	if err := b.mounts(); err != nil {
 		return Built{}, err
 	}
-	b.devices()
-	if err := b.resources(); err != nil {
+	if err := b.devices(); err != nil {
 		return Built{}, err
 	}
+	b.resources()
 	b.protection()
 	if b.spec.Linux.Seccomp, err = Seccomp(in.Config, process.Capabilities.Bounding, in.Host); err != nil {
 		return Built{}, err

@@ -1,0 +1,87 @@
+package engine
+
+import (
+	"strconv"
+
+	"berth/internal/container"
+)
+
+// ViewResources are a container's limits, and devices, as docker's inspect shows them among its HostConfig.
+type ViewResources struct {
+	CPUShares            uint64 `json:"CpuShares"`
+	Memory               int64
+	NanoCPUs             int64 `json:"NanoCpus"`
+	CgroupParent         string
+	BlkioWeight          uint16
+	BlkioWeightDevice    []ViewWeight
+	BlkioDeviceReadBps   []ViewRate
+	BlkioDeviceWriteBps  []ViewRate
+	BlkioDeviceReadIOps  []ViewRate
+	BlkioDeviceWriteIOps []ViewRate
+	CPUPeriod            int64 `json:"CpuPeriod"`
+	CPUQuota             int64 `json:"CpuQuota"`
+	CPURealtimePeriod    int64 `json:"CpuRealtimePeriod"`
+	CPURealtimeRuntime   int64 `json:"CpuRealtimeRuntime"`
+	CpusetCpus           string
+	CpusetMems           string
+	Devices              []ViewDevice
+	DeviceCgroupRules    []string
+	MemoryReservation    int64
+	MemorySwap           int64
+	MemorySwappiness     *int64
+	OomKillDisable       *bool
+	PidsLimit            *int64
+}
+
+// ViewWeight, ViewRate and ViewDevice are parts of ViewResources.
+type (
+	ViewWeight struct {
+		Path   string
+		Weight uint64
+	}
+	ViewRate struct {
+		Path string
+		Rate uint64
+	}
+	ViewDevice struct{ PathOnHost, PathInContainer, CgroupPermissions string }
+)
+
+func viewResources(c container.Config) ViewResources {
+	r := c.Resources
+	v := ViewResources{
+		CPUShares: r.CPUShares, Memory: r.MemoryBytes, NanoCPUs: r.NanoCPUs, CgroupParent: c.CgroupParent, BlkioWeight: r.BlockWeight, BlkioWeightDevice: []ViewWeight{},
+		BlkioDeviceReadBps: viewRates(r.BlockReadBytes), BlkioDeviceWriteBps: viewRates(r.BlockWriteBytes),
+		BlkioDeviceReadIOps: viewRates(r.BlockReadOps), BlkioDeviceWriteIOps: viewRates(r.BlockWriteOps),
+		CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota, CPURealtimePeriod: r.CPURealtimePeriod, CPURealtimeRuntime: r.CPURealtimeRuntime,
+		CpusetCpus: r.CPUSet, CpusetMems: r.CPUSetMemory, Devices: []ViewDevice{}, DeviceCgroupRules: c.DeviceRules,
+		MemoryReservation: r.MemoryReservationBytes, MemorySwap: r.Swap(), MemorySwappiness: r.MemorySwappiness,
+	}
+	if r.OOMKillDisable {
+		v.OomKillDisable = &r.OOMKillDisable
+	}
+	if r.PidsLimit != 0 {
+		v.PidsLimit = &r.PidsLimit
+	}
+	for _, d := range r.BlockWeightDevices {
+		v.BlkioWeightDevice = append(v.BlkioWeightDevice, ViewWeight{d.Path, d.Value})
+	}
+	for _, d := range c.Devices {
+		v.Devices = append(v.Devices, ViewDevice{d.Host, d.Path, d.Permissions})
+	}
+	return v
+}
+
+func viewRates(of []container.DeviceValue) []ViewRate {
+	rates := []ViewRate{}
+	for _, d := range of {
+		rates = append(rates, ViewRate{d.Path, d.Value})
+	}
+	return rates
+}
+
+func storageOptions(c container.Config) map[string]string {
+	if c.StorageBytes == 0 {
+		return nil
+	}
+	return map[string]string{"size": strconv.FormatInt(c.StorageBytes, 10)}
+}
