@@ -117,6 +117,11 @@ func containerFlags() []flag {
 			o.config.Exposed = append(o.config.Exposed, ports...)
 			return err
 		})},
+		{"gpus", "", "gpu-request", "GPU devices to add to the container ('all' to pass all GPUs)", set(func(o *options, v string) error {
+			r, err := container.ParseGPUs(v)
+			o.config.Requests = append(o.config.Requests, r)
+			return err
+		})},
 		{"group-add", "", "list", "Add additional groups to join", list(func(o *options) *[]string { return &o.config.Groups })},
 		{"hostname", "h", "string", "Container host name", set(func(o *options, v string) error {
 			o.config.Hostname = v
@@ -325,25 +330,19 @@ func checkHostname(name string) error {
 	return nil
 }
 
+// setDevice reads --device: a path, or the name of a device that CDI describes.
 func setDevice(o *options, v string) error {
-	parts := strings.Split(v, ":")
-	d := container.Device{Host: parts[0], Path: parts[0], Permissions: "rwm"}
-	switch len(parts) {
-	case 1:
-	case 2:
-		if container.DeviceAccess(parts[1]) {
-			d.Permissions = parts[1]
-		} else {
-			d.Path = parts[1]
+	if _, _, _, ok := container.QualifiedDevice(v); ok {
+		i := slices.IndexFunc(o.config.Requests, func(r container.DeviceRequest) bool { return r.Driver == container.DriverCDI })
+		if i < 0 {
+			i, o.config.Requests = len(o.config.Requests), append(o.config.Requests, container.DeviceRequest{Driver: container.DriverCDI})
 		}
-	case 3:
-		d.Path, d.Permissions = parts[1], parts[2]
+		o.config.Requests[i].IDs = append(o.config.Requests[i].IDs, v)
+		return nil
 	}
-	if len(parts) > 3 || !strings.HasPrefix(d.Host, "/") || !strings.HasPrefix(d.Path, "/") || !container.DeviceAccess(d.Permissions) {
-		return errdef.New(errdef.Invalid, "invalid device %q: it is PATH[:PATH-IN-CONTAINER][:rwm]", v)
-	}
+	d, err := container.ParseDevice(v)
 	o.config.Devices = append(o.config.Devices, d)
-	return nil
+	return err
 }
 
 func setLogOption(o *options, v string) error {

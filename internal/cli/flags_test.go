@@ -14,7 +14,7 @@ import (
 // samples are values of run's flags that differ from the default; several show several forms of a flag.
 var samples = map[string][]string{
 	"cap-add": {"SYS_ADMIN"}, "cap-drop": {"ALL"}, "cgroupns": {"host"}, "cidfile": {"x"}, "cpu-shares": {"512"}, "cpus": {"1.5"},
-	"cpuset-cpus": {"0"}, "device": {"/dev/null:/dev/x:r"}, "domainname": {"d"}, "entrypoint": {"/x"}, "env": {"A=1"},
+	"cpuset-cpus": {"0"}, "device": {"/dev/null:/dev/x:r", "/dev/x,optional", "vendor.com/class=name"}, "gpus": {"all", "driver=x,device=a,capabilities=compute,options=a=b"}, "domainname": {"d"}, "entrypoint": {"/x"}, "env": {"A=1"},
 	"group-add": {"5"}, "hostname": {"h"}, "init": {"true"}, "interactive": {"true"}, "ipc": {"host"}, "label": {"a=b"},
 	"log-driver": {"none"}, "log-opt": {"max-size=1m", "max-file=2"}, "memory": {"1g"}, "memory-swap": {"2g"},
 	"mount": {
@@ -145,7 +145,7 @@ func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 		"device-cgroup-rule": {"x"}, "device-read-bps": {"x"}, "device-read-iops": {"x"}, "device-write-bps": {"x"}, "device-write-iops": {"x"}, "kernel-memory": {"x"},
 		"memory-reservation": {"x"}, "memory-swappiness": {"x", "101", "-2"}, "storage-opt": {"x", "size=0", "a=b"},
 		"add-host": {"x", "a:b"}, "dns": {"x"}, "expose": {"x", "80/x"}, "ip": {"x", "::1"}, "ip6": {"10.0.0.1"}, "mac-address": {"x"}, "network": {"", "a=b"},
-		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x"}, "env": {"", "=x"},
+		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x", "a.com/b=", "a/b=-c"}, "gpus": {"", "x", "count=x", "a=b", "count=1,device=2", "1,2"}, "env": {"", "=x"},
 		"env-file": {"/nonexistent"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"syslog"},
 		"log-opt": {"max-size=x", "max-file=0", "color=red"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x"}, "oom-score-adj": {"1001", "x"},
 		"pid": {"x"}, "pids-limit": {"x"}, "pull": {"x"}, "restart": {"x"}, "security-opt": {"x"}, "shm-size": {"x"}, "stop-signal": {"SIGX"},

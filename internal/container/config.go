@@ -42,6 +42,7 @@ type Config struct {
 	Security  Security          `json:",omitzero"`
 	Mounts    []Mount           `json:",omitempty"`
 	Devices   []Device          `json:",omitempty"`
+	Requests  []DeviceRequest   `json:",omitempty"`
 	Ulimits   []Ulimit          `json:",omitempty"`
 	Sysctls   map[string]string `json:",omitempty"`
 	Resources Resources         `json:",omitzero"`
@@ -132,10 +133,21 @@ type Mount struct {
 	Origin        string            `json:",omitempty"` // the flag it comes from
 }
 
-// Device is a device of the host in the container.
+// Device is a device of the host in the container, or all of those in a directory.
 type Device struct {
 	Host, Path  string
 	Permissions string // of r, w, m
+	Optional    bool   `json:",omitempty"` // the container starts without it where there is none
+}
+
+// DeviceRequest asks for devices that somebody else describes, by a specification of CDI (github.com/cncf-tags/container-device-interface).
+type DeviceRequest struct {
+	Driver string `json:",omitempty"` // "cdi" of --device; empty of --gpus, or what that says
+	// IDs are qualified names of CDI (vendor.com/class=name), or of --gpus the names of GPUs; without any, Count GPUs are asked for, -1 all.
+	IDs          []string          `json:",omitempty"`
+	Count        int               `json:",omitempty"`
+	Capabilities []string          `json:",omitempty"`
+	Options      map[string]string `json:",omitempty"`
 }
 
 // Ulimit is a resource limit; Name is docker's ("nofile").

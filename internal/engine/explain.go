@@ -25,7 +25,7 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 		return err
 	}
 	h := e.Host()
-	in, err := monitor.Assemble(e.Containers, c, h, layers, cgroup.Driver(e.Settings.CgroupManager))
+	in, err := monitor.Assemble(e.Containers, c, h, layers, cgroup.Driver(e.Settings.CgroupManager), e.Settings.CDIDirs())
 	if err != nil {
 		return err
 	}
@@ -206,5 +206,5 @@ func (e *Engine) Planned(c *state.Container) (lifecycle.Input, error) {
 	if p, err := e.Containers.Process(c.ID); err == nil {
 		driver = monitor.DriverOf(p)
 	}
-	return monitor.Assemble(e.Containers, c, e.Host(), layers, driver)
+	return monitor.Assemble(e.Containers, c, e.Host(), layers, driver, e.Settings.CDIDirs())
 }

@@ -26,6 +26,7 @@ type ViewResources struct {
 	CpusetMems           string
 	Devices              []ViewDevice
 	DeviceCgroupRules    []string
+	DeviceRequests       []ViewRequest
 	MemoryReservation    int64
 	MemorySwap           int64
 	MemorySwappiness     *int64
@@ -33,7 +34,7 @@ type ViewResources struct {
 	PidsLimit            *int64
 }
 
-// ViewWeight, ViewRate and ViewDevice are parts of ViewResources.
+// ViewWeight, ViewRate, ViewRequest and ViewDevice are parts of ViewResources.
 type (
 	ViewWeight struct {
 		Path   string
@@ -42,6 +43,13 @@ type (
 	ViewRate struct {
 		Path string
 		Rate uint64
+	}
+	ViewRequest struct {
+		Driver       string
+		Count        int
+		DeviceIDs    []string
+		Capabilities [][]string
+		Options      map[string]string
 	}
 	ViewDevice struct{ PathOnHost, PathInContainer, CgroupPermissions string }
 )
@@ -67,6 +75,13 @@ func viewResources(c container.Config) ViewResources {
 	}
 	for _, d := range c.Devices {
 		v.Devices = append(v.Devices, ViewDevice{d.Host, d.Path, d.Permissions})
+	}
+	for _, r := range c.Requests {
+		request := ViewRequest{Driver: r.Driver, Count: r.Count, DeviceIDs: r.IDs, Options: r.Options}
+		if r.Capabilities != nil {
+			request.Capabilities = [][]string{r.Capabilities}
+		}
+		v.DeviceRequests = append(v.DeviceRequests, request)
 	}
 	return v
 }

@@ -32,6 +32,8 @@ type Input struct {
 	// Overlay is the root file system; nil means Spec.Root.Path, an absolute path.
 	Overlay    *plan.Overlay
 	MountPoint string
+	// DeviceSources are as plan.Input has them.
+	DeviceSources map[string]string
 	// MakeWorkdir makes a working directory that is missing; with an overlay it is always made.
 	MakeWorkdir bool
 	// Stdin, Stdout and Stderr are the process's own unless Spec.Process.Terminal; all nil leaves the caller's.
@@ -81,7 +83,7 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	}
 	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
-		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files, Trees: in.Trees != nil,
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: files, DeviceSources: in.DeviceSources, Trees: in.Trees != nil,
 		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
 		Keyring: "_ses." + in.ID, NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})

@@ -200,7 +200,7 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		return p, err
 	}
 	c, h := o.Container, o.Host()
-	in, err := Assemble(o.Store, c, h, layers, o.CgroupManager)
+	in, err := Assemble(o.Store, c, h, layers, o.CgroupManager, o.CDIDirs)
 	if err != nil {
 		return p, err
 	}

@@ -44,6 +44,8 @@ type Options struct {
 	Layers func() ([]string, error)
 	// CgroupManager is the driver of control groups that is asked for; empty leaves the choice to the host.
 	CgroupManager cgroup.Driver
+	// CDIDirs are where CDI's specifications of devices are.
+	CDIDirs []string
 	// First is what the command that started the monitor wants; a monitor that has Inherited has none.
 	First Request
 	// Inherited is what a monitor has been given at its execve, by the command that starts the container or by itself.
@@ -511,7 +513,9 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, err
 	}
-	in, err := Assemble(m.Store, m.c, m.Host(), layers, m.driver())
+	running := *m.c
+	running.Config.Devices, running.Config.Requests = nil, nil // it has them, wherever those of the host are now
+	in, err := Assemble(m.Store, &running, m.Host(), layers, m.driver(), nil)
 	if err != nil {
 		return Ended{}, err
 	}

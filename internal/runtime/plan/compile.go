@@ -27,6 +27,8 @@ type Input struct {
 	FileSources map[string]bool
 	// Trees says that what is mounted from the host, the root and the sources of bind mounts, is given by the parent (CompileTrees).
 	Trees bool
+	// DeviceSources are where devices of the spec are on the host, where that is not the path that they have in the container.
+	DeviceSources map[string]string
 	// Filter is the compiled seccomp filter, or empty.
 	Filter Filter
 	// FilterFlags are seccomp(2)'s flags.

@@ -147,7 +147,11 @@ func (c *compiler) openSources() {
 	if c.userNS {
 		c.from("devices")
 		for _, d := range c.spec.Linux.Devices {
-			c.sources["device "+d.Path] = open(d.Path, "of the host", false)
+			source := d.Path
+			if at := c.in.DeviceSources[d.Path]; at != "" {
+				source = at
+			}
+			c.sources["device "+d.Path] = open(source, "of the host", false)
 		}
 	}
 }

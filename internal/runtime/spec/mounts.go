@@ -36,7 +36,10 @@ func (b *builder) mounts() error {
 			b.spec.Mounts = append(b.spec.Mounts, m)
 		}
 	}
-	b.spec.Mounts = append(b.spec.Mounts, asked...)
+	b.spec.Mounts = append(append(b.spec.Mounts, asked...), b.Mounts...)
+	for _, m := range b.Mounts {
+		b.origins["mount "+m.Destination] = "CDI"
+	}
 	for _, f := range []struct{ target, source string }{
 		{"/etc/resolv.conf", b.ResolvConf}, {"/etc/hostname", b.HostnameFile}, {"/etc/hosts", b.Hosts},
 	} {

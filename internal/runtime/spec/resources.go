@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"slices"
+
 	"berth/internal/container"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -45,7 +47,7 @@ func (b *builder) devices() error {
 	b.origins["devices"] = "default"
 	rules := []specs.LinuxDeviceCgroup{{Allow: b.Config.Privileged, Access: "rwm"}}
 	if b.Config.Privileged {
-		b.spec.Linux.Devices = b.HostDevices
+		b.spec.Linux.Devices = slices.Clone(b.HostDevices)
 		b.origins["devices"] = "--privileged"
 		for _, d := range b.HostDevices {
 			b.origins["device "+d.Path] = "--privileged"
@@ -53,15 +55,12 @@ func (b *builder) devices() error {
 	} else {
 		rules = append(rules, DefaultDeviceRules()...)
 	}
-	for i, d := range b.Devices {
-		b.spec.Linux.Devices = append(b.spec.Linux.Devices, d)
-		b.origins["device "+d.Path] = "--device " + b.Config.Devices[i].Host
+	for _, d := range b.Devices {
+		same := func(have specs.LinuxDevice) bool { return have.Path == d.Path }
+		b.spec.Linux.Devices = append(slices.DeleteFunc(b.spec.Linux.Devices, same), d.LinuxDevice)
+		b.origins["device "+d.Path] = d.Origin
 		if !b.Config.Privileged {
-			access := b.Config.Devices[i].Permissions
-			if access == "" {
-				access = "rwm"
-			}
-			rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: access})
+			rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access})
 		}
 	}
 	if !b.Config.Privileged {

@@ -36,8 +36,10 @@ type Input struct {
 	InitProgram string
 	// HostDevices are all devices of the host, for --privileged.
 	HostDevices []specs.LinuxDevice
-	// Devices are those of Config.Devices, looked up.
-	Devices []specs.LinuxDevice
+	// Devices are those that were asked for, looked up.
+	Devices []Device
+	// Mounts are further ones, which come after those of Config.
+	Mounts []specs.Mount
 	// BlockDevices are the numbers of those that limits are about (container.Resources.BlockDevices).
 	BlockDevices map[string]Number
 	// CgroupPath is the container's group, relative to the root of each hierarchy.
@@ -46,10 +48,17 @@ type Input struct {
 	UIDMaps, GIDMaps []specs.LinuxIDMapping
 }
 
-// Built is a spec and where its parts come from, as plan.Input.Origins has it.
+// Device is a device that was asked for: where it is on the host, what of it is allowed, of r, w and m, and by which flag.
+type Device struct {
+	specs.LinuxDevice
+	Host, Access, Origin string
+}
+
+// Built is a spec and where its parts come from, as plan.Input.Origins and plan.Input.DeviceSources have it.
 type Built struct {
-	Spec    *specs.Spec
-	Origins map[string]string
+	Spec          *specs.Spec
+	Origins       map[string]string
+	DeviceSources map[string]string
 }
 
 // defaultCapabilities are docker's.
@@ -113,7 +122,11 @@ func Build(in Input) (Built, error) {
 	if in.Config.KeepsGroups() {
 		b.spec.Annotations = map[string]string{KeepGroupsAnnotation: "1"}
 	}
-	return Built{b.spec, b.origins}, nil
+	sources := map[string]string{}
+	for _, d := range in.Devices {
+		sources[d.Path] = d.Host
+	}
+	return Built{b.spec, b.origins, sources}, nil
 }
 
 // Process writes the process of a container, also that of an exec.

@@ -288,8 +288,7 @@ func TestDevices(t *testing.T) {
 	}
 	fuse := specs.LinuxDevice{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}
 	s := build(t, func(in *spec.Input) {
-		in.Config.Devices = []container.Device{{Host: "/dev/fuse", Path: "/dev/fuse", Permissions: "rw"}}
-		in.Devices = []specs.LinuxDevice{fuse}
+		in.Devices = []spec.Device{{LinuxDevice: fuse, Access: "rw"}}
 		in.HostDevices = []specs.LinuxDevice{{Path: "/dev/mem", Type: "c", Major: 1, Minor: 1}}
 	})
 	want := "deny *:* rwm\nallow c*:* m\nallow b*:* m\nallow c1:3 rwm\nallow c1:5 rwm\nallow c1:7 rwm\nallow c1:8 rwm\nallow c1:9 rwm\n" +
