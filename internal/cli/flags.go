@@ -43,6 +43,8 @@ type options struct {
 	limitsGiven, restartGiven bool  // of what update can change, something is asked for
 	pidsGiven                 bool  // the limit of processes is asked for; zero is then none
 	kernelMemory              int64 // asked for, and no kernel's any more
+	fileLabels                map[string]string
+	isolation                 string
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint
@@ -77,6 +79,9 @@ func containerFlags() []flag {
 			h, err := container.ParseHost(v)
 			o.config.Hosts = append(o.config.Hosts, h)
 			return err
+		})},
+		{"annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", set(func(o *options, v string) error {
+			return setPair(&o.config.Annotations, "annotation", v)
 		})},
 		{"cap-add", "", "list", "Add Linux capabilities", list(func(o *options) *[]string { return &o.config.CapAdd })},
 		{"cap-drop", "", "list", "Drop Linux capabilities", list(func(o *options) *[]string { return &o.config.CapDrop })},
@@ -137,16 +142,40 @@ func containerFlags() []flag {
 			o.endpoint.IPv6, err = container.ParseAddress(v, true)
 			return err
 		})},
-		{"ipc", "", "string", "IPC mode to use (host|private)", choice(func(o *options) *string { return &o.config.IPC }, "IPC mode", "host", "private")},
+		{"ipc", "", "string", "IPC mode to use", set(func(o *options, v string) (err error) {
+			o.config.IPC, err = container.ParseIPCMode(v)
+			return err
+		})},
+		{"isolation", "", "string", "Container isolation technology (default)", set(func(o *options, v string) error {
+			o.isolation = v
+			return container.CheckIsolation(v)
+		})},
 		{"label", "l", "list", "Set meta data on a container", set(func(o *options, v string) error {
-			if o.config.Labels == nil {
-				o.config.Labels = map[string]string{}
+			return setPair(&o.config.Labels, "label", v)
+		})},
+		{"label-file", "", "list", "Read in a line delimited file of labels", set(func(o *options, v string) error {
+			lines, err := readLines(v)
+			if err != nil {
+				return err
 			}
-			key, value, _ := strings.Cut(v, "=")
-			if key == "" {
-				return errdef.New(errdef.Invalid, "invalid label '%s': empty name", v)
+			for _, l := range lines {
+				if err := setPair(&o.fileLabels, "label", l.text); err != nil {
+					return errdef.New(errdef.Invalid, "invalid label file (%s) on line %d: %w", v, l.number, err)
+				}
 			}
-			o.config.Labels[key] = value
+			return nil
+		})},
+		{"link", "", "list", "Add link to another container", set(func(o *options, v string) error {
+			l, err := container.ParseLink(v)
+			o.config.Links = append(o.config.Links, l)
+			return err
+		})},
+		{"link-local-ip", "", "list", "Container IPv4/IPv6 link-local addresses", set(func(o *options, v string) error {
+			a, err := netip.ParseAddr(v)
+			if err != nil || !a.IsLinkLocalUnicast() {
+				return errdef.New(errdef.Invalid, "%s is no link-local address: 169.254.0.0/16 and fe80::/10 are", v)
+			}
+			o.endpoint.LinkLocal = append(o.endpoint.LinkLocal, a)
 			return nil
 		})},
 		{"log-driver", "", "string", "Logging driver for the container (json-file|none)", choice(func(o *options) *string { return &o.config.Log.Driver }, "log driver", "json-file", "none")},
@@ -178,7 +207,10 @@ func containerFlags() []flag {
 			o.config.OOMScoreAdj = n
 			return nil
 		})},
-		{"pid", "", "string", "PID namespace to use (host|private)", choice(func(o *options) *string { return &o.config.PID }, "PID mode", "host", "private")},
+		{"pid", "", "string", "PID namespace to use", set(func(o *options, v string) (err error) {
+			o.config.PID, err = container.ParsePIDMode(v)
+			return err
+		})},
 		{"platform", "", "string", "Set platform if server is multi-platform capable", text(func(o *options) *string { return &o.config.Platform })},
 		{"privileged", "", "", "Give extended privileges to this container", boolean(func(o *options) *bool { return &o.config.Privileged })},
 		{"publish", "p", "list", "Publish a container's port(s) to the host", set(func(o *options, v string) error {
@@ -195,6 +227,10 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"rm", "", "", "Automatically remove the container when it exits", boolean(func(o *options) *bool { return &o.config.AutoRemove })},
+		{"runtime", "", "string", "Runtime to use for this container (berth, runc)", set(func(o *options, v string) error {
+			o.config.Runtime = v
+			return container.CheckRuntime(v)
+		})},
 		{"security-opt", "", "list", "Security options", set(func(o *options, v string) error {
 			return container.ParseSecurity(&o.config.Security, v, os.ReadFile)
 		})},
@@ -242,6 +278,10 @@ func containerFlags() []flag {
 			o.config.Mounts = append(o.config.Mounts, m)
 			return err
 		})},
+		{"volume-driver", "", "string", "Optional volume driver for the container (local)", set(func(o *options, v string) error {
+			o.config.VolumeDriver = v
+			return container.CheckVolumeDriver(v)
+		})},
 		{"workdir", "w", "string", "Working directory inside the container", text(func(o *options) *string { return &o.config.Workdir })},
 	}...))
 }
@@ -268,6 +308,16 @@ func runFlags() []flag {
 		{"sig-proxy", "", "", "Proxy received signals to the process", set(func(o *options, v string) error { o.noSigProxy = v == "false"; return nil })},
 	}
 	return sortFlags(append(containerFlags(), own...))
+}
+
+// setPair puts KEY=VALUE into a map.
+func setPair(to *map[string]string, what, s string) error {
+	key, value, err := container.ParsePair(what, s)
+	if *to == nil {
+		*to = map[string]string{}
+	}
+	(*to)[key] = value
+	return err
 }
 
 func choice(at func(o *options) *string, what string, allowed ...string) func(*call, string) error {
@@ -299,27 +349,45 @@ func appendEnv(env []string, v string) []string {
 	return append(env, v) // takes the image's away
 }
 
-// readEnvFile reads docker's --env-file: a variable a line, # begins a comment, nothing is quoted.
-func readEnvFile(path string) ([]string, error) {
+// textLine is a line of a file, and its number.
+type textLine struct {
+	text   string
+	number int
+}
+
+// readLines reads the lines of --env-file and --label-file: # begins a comment, nothing is quoted.
+func readLines(path string) ([]textLine, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, errdef.New(errdef.Invalid, "cannot read the environment file: %w", err)
+		return nil, errdef.New(errdef.Invalid, "cannot read the file: %w", err)
 	}
 	defer f.Close()
-	var env []string
+	var all []textLine
 	lines := bufio.NewScanner(f)
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimLeft(strings.TrimPrefix(lines.Text(), "\ufeff"), " \t")
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
+		if line != "" && !strings.HasPrefix(line, "#") {
+			all = append(all, textLine{line, n})
 		}
-		name, _, _ := strings.Cut(line, "=")
-		if name == "" || strings.ContainsAny(name, " \t") {
-			return nil, errdef.New(errdef.Invalid, "invalid env file (%s) on line %d: variable '%s' contains whitespaces or has no name", path, n, name)
-		}
-		env = appendEnv(env, line)
 	}
-	return env, lines.Err()
+	return all, lines.Err()
+}
+
+// readEnvFile reads docker's --env-file: a variable a line.
+func readEnvFile(path string) ([]string, error) {
+	lines, err := readLines(path)
+	if err != nil {
+		return nil, err
+	}
+	var env []string
+	for _, l := range lines {
+		name, _, _ := strings.Cut(l.text, "=")
+		if name == "" || strings.ContainsAny(name, " \t") {
+			return nil, errdef.New(errdef.Invalid, "invalid env file (%s) on line %d: variable '%s' contains whitespaces or has no name", path, l.number, name)
+		}
+		env = appendEnv(env, l.text)
+	}
+	return env, nil
 }
 
 // checkHostname allows what RFC 1123 does, and "_", which docker's users have.

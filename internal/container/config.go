@@ -27,6 +27,7 @@ type Config struct {
 	User          string            `json:",omitempty"` // user[:group], names or numbers, looked up in the container
 	Groups        []string          `json:",omitempty"` // --group-add
 	Labels        map[string]string `json:",omitempty"`
+	Annotations   map[string]string `json:",omitempty"` // of the OCI spec
 	Hostname      string            `json:",omitempty"`
 	Domainname    string            `json:",omitempty"`
 
@@ -67,17 +68,24 @@ type Config struct {
 	DNSSearch  []string   `json:",omitempty"`
 	DNSOptions []string   `json:",omitempty"`
 	Hosts      []Host     `json:",omitempty"` // further lines of /etc/hosts
-	PID        string     `json:",omitempty"` // host, or private when empty
-	IPC        string     `json:",omitempty"` // host, none, private
+	PID        string     `json:",omitempty"` // host, container:ID, or private when empty
+	IPC        string     `json:",omitempty"` // host, none, private, shareable, container:ID
 	UTS        string     `json:",omitempty"` // host
 	Cgroupn    string     `json:",omitempty"` // host, private
 	UserNS     string     `json:",omitempty"` // host, keep-id, auto; one of its own without root when empty
 
-	Platform    string        `json:",omitempty"`
-	StopSignal  string        `json:",omitempty"`
-	StopTimeout *int          `json:",omitempty"` // seconds
-	Restart     RestartPolicy `json:",omitzero"`
-	Log         LogConfig     `json:",omitzero"`
+	// Links are containers of the default bridge whose addresses, ports and environment this one is told of, and other names for
+	// containers on networks with names.
+	Links []Link `json:",omitempty"`
+
+	Platform string `json:",omitempty"`
+	// Runtime is docker's name of what starts the container; all that are accepted mean this program. VolumeDriver is "local", or empty.
+	Runtime      string        `json:",omitempty"`
+	VolumeDriver string        `json:",omitempty"`
+	StopSignal   string        `json:",omitempty"`
+	StopTimeout  *int          `json:",omitempty"` // seconds
+	Restart      RestartPolicy `json:",omitzero"`
+	Log          LogConfig     `json:",omitzero"`
 }
 
 // Values of UserNS. Docker knows the first; the others are podman's words.
@@ -100,6 +108,10 @@ type Security struct {
 	Seccomp string `json:",omitempty"`
 	// AppArmor is "unconfined", the name of a loaded profile, or empty for the default one.
 	AppArmor string `json:",omitempty"`
+	// Mask are further paths that are hidden; Unmask are paths, with the wildcards of path.Match, of those that would be hidden or
+	// write-protected and are not to be.
+	Mask   []string `json:",omitempty"`
+	Unmask []string `json:",omitempty"`
 	// UnmaskAll leaves /proc and /sys as the kernel shows them (systempaths=unconfined).
 	UnmaskAll bool `json:",omitempty"`
 }

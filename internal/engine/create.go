@@ -138,7 +138,7 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 
 // check refuses what could not be started: everything that can be known before the container is made.
 func (e *Engine) check(c *state.Container) error {
-	if err := e.checkNetworks(c); err != nil {
+	if err := errors.Join(e.checkNetworks(c), e.shareNamespaces(c), e.findLinks(c)); err != nil {
 		return err
 	}
 	if err := c.Config.Resources.Check(runtime.NumCPU()); err != nil {
@@ -236,7 +236,7 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 			m.Source = e.Volumes.Path(name)
 		}
 	}
-	if err := e.checkNetworks(c); err != nil {
+	if err := errors.Join(e.checkNetworks(c), e.shareNamespaces(c), e.findLinks(c)); err != nil {
 		return nil, nil, err
 	}
 	layers, err := e.Images.Layers.Stack(im.Chain)

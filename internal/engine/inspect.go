@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"io/fs"
+	"strings"
 	"time"
 
 	"berth/internal/container"
@@ -77,6 +78,12 @@ type ViewHost struct {
 	ReadonlyRootfs  bool
 	SecurityOpt     []string
 	UTSMode         string
+	UsernsMode      string
+	VolumeDriver    string
+	Annotations     map[string]string `json:",omitempty"`
+	Links           []string
+	Sysctls         map[string]string `json:",omitempty"`
+	Isolation       string
 	ShmSize         int64
 	Runtime         string
 	StorageOpt      map[string]string `json:",omitempty"`
@@ -172,10 +179,12 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		LogConfig: ViewLog{driver, map[string]string{}}, NetworkMode: cfg.Network, RestartPolicy: ViewRestart{restart, cfg.Restart.Retries},
 		AutoRemove: cfg.AutoRemove, CapAdd: cfg.CapAdd, CapDrop: cfg.CapDrop, CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups,
 		IpcMode: orDefault(cfg.IPC, "private"), OomScoreAdj: cfg.OOMScoreAdj, PidMode: cfg.PID, Privileged: cfg.Privileged, ReadonlyRootfs: cfg.ReadOnly,
-		UTSMode: cfg.UTS, ShmSize: shm, Runtime: "berth", StorageOpt: storageOptions(cfg), ViewResources: viewResources(cfg), Init: cfg.Init,
+		UTSMode: cfg.UTS, ShmSize: shm, Runtime: orDefault(cfg.Runtime, container.Runtimes[0]), VolumeDriver: cfg.VolumeDriver, Annotations: cfg.Annotations, Links: e.viewLinks(c), Sysctls: cfg.Sysctls,
+		UsernsMode: cfg.UserNS, StorageOpt: storageOptions(cfg), ViewResources: viewResources(cfg), Init: cfg.Init,
 		SecurityOpt: securityOptions(cfg.Security), PortBindings: bindings(cfg.Ports), PublishAllPorts: cfg.PublishAll,
 		DNS: orNone(cfg.DNS), DNSOptions: orNone(cfg.DNSOptions), DNSSearch: orNone(cfg.DNSSearch), ExtraHosts: hostLines(cfg),
 	}
+	v.HostConfig.MaskedPaths, v.HostConfig.ReadonlyPaths = spec.Protected(cfg)
 	v.GraphDriver = ViewDriver{driverOf(c), map[string]string{"UpperDir": e.Containers.Dir(c.ID) + "/upper", "WorkDir": e.Containers.Dir(c.ID) + "/work"}}
 	if c.Driver == state.DriverCopy {
 		v.GraphDriver.Data = map[string]string{"TreeDir": e.Containers.Tree(c.ID)}
@@ -215,6 +224,12 @@ func securityOptions(s container.Security) []string {
 	}
 	if s.AppArmor != "" {
 		out = append(out, "apparmor="+s.AppArmor)
+	}
+	if len(s.Mask) > 0 {
+		out = append(out, "mask="+strings.Join(s.Mask, ":"))
+	}
+	if len(s.Unmask) > 0 {
+		out = append(out, "unmask="+strings.Join(s.Unmask, ":"))
 	}
 	if s.UnmaskAll {
 		out = append(out, "systempaths=unconfined")

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"berth/internal/container"
+	"berth/internal/state"
 )
 
 // ViewResources are a container's limits, and devices, as docker's inspect shows them among its HostConfig.
@@ -27,6 +28,7 @@ type ViewResources struct {
 	Devices              []ViewDevice
 	DeviceCgroupRules    []string
 	DeviceRequests       []ViewRequest
+	Ulimits              []ViewUlimit
 	MemoryReservation    int64
 	MemorySwap           int64
 	MemorySwappiness     *int64
@@ -34,7 +36,7 @@ type ViewResources struct {
 	PidsLimit            *int64
 }
 
-// ViewWeight, ViewRate, ViewRequest and ViewDevice are parts of ViewResources.
+// ViewWeight, ViewRate, ViewRequest, ViewUlimit and ViewDevice are parts of ViewResources.
 type (
 	ViewWeight struct {
 		Path   string
@@ -50,6 +52,11 @@ type (
 		DeviceIDs    []string
 		Capabilities [][]string
 		Options      map[string]string
+	}
+	ViewUlimit struct {
+		Name string
+		Soft int64
+		Hard int64
 	}
 	ViewDevice struct{ PathOnHost, PathInContainer, CgroupPermissions string }
 )
@@ -76,6 +83,9 @@ func viewResources(c container.Config) ViewResources {
 	for _, d := range c.Devices {
 		v.Devices = append(v.Devices, ViewDevice{d.Host, d.Path, d.Permissions})
 	}
+	for _, u := range c.Ulimits {
+		v.Ulimits = append(v.Ulimits, ViewUlimit(u))
+	}
 	for _, r := range c.Requests {
 		request := ViewRequest{Driver: r.Driver, Count: r.Count, DeviceIDs: r.IDs, Options: r.Options}
 		if r.Capabilities != nil {
@@ -92,6 +102,19 @@ func viewRates(of []container.DeviceValue) []ViewRate {
 		rates = append(rates, ViewRate{d.Path, d.Value})
 	}
 	return rates
+}
+
+// viewLinks are a container's links in docker's form: the path of the other one's name, and that of its name here.
+func (e *Engine) viewLinks(c *state.Container) []string {
+	var links []string
+	for _, l := range c.Config.Links {
+		name := l.Container
+		if linked, err := e.Containers.Load(l.Container); err == nil {
+			name = linked.Name
+		}
+		links = append(links, "/"+name+":/"+c.Name+"/"+l.Alias)
+	}
+	return links
 }
 
 func storageOptions(c container.Config) map[string]string {

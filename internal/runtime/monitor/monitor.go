@@ -337,7 +337,7 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	_ = unix.Close(pidfd)
 	if g := m.group(); g != nil {
 		exit.OOMKilled = g.OOMKills() > 0
-		if m.namespaces&unix.CLONE_NEWPID == 0 {
+		if _, shares := container.Shares(m.c.Config.PID); shares || m.namespaces&unix.CLONE_NEWPID == 0 {
 			// Processes of the container may be left; they go with it.
 			if err := g.Remove(); err != nil {
 				exit.Error = err.Error()

@@ -212,7 +212,7 @@ func Places(store network.Store, c *state.Container) ([]Place, error) {
 
 // EndpointRequest is what a container asks of one network.
 func EndpointRequest(c *state.Container, asked container.Endpoint) (network.Request, error) {
-	r := network.Request{Container: c.ID, Name: c.Name, Aliases: asked.Aliases}
+	r := network.Request{Container: c.ID, Name: c.Name, Aliases: asked.Aliases, LinkLocal: asked.LinkLocal}
 	for _, a := range []netip.Addr{asked.IPv4, asked.IPv6} {
 		if a.IsValid() {
 			r.Addresses = append(r.Addresses, a)
@@ -290,7 +290,7 @@ func resolverConfig(o Options, ns *os.File) (dns.Config, error) {
 		}
 		outside = outside || !n.Internal
 		if n.Name != container.NetworkBridge {
-			config.Networks = append(config.Networks, dns.Network{Name: n.Name, Zone: store.Zone(n.Name)})
+			config.Networks = append(config.Networks, dns.Network{Name: n.Name, Zone: withLinks(store.Zone(n.Name), o.Store, o.Container.Config.Links)})
 		}
 	}
 	if outside {

@@ -139,6 +139,9 @@ func (c *compiler) openSources() {
 		if c.in.Trees {
 			break
 		}
+		if c.in.Shm && m.Destination == ShmPath {
+			continue
+		}
 		if o, err := parseOptions(m); err == nil && o.bind {
 			c.from("mount " + m.Destination)
 			c.sources[mountKey(i)] = open(m.Source, "of the host", o.recursive)

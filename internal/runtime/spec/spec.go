@@ -7,6 +7,8 @@ package spec
 
 import (
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -119,8 +121,12 @@ func Build(in Input) (Built, error) {
 		return Built{}, err
 	}
 	b.sysctls()
+	b.spec.Annotations = maps.Clone(in.Config.Annotations)
 	if in.Config.KeepsGroups() {
-		b.spec.Annotations = map[string]string{KeepGroupsAnnotation: "1"}
+		if b.spec.Annotations == nil {
+			b.spec.Annotations = map[string]string{}
+		}
+		b.spec.Annotations[KeepGroupsAnnotation] = "1"
 	}
 	sources := map[string]string{}
 	for _, d := range in.Devices {
@@ -408,10 +414,26 @@ func lastGroup(in Input) uint32 {
 
 // protection hides and write-protects what the kernel shows of the host.
 func (b *builder) protection() {
-	if b.Config.Privileged || b.Config.Security.UnmaskAll {
-		return
-	}
 	b.origins["masked paths"], b.origins["read-only paths"] = "default", "default"
-	b.spec.Linux.MaskedPaths = maskedPaths[:]
-	b.spec.Linux.ReadonlyPaths = readonlyPaths[:]
+	if len(b.Config.Security.Mask)+len(b.Config.Security.Unmask) > 0 {
+		b.origins["masked paths"], b.origins["read-only paths"] = "--security-opt mask, unmask", "--security-opt unmask"
+	}
+	b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths = Protected(b.Config)
+}
+
+// Protected are the paths that are hidden from a container, and those that are write-protected in it.
+func Protected(c container.Config) (masked, readonly []string) {
+	s := c.Security
+	left := func(paths []string) []string {
+		if c.Privileged || s.UnmaskAll {
+			return nil
+		}
+		return slices.DeleteFunc(slices.Clone(paths), func(p string) bool {
+			return slices.ContainsFunc(s.Unmask, func(pattern string) bool {
+				match, err := path.Match(pattern, p)
+				return err == nil && match
+			})
+		})
+	}
+	return append(left(maskedPaths[:]), s.Mask...), left(readonlyPaths[:])
 }
