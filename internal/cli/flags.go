@@ -44,7 +44,6 @@ type options struct {
 	pidsGiven                 bool  // the limit of processes is asked for; zero is then none
 	kernelMemory              int64 // asked for, and no kernel's any more
 	fileLabels                map[string]string
-	isolation                 string
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint
@@ -147,7 +146,7 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"isolation", "", "string", "Container isolation technology (default)", set(func(o *options, v string) error {
-			o.isolation = v
+			o.config.Isolation = v
 			return container.CheckIsolation(v)
 		})},
 		{"label", "l", "list", "Set meta data on a container", set(func(o *options, v string) error {

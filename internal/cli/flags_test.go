@@ -23,7 +23,7 @@ var samples = map[string][]string{
 	},
 	"name": {"nn"}, "network": {"host", "name=n,alias=a,ip=10.0.0.2,ip6=fd00::2,mac-address=02:00:00:00:00:01"}, "oom-score-adj": {"5"}, "pid": {"host"}, "pids-limit": {"5"}, "platform": {"linux/arm64"},
 	"privileged": {"true"}, "pull": {"always"}, "quiet": {"true"}, "read-only": {"true"}, "restart": {"on-failure:3"}, "rm": {"true"},
-	"security-opt": {"no-new-privileges", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
+	"security-opt": {"no-new-privileges", "mask=/a", "unmask=/b", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
 	"stop-signal": {"SIGQUIT"}, "stop-timeout": {"5"}, "sysctl": {"a=b"}, "tmpfs": {"/b:exec"}, "tty": {"true"}, "ulimit": {"nofile=1:2"},
 	"user": {"1"}, "userns": {"keep-id"}, "uts": {"host"}, "volume": {"/a:/b", "/anonymous"}, "workdir": {"/w"},
 	"add-host": {"db:10.0.0.1"}, "dns": {"10.0.0.53"}, "dns-option": {"ndots:1"}, "dns-search": {"example.com"}, "expose": {"80"},
@@ -33,6 +33,7 @@ var samples = map[string][]string{
 	"cpu-rt-period": {"5000"}, "cpu-rt-runtime": {"5000"}, "cpuset-mems": {"0"}, "device-cgroup-rule": {"c 1:3 rwm"}, "device-read-bps": {"/dev/a:1mb"},
 	"device-read-iops": {"/dev/a:5"}, "device-write-bps": {"/dev/a:1mb"}, "device-write-iops": {"/dev/a:5"}, "kernel-memory": {"1g"},
 	"memory-reservation": {"1g"}, "memory-swappiness": {"0"}, "oom-kill-disable": {"true"}, "storage-opt": {"size=1g"},
+	"annotation": {"a=b"}, "isolation": {"default"}, "link": {"a:b"}, "link-local-ip": {"169.254.8.8"}, "runtime": {"runc"}, "volume-driver": {"local"},
 	"attach": {"STDIN"}, "detach": {"true"}, "detach-keys": {"ctrl-a"}, "explain": {"true"}, "sig-proxy": {"false"},
 }
 
@@ -104,7 +105,7 @@ func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 		}
 		seen[f.name] = true
 		values := samples[f.name]
-		if f.name == "env-file" {
+		if f.name == "env-file" || f.name == "label-file" {
 			values = []string{envFile}
 		}
 		if len(values) == 0 {
@@ -141,6 +142,7 @@ func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 
 func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 	for name, values := range map[string][]string{
+		"annotation": {"=x"}, "isolation": {"hyperv"}, "label-file": {"/nonexistent"}, "link": {"", "a:b:c", ":a"}, "link-local-ip": {"x", "10.0.0.1"}, "runtime": {"crun"}, "volume-driver": {"x"},
 		"blkio-weight": {"x", "65536"}, "blkio-weight-device": {"/dev/a"}, "cpu-period": {"x"}, "cpu-quota": {"x"}, "cpu-rt-period": {"x"}, "cpu-rt-runtime": {"x"},
 		"device-cgroup-rule": {"x"}, "device-read-bps": {"x"}, "device-read-iops": {"x"}, "device-write-bps": {"x"}, "device-write-iops": {"x"}, "kernel-memory": {"x"},
 		"memory-reservation": {"x"}, "memory-swappiness": {"x", "101", "-2"}, "storage-opt": {"x", "size=0", "a=b"},

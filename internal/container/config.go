@@ -82,6 +82,7 @@ type Config struct {
 	// Runtime is docker's name of what starts the container; all that are accepted mean this program. VolumeDriver is "local", or empty.
 	Runtime      string        `json:",omitempty"`
 	VolumeDriver string        `json:",omitempty"`
+	Isolation    string        `json:",omitempty"` // "default", or empty, which is the same
 	StopSignal   string        `json:",omitempty"`
 	StopTimeout  *int          `json:",omitempty"` // seconds
 	Restart      RestartPolicy `json:",omitzero"`
