@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
+	"time"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
@@ -127,4 +129,44 @@ func checkJoin(c container.Config) error {
 		return errdef.Hint(err, "share its network, too (--network container:NAME), or have none (--network none)")
 	}
 	return nil
+}
+
+// mountsOf is a name of the mount namespace of a process, which is no other's while a process is in it; empty if there is no such process.
+func mountsOf(pid int) string {
+	name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// killWith kills the processes in a mount namespace, those of a container that has neither a PID namespace of its own nor a control group:
+// nothing else holds them together. It goes on until there are none, for a while, since they may make others meanwhile.
+func killWith(mounts string) {
+	for end := time.Now().Add(5 * time.Second); mounts != "" && time.Now().Before(end); {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return
+		}
+		found := false
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || mountsOf(pid) != mounts {
+				continue
+			}
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue
+			}
+			if mountsOf(pid) == mounts { // it is still that process
+				found = true
+				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			}
+			_ = unix.Close(fd)
+		}
+		if !found {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }

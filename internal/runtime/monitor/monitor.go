@@ -323,6 +323,7 @@ func (m *monitor) recordRunning(r state.Record) {
 func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.guard()
 	m.watchUplink()
+	mounts := mountsOf(m.process.PID)
 	err := awaitEnd(pidfd)
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
 	exit := Ended{ExitCode: unknownExit}
@@ -335,13 +336,16 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.running, m.pidfd = false, -1
 	m.mu.Unlock()
 	_ = unix.Close(pidfd)
-	if g := m.group(); g != nil {
+	g := m.group()
+	if g != nil {
 		exit.OOMKilled = g.OOMKills() > 0
-		if _, shares := container.Shares(m.c.Config.PID); shares || m.namespaces&unix.CLONE_NEWPID == 0 {
-			// Processes of the container may be left; they go with it.
-			if err := g.Remove(); err != nil {
-				exit.Error = err.Error()
-			}
+	}
+	if _, shares := container.Shares(m.c.Config.PID); shares || m.namespaces&unix.CLONE_NEWPID == 0 {
+		// Processes of the container may be left; they go with it.
+		if g == nil {
+			killWith(mounts)
+		} else if err := g.Remove(); err != nil {
+			exit.Error = err.Error()
 		}
 	}
 	m.execs.Wait()
