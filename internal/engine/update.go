@@ -40,7 +40,8 @@ func (e *Engine) Update(ref *state.Container, o UpdateOptions) error {
 	if err != nil {
 		return err
 	}
-	cannot := func(err error) error { return fmt.Errorf("Cannot update container %s: %w", c.ID, err) } //nolint:staticcheck // docker's words
+	//lint:ignore ST1005 docker's words
+	cannot := func(err error) error { return fmt.Errorf("Cannot update container %s: %w", c.ID, err) }
 	cfg, err := updated(c.Config, o)
 	if err != nil {
 		return cannot(err)
@@ -136,7 +137,7 @@ func (e *Engine) settleUpdate(c *state.Container) error {
 	if group != nil {
 		limits, _, err := bothLimits(now.Config.Resources, now.Config.Resources)
 		if err != nil || group.Update(limits) != nil {
-			return nil //nolint:nilerr // what container can do is not to depend on that
+			return nil //nolint:nilerr // what can be done with the container is not to depend on that
 		}
 	}
 	return e.Containers.EndUpdate(c.ID)
