@@ -47,7 +47,8 @@ func withoutRoot(t *testing.T, program, attacker string) {
 	if err := errors.Join(err, err2); err != nil || len(scripts) == 0 || len(networks) == 0 {
 		t.Fatalf("%d scripts, %d of networks: %v", len(scripts), len(networks), err)
 	}
-	scripts = append(append(scripts, networks...), "testdata/script/rootless.txt")
+	scripts = append(append(scripts, networks...), "testdata/script/rootless.txt", "testdata/script/devices.txt", "testdata/script/links.txt", "testdata/script/metadata.txt",
+		"testdata/script/modes.txt", "testdata/script/update.txt")
 	openTUN(t)
 	files := [][2]string{{self, "cli.test"}, {filepath.Join(program, "berth"), "berth"}, {attacker, "attacker"}}
 	for _, s := range scripts {

@@ -114,6 +114,7 @@ func commands() []command {
 			},
 		},
 		{name: "container rename", alias: "rename", args: "CONTAINER NEW_NAME", short: "Rename a container", example: "berth rename web shop", least: 2, most: 2, run: (*call).cmdRename},
+		{name: "container update", alias: "update", args: "CONTAINER [CONTAINER...]", short: "Update configuration of one or more containers", example: "berth update -m 512m --memory-swap 1g web", least: 1, most: -1, run: (*call).cmdUpdate, flags: updateFlags()},
 		{name: "container port", alias: "port", args: "CONTAINER [PRIVATE_PORT[/PROTO]]", short: "List port mappings or a specific mapping for the container", example: "berth port web 80/tcp", least: 1, most: 2, run: (*call).cmdPort},
 		{
 			name: "container cp", inside: true, alias: "cp", args: "CONTAINER:SRC_PATH DEST_PATH|- | SRC_PATH|- CONTAINER:DEST_PATH", short: "Copy files/folders between a container and the local filesystem",

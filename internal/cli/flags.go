@@ -13,7 +13,6 @@ import (
 	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/network"
-	"berth/internal/runtime/spec"
 	"berth/internal/volume"
 )
 
@@ -42,6 +41,11 @@ type options struct {
 
 	// Of `berth runtime`.
 	runtime runtimeOptions
+
+	limitsGiven, restartGiven bool  // of what update can change, something is asked for
+	pidsGiven                 bool  // the limit of processes is asked for; zero is then none
+	kernelMemory              int64 // asked for, and no kernel's any more
+	fileLabels                map[string]string
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint
@@ -74,25 +78,19 @@ func list(at func(o *options) *[]string) func(*call, string) error {
 
 // containerFlags are the flags of run and create.
 func containerFlags() []flag {
-	return []flag{
+	return sortFlags(append(limitFlags(), []flag{
 		{"add-host", "", "list", "Add a custom host-to-IP mapping (host:ip)", set(func(o *options, v string) error {
 			h, err := container.ParseHost(v)
 			o.config.Hosts = append(o.config.Hosts, h)
 			return err
 		})},
+		{"annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", set(func(o *options, v string) error {
+			return setPair(&o.config.Annotations, "annotation", v)
+		})},
 		{"cap-add", "", "list", "Add Linux capabilities", list(func(o *options) *[]string { return &o.config.CapAdd })},
 		{"cap-drop", "", "list", "Drop Linux capabilities", list(func(o *options) *[]string { return &o.config.CapDrop })},
 		{"cgroupns", "", "string", "Cgroup namespace to use (host|private)", choice(func(o *options) *string { return &o.config.Cgroupn }, "cgroup namespace", "host", "private")},
 		{"cidfile", "", "string", "Write the container ID to the file", text(func(o *options) *string { return &o.cidfile })},
-		{"cpu-shares", "c", "int", "CPU shares (relative weight)", set(func(o *options, v string) (err error) {
-			o.config.Resources.CPUShares, err = strconv.ParseUint(v, 10, 64)
-			return err
-		})},
-		{"cpus", "", "decimal", "Number of CPUs", set(func(o *options, v string) (err error) {
-			o.config.Resources.NanoCPUs, err = container.ParseCPUs(v)
-			return err
-		})},
-		{"cpuset-cpus", "", "string", "CPUs in which to allow execution (0-3, 0,1)", text(func(o *options) *string { return &o.config.Resources.CPUSet })},
 		{"device", "", "list", "Add a host device to the container", set(setDevice)},
 		{"dns", "", "list", "Set custom DNS servers", set(func(o *options, v string) error {
 			if _, err := netip.ParseAddr(v); err != nil {
@@ -128,6 +126,11 @@ func containerFlags() []flag {
 			o.config.Exposed = append(o.config.Exposed, ports...)
 			return err
 		})},
+		{"gpus", "", "gpu-request", "GPU devices to add to the container ('all' to pass all GPUs)", set(func(o *options, v string) error {
+			r, err := container.ParseGPUs(v)
+			o.config.Requests = append(o.config.Requests, r)
+			return err
+		})},
 		{"group-add", "", "list", "Add additional groups to join", list(func(o *options) *[]string { return &o.config.Groups })},
 		{"hostname", "h", "string", "Container host name", set(func(o *options, v string) error {
 			o.config.Hostname = v
@@ -143,16 +146,40 @@ func containerFlags() []flag {
 			o.endpoint.IPv6, err = container.ParseAddress(v, true)
 			return err
 		})},
-		{"ipc", "", "string", "IPC mode to use (host|private)", choice(func(o *options) *string { return &o.config.IPC }, "IPC mode", "host", "private")},
+		{"ipc", "", "string", "IPC mode to use", set(func(o *options, v string) (err error) {
+			o.config.IPC, err = container.ParseIPCMode(v)
+			return err
+		})},
+		{"isolation", "", "string", "Container isolation technology (default)", set(func(o *options, v string) error {
+			o.config.Isolation = v
+			return container.CheckIsolation(v)
+		})},
 		{"label", "l", "list", "Set meta data on a container", set(func(o *options, v string) error {
-			if o.config.Labels == nil {
-				o.config.Labels = map[string]string{}
+			return setPair(&o.config.Labels, "label", v)
+		})},
+		{"label-file", "", "list", "Read in a line delimited file of labels", set(func(o *options, v string) error {
+			lines, err := readLines(v)
+			if err != nil {
+				return err
 			}
-			key, value, _ := strings.Cut(v, "=")
-			if key == "" {
-				return errdef.New(errdef.Invalid, "invalid label '%s': empty name", v)
+			for _, l := range lines {
+				if err := setPair(&o.fileLabels, "label", l.text); err != nil {
+					return errdef.New(errdef.Invalid, "invalid label file (%s) on line %d: %w", v, l.number, err)
+				}
 			}
-			o.config.Labels[key] = value
+			return nil
+		})},
+		{"link", "", "list", "Add link to another container", set(func(o *options, v string) error {
+			l, err := container.ParseLink(v)
+			o.config.Links = append(o.config.Links, l)
+			return err
+		})},
+		{"link-local-ip", "", "list", "Container IPv4/IPv6 link-local addresses", set(func(o *options, v string) error {
+			a, err := netip.ParseAddr(v)
+			if err != nil || !a.IsLinkLocalUnicast() {
+				return errdef.New(errdef.Invalid, "%s is no link-local address: 169.254.0.0/16 and fe80::/10 are", v)
+			}
+			o.endpoint.LinkLocal = append(o.endpoint.LinkLocal, a)
 			return nil
 		})},
 		{"log-driver", "", "string", "Logging driver for the container (json-file|none)", choice(func(o *options) *string { return &o.config.Log.Driver }, "log driver", "json-file", "none")},
@@ -163,18 +190,6 @@ func containerFlags() []flag {
 				return errdef.New(errdef.Invalid, "%s is not a valid mac address", v)
 			}
 			return nil
-		})},
-		{"memory", "m", "bytes", "Memory limit", set(func(o *options, v string) (err error) {
-			o.config.Resources.MemoryBytes, err = container.ParseBytes(v)
-			return err
-		})},
-		{"memory-swap", "", "bytes", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap", set(func(o *options, v string) (err error) {
-			if v == "-1" {
-				o.config.Resources.MemorySwapBytes = -1
-				return nil
-			}
-			o.config.Resources.MemorySwapBytes, err = container.ParseBytes(v)
-			return err
 		})},
 		{"mount", "", "mount", "Attach a filesystem mount to the container", set(func(o *options, v string) error {
 			m, err := container.ParseMount(v, workingDirectory())
@@ -196,9 +211,8 @@ func containerFlags() []flag {
 			o.config.OOMScoreAdj = n
 			return nil
 		})},
-		{"pid", "", "string", "PID namespace to use (host|private)", choice(func(o *options) *string { return &o.config.PID }, "PID mode", "host", "private")},
-		{"pids-limit", "", "int", "Tune container pids limit (set -1 for unlimited)", set(func(o *options, v string) (err error) {
-			o.config.Resources.PidsLimit, err = strconv.ParseInt(v, 10, 64)
+		{"pid", "", "string", "PID namespace to use", set(func(o *options, v string) (err error) {
+			o.config.PID, err = container.ParsePIDMode(v)
 			return err
 		})},
 		{"platform", "", "string", "Set platform if server is multi-platform capable", text(func(o *options) *string { return &o.config.Platform })},
@@ -217,6 +231,10 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"rm", "", "", "Automatically remove the container when it exits", boolean(func(o *options) *bool { return &o.config.AutoRemove })},
+		{"runtime", "", "string", "Runtime to use for this container (berth, runc)", set(func(o *options, v string) error {
+			o.config.Runtime = v
+			return container.CheckRuntime(v)
+		})},
 		{"security-opt", "", "list", "Security options", set(func(o *options, v string) error {
 			return container.ParseSecurity(&o.config.Security, v, os.ReadFile)
 		})},
@@ -265,8 +283,17 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"volumes-from", "", "list", "Mount volumes from the specified container(s)", list(func(o *options) *[]string { return &o.config.VolumesFrom })},
+		{"volume-driver", "", "string", "Optional volume driver for the container (local)", set(func(o *options, v string) error {
+			o.config.VolumeDriver = v
+			return container.CheckVolumeDriver(v)
+		})},
 		{"workdir", "w", "string", "Working directory inside the container", text(func(o *options) *string { return &o.config.Workdir })},
-	}
+	}...))
+}
+
+func sortFlags(all []flag) []flag {
+	slices.SortFunc(all, func(a, b flag) int { return strings.Compare(a.name, b.name) })
+	return all
 }
 
 // runFlags are those of run alone.
@@ -285,9 +312,17 @@ func runFlags() []flag {
 		{"explain", "", "", "Print the plan, system call by system call, instead of running it", boolean(func(o *options) *bool { return &o.explain })},
 		{"sig-proxy", "", "", "Proxy received signals to the process", set(func(o *options, v string) error { o.noSigProxy = v == "false"; return nil })},
 	}
-	all := append(containerFlags(), own...)
-	slices.SortFunc(all, func(a, b flag) int { return strings.Compare(a.name, b.name) })
-	return all
+	return sortFlags(append(containerFlags(), own...))
+}
+
+// setPair puts KEY=VALUE into a map.
+func setPair(to *map[string]string, what, s string) error {
+	key, value, err := container.ParsePair(what, s)
+	if *to == nil {
+		*to = map[string]string{}
+	}
+	(*to)[key] = value
+	return err
 }
 
 func choice(at func(o *options) *string, what string, allowed ...string) func(*call, string) error {
@@ -319,27 +354,45 @@ func appendEnv(env []string, v string) []string {
 	return append(env, v) // takes the image's away
 }
 
-// readEnvFile reads docker's --env-file: a variable a line, # begins a comment, nothing is quoted.
-func readEnvFile(path string) ([]string, error) {
+// textLine is a line of a file, and its number.
+type textLine struct {
+	text   string
+	number int
+}
+
+// readLines reads the lines of --env-file and --label-file: # begins a comment, nothing is quoted.
+func readLines(path string) ([]textLine, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, errdef.New(errdef.Invalid, "cannot read the environment file: %w", err)
+		return nil, errdef.New(errdef.Invalid, "cannot read the file: %w", err)
 	}
 	defer f.Close()
-	var env []string
+	var all []textLine
 	lines := bufio.NewScanner(f)
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimLeft(strings.TrimPrefix(lines.Text(), "\ufeff"), " \t")
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
+		if line != "" && !strings.HasPrefix(line, "#") {
+			all = append(all, textLine{line, n})
 		}
-		name, _, _ := strings.Cut(line, "=")
-		if name == "" || strings.ContainsAny(name, " \t") {
-			return nil, errdef.New(errdef.Invalid, "invalid env file (%s) on line %d: variable '%s' contains whitespaces or has no name", path, n, name)
-		}
-		env = appendEnv(env, line)
 	}
-	return env, lines.Err()
+	return all, lines.Err()
+}
+
+// readEnvFile reads docker's --env-file: a variable a line.
+func readEnvFile(path string) ([]string, error) {
+	lines, err := readLines(path)
+	if err != nil {
+		return nil, err
+	}
+	var env []string
+	for _, l := range lines {
+		name, _, _ := strings.Cut(l.text, "=")
+		if name == "" || strings.ContainsAny(name, " \t") {
+			return nil, errdef.New(errdef.Invalid, "invalid env file (%s) on line %d: variable '%s' contains whitespaces or has no name", path, l.number, name)
+		}
+		env = appendEnv(env, l.text)
+	}
+	return env, nil
 }
 
 // checkHostname allows what RFC 1123 does, and "_", which docker's users have.
@@ -350,25 +403,19 @@ func checkHostname(name string) error {
 	return nil
 }
 
+// setDevice reads --device: a path, or the name of a device that CDI describes.
 func setDevice(o *options, v string) error {
-	parts := strings.Split(v, ":")
-	d := container.Device{Host: parts[0], Path: parts[0], Permissions: "rwm"}
-	switch len(parts) {
-	case 1:
-	case 2:
-		if spec.DeviceAccess(parts[1]) {
-			d.Permissions = parts[1]
-		} else {
-			d.Path = parts[1]
+	if _, _, _, ok := container.QualifiedDevice(v); ok {
+		i := slices.IndexFunc(o.config.Requests, func(r container.DeviceRequest) bool { return r.Driver == container.DriverCDI })
+		if i < 0 {
+			i, o.config.Requests = len(o.config.Requests), append(o.config.Requests, container.DeviceRequest{Driver: container.DriverCDI})
 		}
-	case 3:
-		d.Path, d.Permissions = parts[1], parts[2]
+		o.config.Requests[i].IDs = append(o.config.Requests[i].IDs, v)
+		return nil
 	}
-	if len(parts) > 3 || !strings.HasPrefix(d.Host, "/") || !strings.HasPrefix(d.Path, "/") || !spec.DeviceAccess(d.Permissions) {
-		return errdef.New(errdef.Invalid, "invalid device %q: it is PATH[:PATH-IN-CONTAINER][:rwm]", v)
-	}
+	d, err := container.ParseDevice(v)
 	o.config.Devices = append(o.config.Devices, d)
-	return nil
+	return err
 }
 
 func setLogOption(o *options, v string) error {

@@ -14,7 +14,7 @@ import (
 // samples are values of run's flags that differ from the default; several show several forms of a flag.
 var samples = map[string][]string{
 	"cap-add": {"SYS_ADMIN"}, "cap-drop": {"ALL"}, "cgroupns": {"host"}, "cidfile": {"x"}, "cpu-shares": {"512"}, "cpus": {"1.5"},
-	"cpuset-cpus": {"0"}, "device": {"/dev/null:/dev/x:r"}, "domainname": {"d"}, "entrypoint": {"/x"}, "env": {"A=1"},
+	"cpuset-cpus": {"0"}, "device": {"/dev/null:/dev/x:r", "/dev/x,optional", "vendor.com/class=name"}, "gpus": {"all", "driver=x,device=a,capabilities=compute,options=a=b"}, "domainname": {"d"}, "entrypoint": {"/x"}, "env": {"A=1"},
 	"group-add": {"5"}, "hostname": {"h"}, "init": {"true"}, "interactive": {"true"}, "ipc": {"host"}, "label": {"a=b"},
 	"log-driver": {"none"}, "log-opt": {"max-size=1m", "max-file=2"}, "memory": {"1g"}, "memory-swap": {"2g"},
 	"mount": {
@@ -23,12 +23,17 @@ var samples = map[string][]string{
 	},
 	"name": {"nn"}, "network": {"host", "name=n,alias=a,ip=10.0.0.2,ip6=fd00::2,mac-address=02:00:00:00:00:01"}, "oom-score-adj": {"5"}, "pid": {"host"}, "pids-limit": {"5"}, "platform": {"linux/arm64"},
 	"privileged": {"true"}, "pull": {"always"}, "quiet": {"true"}, "read-only": {"true"}, "restart": {"on-failure:3"}, "rm": {"true"},
-	"security-opt": {"no-new-privileges", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
+	"security-opt": {"no-new-privileges", "mask=/a", "unmask=/b", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
 	"stop-signal": {"SIGQUIT"}, "stop-timeout": {"5"}, "sysctl": {"a=b"}, "tmpfs": {"/b:exec"}, "tty": {"true"}, "ulimit": {"nofile=1:2"},
 	"user": {"1"}, "userns": {"keep-id"}, "uts": {"host"}, "volume": {"/a:/b:U", "/anonymous"}, "volumes-from": {"other:ro"}, "workdir": {"/w"},
 	"add-host": {"db:10.0.0.1"}, "dns": {"10.0.0.53"}, "dns-option": {"ndots:1"}, "dns-search": {"example.com"}, "expose": {"80"},
 	"ip": {"10.0.0.2"}, "ip6": {"fd00::2"}, "mac-address": {"02:00:00:00:00:01"}, "network-alias": {"db"},
 	"publish": {"127.0.0.1:8000-8001:80/udp"}, "publish-all": {"true"},
+	"blkio-weight": {"300"}, "blkio-weight-device": {"/dev/a:300"}, "cgroup-parent": {"/x"}, "cpu-period": {"5000"}, "cpu-quota": {"5000"},
+	"cpu-rt-period": {"5000"}, "cpu-rt-runtime": {"5000"}, "cpuset-mems": {"0"}, "device-cgroup-rule": {"c 1:3 rwm"}, "device-read-bps": {"/dev/a:1mb"},
+	"device-read-iops": {"/dev/a:5"}, "device-write-bps": {"/dev/a:1mb"}, "device-write-iops": {"/dev/a:5"}, "kernel-memory": {"1g"},
+	"memory-reservation": {"1g"}, "memory-swappiness": {"0"}, "oom-kill-disable": {"true"}, "storage-opt": {"size=1g"},
+	"annotation": {"a=b"}, "isolation": {"default"}, "link": {"a:b"}, "link-local-ip": {"169.254.8.8"}, "runtime": {"runc"}, "volume-driver": {"local"},
 	"attach": {"STDIN"}, "detach": {"true"}, "detach-keys": {"ctrl-a"}, "explain": {"true"}, "sig-proxy": {"false"},
 }
 
@@ -101,7 +106,7 @@ func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 		}
 		seen[f.name] = true
 		values := samples[f.name]
-		if f.name == "env-file" {
+		if f.name == "env-file" || f.name == "label-file" {
 			values = []string{envFile}
 		}
 		if len(values) == 0 {
@@ -138,8 +143,12 @@ func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 
 func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 	for name, values := range map[string][]string{
+		"annotation": {"=x"}, "isolation": {"hyperv"}, "label-file": {"/nonexistent"}, "link": {"", "a:b:c", ":a"}, "link-local-ip": {"x", "10.0.0.1"}, "runtime": {"crun"}, "volume-driver": {"x"},
+		"blkio-weight": {"x", "65536"}, "blkio-weight-device": {"/dev/a"}, "cpu-period": {"x"}, "cpu-quota": {"x"}, "cpu-rt-period": {"x"}, "cpu-rt-runtime": {"x"},
+		"device-cgroup-rule": {"x"}, "device-read-bps": {"x"}, "device-read-iops": {"x"}, "device-write-bps": {"x"}, "device-write-iops": {"x"}, "kernel-memory": {"x"},
+		"memory-reservation": {"x"}, "memory-swappiness": {"x", "101", "-2"}, "storage-opt": {"x", "size=0", "a=b"},
 		"add-host": {"x", "a:b"}, "dns": {"x"}, "expose": {"x", "80/x"}, "ip": {"x", "::1"}, "ip6": {"10.0.0.1"}, "mac-address": {"x"}, "network": {"", "a=b"},
-		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x"}, "env": {"", "=x"},
+		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x", "a.com/b=", "a/b=-c"}, "gpus": {"", "x", "count=x", "a=b", "count=1,device=2", "1,2"}, "env": {"", "=x"},
 		"env-file": {"/nonexistent"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"syslog"},
 		"log-opt": {"max-size=x", "max-file=0", "color=red"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x", "type=image,src=a,dst=/b", "type=bind,src=/a,dst=/b,volume-subpath=x", "src=a,dst=/b,volume-subpath=../x", "src=a,dst=/b,volume-driver=x", "src=a,dst=/b,bind-recursive=disabled", "type=bind,src=/a,dst=/b,bind-recursive=readonly", "type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly"}, "oom-score-adj": {"1001", "x"},
 		"pid": {"x"}, "pids-limit": {"x"}, "pull": {"x"}, "restart": {"x"}, "security-opt": {"x"}, "shm-size": {"x"}, "stop-signal": {"SIGX"},

@@ -117,7 +117,7 @@ func (s *source) reaches(name string, seen, fields, literals map[string]bool) {
 // sampleOf is a value that a flag accepts and that is not its default.
 func sampleOf(f flag, envFile string) []string {
 	switch {
-	case f.name == "env-file":
+	case f.name == "env-file", f.name == "label-file":
 		return []string{envFile}
 	case f.name == "no-stdin", f.kind == "":
 		if f.name == "sig-proxy" {
@@ -167,7 +167,7 @@ func TestEveryCommandLooksAtItsFlags(t *testing.T) {
 			excused[full] = without
 			looked := literals[f.name] && cmd.full
 			if f.set != nil {
-				if f.name == "env-file" {
+				if f.name == "env-file" || f.name == "label-file" {
 					writeFile(t, envFile, "FROM_FILE=1\n")
 				}
 				for _, v := range sampleOf(f, envFile) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -27,11 +28,22 @@ func (c *call) config() (container.Config, error) {
 	if err := c.networks(&cfg); err != nil {
 		return cfg, err
 	}
+	if len(c.options.fileLabels) > 0 { // -l wins
+		labels := maps.Clone(c.options.fileLabels)
+		maps.Copy(labels, cfg.Labels)
+		cfg.Labels = labels
+	}
 	switch {
 	case cfg.AutoRemove && cfg.Restart.Name != "":
 		return cfg, c.usage("Conflicting options: --restart and --rm")
 	case cfg.UTS == "host" && cfg.Hostname != "":
 		return cfg, c.usage("Conflicting options: hostname and the UTS mode")
+	}
+	if c.options.kernelMemory != 0 {
+		fmt.Fprintln(c.err, "WARNING: --kernel-memory is discarded: Linux has no such limit since 5.16; --memory counts the kernel's memory, too")
+	}
+	if cfg.Resources.OOMKillDisable && cfg.Resources.MemoryBytes == 0 {
+		fmt.Fprintln(c.err, "WARNING: OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
 	}
 	return cfg, nil
 }
@@ -47,6 +59,7 @@ func (c *call) networks(cfg *container.Config) error {
 		first.Network = container.NetworkBridge
 	}
 	first.Aliases = append(first.Aliases, one.Aliases...)
+	first.LinkLocal = append(first.LinkLocal, one.LinkLocal...)
 	if one.IPv4.IsValid() {
 		first.IPv4 = one.IPv4
 	}
@@ -66,6 +79,10 @@ func (c *call) networks(cfg *container.Config) error {
 	switch {
 	case len(first.Aliases) > 0 && (single || cfg.Network == container.NetworkBridge):
 		return c.usage("conflicting options: network-scoped aliases are only supported for user-defined networks")
+	case single && len(first.LinkLocal) > 0:
+		return c.usage("conflicting options: a link-local address needs a network")
+	case single && len(cfg.Links) > 0:
+		return c.usage("conflicting options: %s type networking can't be used with links", linkless(cfg.Network))
 	case single && first.MAC != "":
 		return c.usage("conflicting options: mac-address and the network mode")
 	case single && (first.IPv4.IsValid() || first.IPv6.IsValid()):
@@ -78,6 +95,14 @@ func (c *call) networks(cfg *container.Config) error {
 		cfg.Networks = asked
 	}
 	return nil
+}
+
+// linkless is docker's name of a way to network that has no links.
+func linkless(mode string) string {
+	if _, shares := (container.Config{Network: mode}).SharesNetwork(); shares {
+		return "container"
+	}
+	return mode
 }
 
 // onNetworks reports whether what --network names is a network that a container has an interface on.

@@ -312,6 +312,8 @@ func condition(name string) (bool, error) {
 		return userNamespaces(), nil
 	case "subids": // this user has subordinate ids, and more than one
 		return len(userns.Ours().UID) > 1, nil
+	case "projectquotas": // of an ext4 that is made here
+		return os.Geteuid() == 0 && projectQuotas() == nil, nil
 	case "ia32":
 		return exec.Command(os.Getenv("BERTH_ATTACKER"), "int80").Run() == nil, nil
 	case "cgroup2":
@@ -339,6 +341,19 @@ func condition(name string) (bool, error) {
 		return os.Geteuid() != 0 && os.Getenv("XDG_RUNTIME_DIR") != "" && err == nil, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// projectQuotas makes an ext4 with quotas of projects and mounts it, for a moment.
+func projectQuotas() error {
+	dir, err := os.MkdirTemp("", "quotas-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	const script = "truncate -s 64M disk && mkfs.ext4 -q -O quota,project -E quotatype=prjquota disk && mkdir mnt && mount -o loop,prjquota disk mnt && umount mnt"
+	cmd := exec.Command("sh", "-c", script)
+	cmd.Dir = dir
+	return cmd.Run()
 }
 
 // allGroups reports whether this user's containers have control groups that can limit all that the scripts limit.

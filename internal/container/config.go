@@ -27,6 +27,7 @@ type Config struct {
 	User          string            `json:",omitempty"` // user[:group], names or numbers, looked up in the container
 	Groups        []string          `json:",omitempty"` // --group-add
 	Labels        map[string]string `json:",omitempty"`
+	Annotations   map[string]string `json:",omitempty"` // of the OCI spec
 	Hostname      string            `json:",omitempty"`
 	Domainname    string            `json:",omitempty"`
 
@@ -37,17 +38,24 @@ type Config struct {
 	Privileged  bool `json:",omitempty"`
 	AutoRemove  bool `json:",omitempty"`
 
-	CapAdd      []string          `json:",omitempty"`
-	CapDrop     []string          `json:",omitempty"`
-	Security    Security          `json:",omitzero"`
-	Mounts      []Mount           `json:",omitempty"`
-	VolumesFrom []string          `json:",omitempty"` // CONTAINER[:ro]: its mounts, too
-	Devices     []Device          `json:",omitempty"`
-	Ulimits     []Ulimit          `json:",omitempty"`
-	Sysctls     map[string]string `json:",omitempty"`
-	Resources   Resources         `json:",omitzero"`
-	ShmBytes    int64             `json:",omitempty"`
-	OOMScoreAdj int               `json:",omitempty"`
+	CapAdd    []string          `json:",omitempty"`
+	CapDrop   []string          `json:",omitempty"`
+	Security  Security          `json:",omitzero"`
+	Mounts    []Mount           `json:",omitempty"`
+	// VolumesFrom are CONTAINER[:ro]: its mounts, too.
+	VolumesFrom []string `json:",omitempty"`
+	Devices   []Device          `json:",omitempty"`
+	Requests  []DeviceRequest   `json:",omitempty"`
+	Ulimits   []Ulimit          `json:",omitempty"`
+	Sysctls   map[string]string `json:",omitempty"`
+	Resources Resources         `json:",omitzero"`
+	// CgroupParent is the group that the container's own is made in: a path with the driver cgroupfs, a slice with systemd.
+	CgroupParent string   `json:",omitempty"`
+	DeviceRules  []string `json:",omitempty"` // --device-cgroup-rule, as ParseDeviceRule takes them
+	// StorageBytes is how much the writable layer may hold at most.
+	StorageBytes int64 `json:",omitempty"`
+	ShmBytes     int64 `json:",omitempty"`
+	OOMScoreAdj  int   `json:",omitempty"`
 
 	// Network is docker's network mode, what the container was made with: none, host, container:ID, or the first of Networks as they
 	// were then.
@@ -62,17 +70,25 @@ type Config struct {
 	DNSSearch  []string   `json:",omitempty"`
 	DNSOptions []string   `json:",omitempty"`
 	Hosts      []Host     `json:",omitempty"` // further lines of /etc/hosts
-	PID        string     `json:",omitempty"` // host, or private when empty
-	IPC        string     `json:",omitempty"` // host, none, private
+	PID        string     `json:",omitempty"` // host, container:ID, or private when empty
+	IPC        string     `json:",omitempty"` // host, none, private, shareable, container:ID
 	UTS        string     `json:",omitempty"` // host
 	Cgroupn    string     `json:",omitempty"` // host, private
 	UserNS     string     `json:",omitempty"` // host, keep-id, auto; one of its own without root when empty
 
-	Platform    string        `json:",omitempty"`
-	StopSignal  string        `json:",omitempty"`
-	StopTimeout *int          `json:",omitempty"` // seconds
-	Restart     RestartPolicy `json:",omitzero"`
-	Log         LogConfig     `json:",omitzero"`
+	// Links are containers of the default bridge whose addresses, ports and environment this one is told of, and other names for
+	// containers on networks with names.
+	Links []Link `json:",omitempty"`
+
+	Platform string `json:",omitempty"`
+	// Runtime is docker's name of what starts the container; all that are accepted mean this program. VolumeDriver is "local", or empty.
+	Runtime      string        `json:",omitempty"`
+	VolumeDriver string        `json:",omitempty"`
+	Isolation    string        `json:",omitempty"` // "default", or empty, which is the same
+	StopSignal   string        `json:",omitempty"`
+	StopTimeout  *int          `json:",omitempty"` // seconds
+	Restart      RestartPolicy `json:",omitzero"`
+	Log          LogConfig     `json:",omitzero"`
 }
 
 // Values of UserNS. Docker knows the first; the others are podman's words.
@@ -95,6 +111,10 @@ type Security struct {
 	Seccomp string `json:",omitempty"`
 	// AppArmor is "unconfined", the name of a loaded profile, or empty for the default one.
 	AppArmor string `json:",omitempty"`
+	// Mask are further paths that are hidden; Unmask are paths, with the wildcards of path.Match, of those that would be hidden or
+	// write-protected and are not to be.
+	Mask   []string `json:",omitempty"`
+	Unmask []string `json:",omitempty"`
 	// UnmaskAll leaves /proc and /sys as the kernel shows them (systempaths=unconfined).
 	UnmaskAll bool `json:",omitempty"`
 }
@@ -133,26 +153,27 @@ type Mount struct {
 	Origin     string `json:",omitempty"` // the flag it comes from
 }
 
-// Device is a device of the host in the container.
+// Device is a device of the host in the container, or all of those in a directory.
 type Device struct {
 	Host, Path  string
 	Permissions string // of r, w, m
+	Optional    bool   `json:",omitempty"` // the container starts without it where there is none
+}
+
+// DeviceRequest asks for devices that somebody else describes, by a specification of CDI (github.com/cncf-tags/container-device-interface).
+type DeviceRequest struct {
+	Driver string `json:",omitempty"` // "cdi" of --device; empty of --gpus, or what that says
+	// IDs are qualified names of CDI (vendor.com/class=name), or of --gpus the names of GPUs; without any, Count GPUs are asked for, -1 all.
+	IDs          []string          `json:",omitempty"`
+	Count        int               `json:",omitempty"`
+	Capabilities []string          `json:",omitempty"`
+	Options      map[string]string `json:",omitempty"`
 }
 
 // Ulimit is a resource limit; Name is docker's ("nofile").
 type Ulimit struct {
 	Name       string
 	Soft, Hard int64 // -1: unlimited
-}
-
-// Resources are limits enforced by control groups. Zero means no limit.
-type Resources struct {
-	MemoryBytes     int64  `json:",omitempty"`
-	MemorySwapBytes int64  `json:",omitempty"` // memory and swap together; -1: swap without limit
-	NanoCPUs        int64  `json:",omitempty"` // 1e9 is one CPU
-	CPUShares       uint64 `json:",omitempty"`
-	CPUSet          string `json:",omitempty"`
-	PidsLimit       int64  `json:",omitempty"` // -1: none
 }
 
 // Restart policies.

@@ -413,11 +413,27 @@ func ParseSecurity(sec *Security, s string, readFile func(string) ([]byte, error
 			sec.UnmaskAll = true
 			return nil
 		}
+	case "mask", "unmask": // podman's
+		for at := range strings.SplitSeq(value, ":") {
+			if key == "unmask" && strings.EqualFold(at, "all") {
+				sec.UnmaskAll = true
+				continue
+			}
+			if _, err := path.Match(at, "/"); err != nil || !path.IsAbs(at) {
+				return errdef.New(errdef.Invalid, "invalid --security-opt %q: %q is no absolute path", s, at)
+			}
+			if key == "mask" {
+				sec.Mask = append(sec.Mask, path.Clean(at))
+			} else {
+				sec.Unmask = append(sec.Unmask, path.Clean(at))
+			}
+		}
+		return nil
 	case "label":
 		if value == "disable" {
 			return nil // no label is set where there is no SELinux
 		}
 		return errdef.New(errdef.Unsupported, "cannot set the SELinux label %q: this host has no SELinux", value)
 	}
-	return errdef.New(errdef.Invalid, "invalid --security-opt %q: no-new-privileges, seccomp=, apparmor=, label=, systempaths=unconfined are known", s)
+	return errdef.New(errdef.Invalid, "invalid --security-opt %q: no-new-privileges, seccomp=, apparmor=, label=, mask=, unmask=, systempaths=unconfined are known", s)
 }

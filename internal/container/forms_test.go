@@ -229,7 +229,7 @@ func TestParseSecurity(t *testing.T) {
 				t.Errorf("%s: %v", s, err)
 			}
 		}
-		if got != c.want {
+		if !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%q: %+v", c.in, got)
 		}
 	}

@@ -21,16 +21,50 @@ const (
 // OwnNetwork reports whether the container has interfaces of its own on networks.
 func (c Config) OwnNetwork() bool { return len(c.Networks) > 0 }
 
-// otherNetwork comes before the container whose network namespace another one shares.
-const otherNetwork = "container:"
+// other comes before the container whose namespace another one shares.
+const other = "container:"
+
+// IPCShareable and IPCNone are values of Config.IPC: other containers may share the namespace; it has no /dev/shm.
+const (
+	IPCShareable = "shareable"
+	IPCNone      = "none"
+)
+
+// Shares reports whether a mode of Config is that of sharing the namespace of another container, and of which: it is an ID once the
+// container is made.
+func Shares(mode string) (container string, shares bool) { return strings.CutPrefix(mode, other) }
+
+// Share is the mode of sharing the namespace of a container.
+func Share(container string) string { return other + container }
+
+// ParsePIDMode reads docker's --pid.
+func ParsePIDMode(s string) (string, error) {
+	name, shares := Shares(s)
+	switch {
+	case s == "private":
+		return "", nil
+	case s == "" || s == "host" || shares && name != "":
+		return s, nil
+	}
+	return "", errdef.New(errdef.Invalid, "--pid: invalid PID mode %q: it is host or container:<name|id>", s)
+}
+
+// ParseIPCMode reads docker's --ipc.
+func ParseIPCMode(s string) (string, error) {
+	name, shares := Shares(s)
+	if slices.Contains([]string{"", "host", "private", IPCShareable, IPCNone}, s) || shares && name != "" {
+		return s, nil
+	}
+	return "", errdef.New(errdef.Invalid, "--ipc: invalid IPC mode %q: it is none, host, private, shareable or container:<name|id>", s)
+}
 
 // SharesNetwork reports whether the container has the network namespace of another one, and of which: it is an ID once it is made.
 func (c Config) SharesNetwork() (container string, shares bool) {
-	return strings.CutPrefix(c.Network, otherNetwork)
+	return Shares(c.Network)
 }
 
 // ShareNetwork is the Network of a container that shares the network namespace of another one.
-func ShareNetwork(container string) string { return otherNetwork + container }
+func ShareNetwork(container string) string { return Share(container) }
 
 // CheckNetwork refuses what docker refuses of a container that shares the network namespace of another one: whatever is that one's
 // already. An image may expose ports all the same, so it is for a configuration before Merge.
@@ -73,6 +107,8 @@ type Endpoint struct {
 	IPv4    netip.Addr `json:",omitzero"`
 	IPv6    netip.Addr `json:",omitzero"`
 	MAC     string     `json:",omitempty"`
+	// LinkLocal are further addresses of the interface, which no other link knows.
+	LinkLocal []netip.Addr `json:",omitempty"`
 }
 
 // Port is a port of the container that is published, or several: HostPort to HostPortEnd are the ports of the host of which one is
@@ -274,13 +310,10 @@ func (c Config) PublishedPorts() []Port {
 	if !c.PublishAll {
 		return all
 	}
-	for _, e := range c.Exposed {
-		number, protocol, _ := strings.Cut(e, "/")
-		n, err := strconv.ParseUint(number, 10, 16)
-		if err != nil || slices.ContainsFunc(all, func(p Port) bool { return p.ContainerPort == uint16(n) && p.Protocol == protocol }) {
-			continue
+	for _, e := range exposedPorts(c.Exposed) {
+		if !slices.ContainsFunc(all, func(p Port) bool { return p.ContainerPort == e.ContainerPort && p.Protocol == e.Protocol }) {
+			all = append(all, e)
 		}
-		all = append(all, Port{Protocol: protocol, ContainerPort: uint16(n)})
 	}
 	return all
 }

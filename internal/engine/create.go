@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -108,6 +109,9 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 	if copies, _ := e.copiesImages(); copies {
 		c.Driver = state.DriverCopy
 	}
+	if c.Driver == state.DriverCopy && cfg.StorageBytes > 0 {
+		return nil, errdef.New(errdef.Unsupported, "cannot limit what the container may write (--storage-opt size): the data root cannot hold a writable layer of its own")
+	}
 	ids, err := e.chooseIDs(c, cfg.User == "")
 	if err != nil {
 		return nil, err
@@ -137,10 +141,17 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 
 // check refuses what could not be started: everything that can be known before the container is made.
 func (e *Engine) check(c *state.Container) error {
-	if err := e.checkNetworks(c); err != nil {
+	if err := errors.Join(e.checkNetworks(c), e.shareNamespaces(c), e.findLinks(c)); err != nil {
 		return err
 	}
-	_, err := spec.Build(spec.Input{ID: c.ID, Config: c.Config, Host: e.Host(), InitProgram: c.InitProgram})
+	if err := c.Config.Resources.Check(runtime.NumCPU()); err != nil {
+		return err
+	}
+	devices, err := monitor.BlockDevices(c.Config.Resources)
+	if err != nil {
+		return err
+	}
+	_, err = spec.Build(spec.Input{ID: c.ID, Config: c.Config, Host: e.Host(), InitProgram: c.InitProgram, BlockDevices: devices})
 	return err
 }
 
@@ -262,7 +273,7 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 			m.Source = e.Volumes.Path(name)
 		}
 	}
-	if err := e.checkNetworks(c); err != nil {
+	if err := errors.Join(e.checkNetworks(c), e.shareNamespaces(c), e.findLinks(c)); err != nil {
 		return nil, nil, err
 	}
 	layers, err := e.Images.Layers.Stack(im.Chain)

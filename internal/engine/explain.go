@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 
 	"berth/internal/container"
@@ -24,7 +25,7 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 		return err
 	}
 	h := e.Host()
-	in, err := monitor.Assemble(e.Containers, c, h, layers, cgroup.Driver(e.Settings.CgroupManager))
+	in, err := monitor.Assemble(e.Containers, c, h, layers, cgroup.Driver(e.Settings.CgroupManager), e.Settings.CDIDirs())
 	if err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func explainCgroup(w io.Writer, in lifecycle.Input, h host.Facts) (int, error) {
 
 // explainScope prints what the parent asks systemd for.
 func explainScope(w io.Writer, in lifecycle.Input, h host.Facts) error {
-	_, err := fmt.Fprintf(w, "# systemd makes a scope around the parent, which makes room for the container's group\n      StartTransientUnit(%q, Slice=%s, Delegate=yes)\n", cgroup.ScopeName(in.ID), cgroup.Slice(h))
+	_, err := fmt.Fprintf(w, "# systemd makes a scope around the parent, which makes room for the container's group\n      StartTransientUnit(%q, Slice=%s, Delegate=yes)\n", cgroup.ScopeName(in.ID), path.Base(path.Dir(path.Dir(in.Spec.Linux.CgroupsPath))))
 	for _, p := range cgroup.Properties(in.Spec.Linux.Resources) {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "      property %s=%v\n", p.Name, p.Value)
@@ -162,10 +163,28 @@ func limitFlag(file string) string {
 	switch {
 	case file == "cpu.shares" || file == "cpu.weight":
 		return "--cpu-shares"
+	case strings.HasPrefix(file, "cpu.rt_"):
+		return "--cpu-rt-period, --cpu-rt-runtime"
 	case strings.HasPrefix(file, "cpu."):
-		return "--cpus"
+		return "--cpus, --cpu-period, --cpu-quota"
+	case strings.HasPrefix(file, "cpuset."):
+		return "--" + strings.Replace(file, ".", "-", 1)
+	case file == "memory.soft_limit_in_bytes" || file == "memory.low":
+		return "--memory-reservation"
+	case file == "memory.swappiness":
+		return "--memory-swappiness"
+	case file == "memory.oom_control":
+		return "--oom-kill-disable"
+	case file == "memory.memsw.limit_in_bytes" || file == "memory.swap.max":
+		return "--memory, --memory-swap"
 	case strings.HasPrefix(file, "memory."):
 		return "--memory"
+	case strings.HasSuffix(file, "weight"):
+		return "--blkio-weight"
+	case strings.HasSuffix(file, "weight_device"):
+		return "--blkio-weight-device"
+	case strings.HasPrefix(file, "blkio.throttle.") || file == "io.max":
+		return "--device-read-bps and its kin"
 	}
 	return "--pids-limit"
 }
@@ -187,5 +206,5 @@ func (e *Engine) Planned(c *state.Container) (lifecycle.Input, error) {
 	if p, err := e.Containers.Process(c.ID); err == nil {
 		driver = monitor.DriverOf(p)
 	}
-	return monitor.Assemble(e.Containers, c, e.Host(), layers, driver)
+	return monitor.Assemble(e.Containers, c, e.Host(), layers, driver, e.Settings.CDIDirs())
 }

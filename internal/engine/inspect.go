@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"io/fs"
+	"strings"
 	"time"
 
 	"berth/internal/container"
@@ -79,17 +80,19 @@ type ViewHost struct {
 	ReadonlyRootfs  bool
 	SecurityOpt     []string
 	UTSMode         string
+	UsernsMode      string
+	VolumeDriver    string
+	Annotations     map[string]string `json:",omitempty"`
+	Links           []string
+	Sysctls         map[string]string `json:",omitempty"`
+	Isolation       string
 	ShmSize         int64
 	Runtime         string
-	CPUShares       uint64 `json:"CpuShares"`
-	Memory          int64
-	NanoCPUs        int64 `json:"NanoCpus"`
-	CpusetCpus      string
-	MemorySwap      int64
-	PidsLimit       int64
-	Init            bool
-	MaskedPaths     []string
-	ReadonlyPaths   []string
+	StorageOpt      map[string]string `json:",omitempty"`
+	ViewResources
+	Init          bool
+	MaskedPaths   []string
+	ReadonlyPaths []string
 }
 
 // ViewLog, ViewRestart, ViewDriver, ViewMount and ViewConfig are parts of View.
@@ -178,11 +181,12 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		LogConfig: ViewLog{driver, map[string]string{}}, NetworkMode: cfg.Network, RestartPolicy: ViewRestart{restart, cfg.Restart.Retries},
 		AutoRemove: cfg.AutoRemove, CapAdd: cfg.CapAdd, CapDrop: cfg.CapDrop, CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups, VolumesFrom: cfg.VolumesFrom,
 		IpcMode: orDefault(cfg.IPC, "private"), OomScoreAdj: cfg.OOMScoreAdj, PidMode: cfg.PID, Privileged: cfg.Privileged, ReadonlyRootfs: cfg.ReadOnly,
-		UTSMode: cfg.UTS, ShmSize: shm, Runtime: "berth", CPUShares: cfg.Resources.CPUShares, Memory: cfg.Resources.MemoryBytes,
-		NanoCPUs: cfg.Resources.NanoCPUs, CpusetCpus: cfg.Resources.CPUSet, MemorySwap: cfg.Resources.MemorySwapBytes, PidsLimit: cfg.Resources.PidsLimit, Init: cfg.Init,
+		UTSMode: cfg.UTS, ShmSize: shm, Runtime: orDefault(cfg.Runtime, container.Runtimes[0]), VolumeDriver: cfg.VolumeDriver, Isolation: cfg.Isolation, Annotations: cfg.Annotations, Links: e.viewLinks(c), Sysctls: cfg.Sysctls,
+		UsernsMode: cfg.UserNS, StorageOpt: storageOptions(cfg), ViewResources: viewResources(cfg), Init: cfg.Init,
 		SecurityOpt: securityOptions(cfg.Security), PortBindings: bindings(cfg.Ports), PublishAllPorts: cfg.PublishAll,
 		DNS: orNone(cfg.DNS), DNSOptions: orNone(cfg.DNSOptions), DNSSearch: orNone(cfg.DNSSearch), ExtraHosts: hostLines(cfg),
 	}
+	v.HostConfig.MaskedPaths, v.HostConfig.ReadonlyPaths = spec.Protected(cfg)
 	v.GraphDriver = ViewDriver{driverOf(c), map[string]string{"UpperDir": e.Containers.Dir(c.ID) + "/upper", "WorkDir": e.Containers.Dir(c.ID) + "/work"}}
 	if c.Driver == state.DriverCopy {
 		v.GraphDriver.Data = map[string]string{"TreeDir": e.Containers.Tree(c.ID)}
@@ -222,6 +226,12 @@ func securityOptions(s container.Security) []string {
 	}
 	if s.AppArmor != "" {
 		out = append(out, "apparmor="+s.AppArmor)
+	}
+	if len(s.Mask) > 0 {
+		out = append(out, "mask="+strings.Join(s.Mask, ":"))
+	}
+	if len(s.Unmask) > 0 {
+		out = append(out, "unmask="+strings.Join(s.Unmask, ":"))
 	}
 	if s.UnmaskAll {
 		out = append(out, "systempaths=unconfined")

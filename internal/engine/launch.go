@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,7 +45,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
 	o.Settle, o.Notice, o.Home, o.CgroupManager = e.settlePorts, e.Notice, e.home, cgroup.Driver(e.Settings.CgroupManager)
-	o.HostLoopback = e.Settings.HostLoopback
+	o.HostLoopback, o.CDIDirs = e.Settings.HostLoopback, e.Settings.CDIDirs()
 	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: e.monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)
@@ -138,7 +139,7 @@ func (e *Engine) monitorEnv() []string {
 	if e.Settings.HostLoopback {
 		env = append(env, settings.HostLoopbackEnv+"=true")
 	}
-	return append(env, "GOMAXPROCS=2")
+	return append(env, settings.CDIDirsEnv+"="+e.Settings.CDISpecDirs, "GOMAXPROCS=2")
 }
 
 // self is this program's file.
@@ -263,7 +264,7 @@ var errNoMonitor = errdef.New(errdef.Invalid, "a monitor is started by other com
 // options is what every monitor of a container is told.
 func options(s state.Store, c *state.Container) monitor.Options {
 	return monitor.Options{
-		Home: home(s), HostLoopback: os.Getenv(settings.HostLoopbackEnv) == "true",
+		Home: home(s), HostLoopback: os.Getenv(settings.HostLoopbackEnv) == "true", CDIDirs: filepath.SplitList(os.Getenv(settings.CDIDirsEnv)),
 		Store: s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: os.RemoveAll,
 		Layers: func() ([]string, error) { return layersOf(s.Data, c.Image.ChainIDs) },
 	}

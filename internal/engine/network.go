@@ -67,6 +67,39 @@ func (e *Engine) shareNetwork(c *state.Container, name string) error {
 	return nil
 }
 
+// findLinks finds the containers that another one is linked to.
+func (e *Engine) findLinks(c *state.Container) error {
+	c.Config.Links = slices.Clone(c.Config.Links)
+	for i, l := range c.Config.Links {
+		linked, err := e.Containers.Resolve(l.Container)
+		if err != nil {
+			return err
+		}
+		c.Config.Links[i].Container = linked.ID
+	}
+	return nil
+}
+
+// shareNamespaces finds the containers whose process and IPC namespaces another one is to share.
+func (e *Engine) shareNamespaces(c *state.Container) error {
+	for _, mode := range []*string{&c.Config.PID, &c.Config.IPC} {
+		name, shares := container.Shares(*mode)
+		if !shares {
+			continue
+		}
+		other, err := e.Containers.Resolve(name)
+		if err != nil {
+			return err
+		}
+		if mode == &c.Config.IPC && other.Config.IPC != container.IPCShareable {
+			err := errdef.New(errdef.Invalid, "can't join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", other.ID)
+			return errdef.Hint(err, "make that one with --ipc shareable")
+		}
+		*mode = container.Share(other.ID)
+	}
+	return nil
+}
+
 // CreateNetwork makes a network.
 func (e *Engine) CreateNetwork(n network.Network) (network.Network, error) {
 	return e.Networks().Create(n)

@@ -160,8 +160,9 @@ type (
 		HostPort string
 	}
 	ViewAsked struct {
-		IPv4Address string `json:",omitempty"`
-		IPv6Address string `json:",omitempty"`
+		IPv4Address  string       `json:",omitempty"`
+		IPv6Address  string       `json:",omitempty"`
+		LinkLocalIPs []netip.Addr `json:",omitempty"`
 	}
 	ViewEndpoint struct {
 		IPAMConfig          *ViewAsked
@@ -226,8 +227,8 @@ func (e *Engine) viewNetworks(c *state.Container, pid int) (ViewNetworks, error)
 // viewEndpoint describes a container's place on one network, with what it holds there if it runs.
 func viewEndpoint(c *state.Container, n network.Network, asked container.Endpoint, held []network.Endpoint, runs bool) ViewEndpoint {
 	v := ViewEndpoint{Aliases: asked.Aliases, MacAddress: asked.MAC}
-	if asked.IPv4.IsValid() || asked.IPv6.IsValid() {
-		v.IPAMConfig = &ViewAsked{addressText(asked.IPv4), addressText(asked.IPv6)}
+	if asked.IPv4.IsValid() || asked.IPv6.IsValid() || len(asked.LinkLocal) > 0 {
+		v.IPAMConfig = &ViewAsked{addressText(asked.IPv4), addressText(asked.IPv6), asked.LinkLocal}
 	}
 	if n.Driver != network.DriverHost && n.Driver != network.DriverNull && n.Name != container.NetworkBridge {
 		v.DNSNames = append([]string{c.Name}, asked.Aliases...)

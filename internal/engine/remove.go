@@ -125,7 +125,7 @@ func (e *Engine) sweepGroups() error {
 			continue
 		}
 		if _, err := e.Containers.Load(id); errdef.Is(err, errdef.NotFound) {
-			for _, path := range cgroup.PathsOf(h, id) {
+			for _, path := range cgroup.PathsOf(h, "", id) {
 				if g, err := cgroup.Open(h, path); err == nil {
 					errs = errors.Join(errs, g.Remove())
 				}

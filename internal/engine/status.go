@@ -18,7 +18,7 @@ import (
 
 // Status says what a container is doing, having put right what killed processes of berth have left.
 func (e *Engine) Status(c *state.Container) (state.Status, state.Record, error) {
-	if e.unsettled(c) {
+	if e.unsettled(c) || e.Containers.Updating(c.ID) {
 		l, err := e.lock(c.ID)
 		if err != nil {
 			return "", state.Record{}, err
@@ -68,9 +68,12 @@ func (e *Engine) unsettled(c *state.Container) bool {
 	return err == nil && (r.Status == state.Running || r.Status == state.Restarting)
 }
 
-// settleLocked gives a container whose monitor is gone another one, which adopts it or records its end. The caller holds
-// the container's lock.
+// settleLocked puts right what an update that was cut off has left, and gives a container whose monitor is gone another one, which adopts
+// it or records its end. The caller holds the container's lock.
 func (e *Engine) settleLocked(c *state.Container) error {
+	if err := e.settleUpdate(c); err != nil {
+		return err
+	}
 	if !e.unsettled(c) {
 		return nil
 	}

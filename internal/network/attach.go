@@ -30,6 +30,7 @@ type Request struct {
 	Addresses []netip.Addr // at most one of each family; others are chosen
 	MAC       netlink.MAC  // the zero value is made from the address
 	RandomMAC bool
+	LinkLocal []netip.Addr // further addresses, which only this link knows
 	Aliases   []string
 	Ports     []Published // as Reserve returned them
 	// DefaultRoute says that what leaves the container's networks goes through this one. One of its networks has it.
@@ -207,7 +208,7 @@ func enter(ns *os.File, ipv6 bool) (c *netlink.Conn, err error) {
 func (s Store) plan(n Network, r Request, inside *netlink.Conn) (Endpoint, error) {
 	e := Endpoint{
 		Format: Format, Network: n.Name, Container: r.Container, Name: r.Name, Interface: r.Interface, MAC: r.MAC,
-		DefaultRoute: r.DefaultRoute && !n.Internal, Internal: n.Internal, Aliases: r.Aliases, Ports: r.Ports,
+		LinkLocal: r.LinkLocal, DefaultRoute: r.DefaultRoute && !n.Internal, Internal: n.Internal, Aliases: r.Aliases, Ports: r.Ports,
 	}
 	if err := checkName(r.Container); err != nil {
 		return e, err
@@ -320,6 +321,13 @@ func configuration(e Endpoint, index int) []netlink.Request {
 	requests := []netlink.Request{netlink.SetUp("lo"), netlink.SetUp(e.Interface)}
 	for _, p := range e.Addresses {
 		requests = append(requests, netlink.AddAddress(index, p))
+	}
+	for _, a := range e.LinkLocal {
+		bits := 16
+		if a.Is6() {
+			bits = 64
+		}
+		requests = append(requests, netlink.AddAddress(index, netip.PrefixFrom(a, bits)))
 	}
 	if e.DefaultRoute {
 		for _, gateway := range e.Gateways {

@@ -24,6 +24,7 @@ type Endpoint struct {
 	Interface string // in the container
 	HostLink  string `json:",omitempty"` // the other side, on the host
 	MAC       netlink.MAC
+	LinkLocal []netip.Addr   `json:",omitempty"`
 	Addresses []netip.Prefix // with the lengths of their subnets
 	Gateways  []netip.Addr   `json:",omitempty"`
 	// DefaultRoute says that what leaves the container's networks goes through this one.

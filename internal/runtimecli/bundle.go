@@ -68,7 +68,7 @@ func (b *bundle) complete() error {
 	}
 	b.in.Maps, b.in.Driver = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings}, cgroup.FS
 	if s.Linux.CgroupsPath == "" {
-		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, b.in.ID)
+		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, "", b.in.ID)
 	}
 	s.Linux.CgroupsPath = filepath.Join("/", s.Linux.CgroupsPath)
 	if s.Linux.Resources == nil {

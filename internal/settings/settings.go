@@ -31,6 +31,8 @@ type Values struct {
 	Debug    bool   `toml:"debug"`
 	// CgroupManager is the driver of control groups; empty leaves the choice to the host.
 	CgroupManager string `toml:"cgroup-manager"`
+	// CDISpecDirs are where CDI's specifications of devices are, separated by colons; a later one counts before an earlier one.
+	CDISpecDirs string `toml:"cdi-spec-dirs"`
 	// HostLoopback lets the containers of a user without root reach the host's 127.0.0.1 and ::1.
 	HostLoopback bool `toml:"host-loopback"`
 }
@@ -38,8 +40,15 @@ type Values struct {
 // HostLoopbackEnv is the variable of the setting host-loopback.
 const HostLoopbackEnv = "BERTH_HOST_LOOPBACK"
 
+// CDIDirsEnv is the variable of the setting cdi-spec-dirs.
+const CDIDirsEnv = "BERTH_CDI_SPEC_DIRS"
+
+// CDIDirs are the directories of the setting cdi-spec-dirs.
+func (v Values) CDIDirs() []string { return filepath.SplitList(v.CDISpecDirs) }
+
 // Keys are the names of all settings, sorted, with what each is for.
 var Keys = [...]struct{ Name, Env, Help string }{
+	{"cdi-spec-dirs", CDIDirsEnv, "Where CDI's specifications of devices are, separated by colons"},
 	{"cgroup-manager", "BERTH_CGROUP_MANAGER", "Who makes the control groups of containers (systemd|cgroupfs)"},
 	{"data-root", "BERTH_DATA_ROOT", "Where images, containers and volumes are kept"},
 	{"debug", "BERTH_DEBUG", "Say more about what is done, and about errors"},
@@ -69,7 +78,7 @@ func Files() []string {
 
 // Load gathers the settings; flags are those that were given, by key.
 func Load(flags map[string]string) (Values, Sources, error) {
-	v := Values{LogSize: "10m", LogCount: container.DefaultLogFiles}
+	v := Values{CDISpecDirs: "/etc/cdi:/var/run/cdi", LogSize: "10m", LogCount: container.DefaultLogFiles}
 	from := Sources{}
 	for _, k := range Keys {
 		from[k.Name] = "default"
@@ -141,6 +150,8 @@ func (v *Values) check() error {
 func (v *Values) set(name, value string) error {
 	var err error
 	switch name {
+	case "cdi-spec-dirs":
+		v.CDISpecDirs = value
 	case "cgroup-manager":
 		v.CgroupManager = value
 	case "host-loopback":
@@ -165,6 +176,8 @@ func (v *Values) set(name, value string) error {
 // Get is the value of a key as text.
 func (v Values) Get(name string) string {
 	switch name {
+	case "cdi-spec-dirs":
+		return v.CDISpecDirs
 	case "cgroup-manager":
 		return v.CgroupManager
 	case "host-loopback":

@@ -48,13 +48,16 @@ func (p Process) Open() int {
 
 // Network opens the network namespace of a container that runs; it is nil of one that does not. It is the container's for certain, as
 // with Open.
-func (p Process) Network() (*os.File, error) {
+func (p Process) Network() (*os.File, error) { return p.Namespace("net") }
+
+// Namespace is Network for the namespace with that name in /proc/PID/ns.
+func (p Process) Namespace(name string) (*os.File, error) {
 	pidfd := p.Open()
 	if pidfd < 0 {
 		return nil, nil
 	}
 	defer unix.Close(pidfd)
-	ns, err := os.Open("/proc/" + strconv.Itoa(p.PID) + "/ns/net")
+	ns, err := os.Open("/proc/" + strconv.Itoa(p.PID) + "/ns/" + name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // it has ended meanwhile
 	}

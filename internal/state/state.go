@@ -181,6 +181,11 @@ func (s Store) Create(c *Container, d disk.Durability) (err error) {
 			return err
 		}
 	}
+	if limit := c.Config.StorageBytes; limit > 0 {
+		if err := limitLayer(limit, filepath.Join(tmp, "upper"), filepath.Join(tmp, "work")); err != nil {
+			return err
+		}
+	}
 	if err := os.Rename(tmp, s.Dir(c.ID)); err != nil {
 		return err
 	}
@@ -188,6 +193,16 @@ func (s Store) Create(c *Container, d disk.Durability) (err error) {
 		return disk.SyncDir(filepath.Join(s.Data, "containers"))
 	}
 	return nil
+}
+
+// limitLayer bounds what a writable layer may hold.
+func limitLayer(limitBytes int64, upper, work string) error {
+	err := disk.LimitTrees(limitBytes, upper, work)
+	if err == nil {
+		return nil
+	}
+	err = errdef.New(errdef.Unsupported, "cannot limit what the container may write to %d bytes (--storage-opt size): %w", limitBytes, err)
+	return errdef.Hint(err, "it takes root, and a data root on an ext4 or xfs that is mounted with quotas of projects (prjquota)")
 }
 
 // writeConfig writes a container's configuration into a directory that nobody knows yet.
@@ -281,8 +296,15 @@ func (s Store) Rename(c *Container, name string) error {
 
 // SetNetworks changes the networks of a container, not what it was made with. The caller holds its lock.
 func (s Store) SetNetworks(c *Container, networks []container.Endpoint) error {
+	cfg := c.Config
+	cfg.Networks = networks
+	return s.SetConfig(c, cfg)
+}
+
+// SetConfig changes the configuration of a container. The caller holds its lock, and has read it since.
+func (s Store) SetConfig(c *Container, cfg container.Config) error {
 	changed := *c
-	changed.Config.Networks = networks
+	changed.Config = cfg
 	names, err := s.lockNames() // a rename writes the same file
 	if err != nil {
 		return err
@@ -459,6 +481,28 @@ func (s Store) SetProcess(id string, p Process) error {
 	return writeJSON(filepath.Join(s.RunDir(id), "process.json"), p, disk.Volatile)
 }
 
+// updateFile says that the limits of a running container are being changed.
+func (s Store) updateFile(id string) string { return filepath.Join(s.RunDir(id), "update") }
+
+// BeginUpdate says, until EndUpdate, that the limits of a running container may be others than its configuration says.
+func (s Store) BeginUpdate(id string) error {
+	return os.WriteFile(s.updateFile(id), nil, 0o600)
+}
+
+// Updating reports whether an update has begun and not ended: it is under way, or who has begun it was killed.
+func (s Store) Updating(id string) bool {
+	return unix.Access(s.updateFile(id), unix.F_OK) == nil
+}
+
+// EndUpdate says that the limits are those of the configuration.
+func (s Store) EndUpdate(id string) error {
+	err := os.Remove(s.updateFile(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // Forget removes what says where a container ran.
 func (s Store) Forget(id string) error {
 	return os.RemoveAll(s.RunDir(id))
@@ -529,7 +573,7 @@ func (s Store) Retire(c *Container) (gone string, err error) {
 func (s Store) Delete(id, gone string, removeTree func(dir string) error) error {
 	forgotten := make(chan error, 1)
 	go func() { forgotten <- s.Forget(id) }() // both are many small steps of the kernel
-	err := removeTree(gone)
+	err := errors.Join(disk.Unlimit(filepath.Join(gone, "upper")), removeTree(gone))
 	if errors.Is(err, unix.ENOTEMPTY) {
 		// NFS and FUSE keep a file that somebody has open, here the lock that our caller holds, and with it the directory. It
 		// is nobody's any more, and swept later.

@@ -391,7 +391,7 @@ func write(path, value string) error {
 // IDs are the IDs of the containers that have a group, whoever made it.
 func IDs(h host.Facts) []string {
 	var ids []string
-	for _, at := range PathsOf(h, "any") {
+	for _, at := range PathsOf(h, "", "any") {
 		g, err := Open(h, strings.TrimSuffix(at, containerGroup))
 		if err != nil {
 			continue

@@ -98,28 +98,68 @@ const (
 	supervisorGroup = "/supervisor"
 )
 
-// PathOf is the group of the container with that ID; empty with no driver.
-func PathOf(h host.Facts, d Driver, id string) string {
+// CheckParent refuses a parent that a driver cannot make groups in: systemd knows slices alone.
+func CheckParent(d Driver, parent string) error {
+	switch {
+	case parent == "":
+		return nil
+	case d == None:
+		return errdef.Hint(errdef.New(errdef.Unsupported, "cannot make the container's control group in %q: there are none here", parent), "`berth info` says why")
+	case d == FS && !slices.Contains(strings.Split(parent, "/"), ".."):
+		return nil
+	case d == FS:
+		return errdef.New(errdef.Invalid, "the control group %q leads out of where it is: leave out \"..\"", parent)
+	}
+	name, ok := strings.CutSuffix(parent, ".slice")
+	if !ok || name != "-" && (strings.Trim(name, unitCharacters) != "" || slices.Contains(strings.Split(name, "-"), "")) {
+		return errdef.New(errdef.Invalid, "cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\"")
+	}
+	return nil
+}
+
+// unitCharacters are those of the names of units (systemd.unit(5)) that need no escape in a path.
+const unitCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.-"
+
+// slicePath is where a slice is: its name says so, part by part ("a-b.slice" is in "a.slice"; systemd.slice(5)).
+func slicePath(name string) string {
+	all, name := "", strings.TrimSuffix(name, ".slice")
+	if name == "-" {
+		return ""
+	}
+	for i, c := range name {
+		if c == '-' {
+			all = path.Join(all, name[:i]+".slice")
+		}
+	}
+	return path.Join(all, name+".slice")
+}
+
+// PathOf is the group of the container with that ID in a parent, or in the one that the driver chooses; empty with no driver.
+func PathOf(h host.Facts, d Driver, parent, id string) string {
 	switch d {
 	case Systemd:
-		return path.Join(h.Groups.ManagerGroup(), Slice(h), ScopeName(id)) + containerGroup
-	case FS:
-		if h.Cgroup == host.CgroupUnified && h.Groups.Base != "" {
-			return path.Join(h.Groups.Base, Prefix+id)
+		if parent == "" {
+			parent = Slice(h)
 		}
-		return "/" + Prefix + id
+		return path.Join(h.Groups.ManagerGroup(), slicePath(parent), ScopeName(id)) + containerGroup
+	case FS:
+		base := "/"
+		if h.Cgroup == host.CgroupUnified && h.Groups.Base != "" {
+			base = h.Groups.Base
+		}
+		return path.Join(base, parent, Prefix+id)
 	}
 	return ""
 }
 
-// PathsOf are the groups that the container with that ID may have here, whoever has made them.
-func PathsOf(h host.Facts, id string) []string {
+// PathsOf are the groups that the container with that ID may have here in a parent, or by default, whoever has made them.
+func PathsOf(h host.Facts, parent, id string) []string {
 	var all []string
-	if byHand(h, "").Driver == FS {
-		all = append(all, PathOf(h, FS, id))
+	if byHand(h, "").Driver == FS && CheckParent(FS, parent) == nil {
+		all = append(all, PathOf(h, FS, parent, id))
 	}
-	if len(h.Groups.Systemd) > 0 {
-		all = append(all, PathOf(h, Systemd, id))
+	if len(h.Groups.Systemd) > 0 && CheckParent(Systemd, parent) == nil {
+		all = append(all, PathOf(h, Systemd, parent, id))
 	}
 	return all
 }

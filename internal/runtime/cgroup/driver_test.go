@@ -87,7 +87,7 @@ func TestGroupIsWhereTheDriverMakesIt(t *testing.T) {
 		"user, delegated":  {"/lxc/box/berth-x"},
 		"user, of nothing": nil,
 	} {
-		if d := cmp.Diff(want, PathsOf(hosts()[name], "x")); d != "" {
+		if d := cmp.Diff(want, PathsOf(hosts()[name], "", "x")); d != "" {
 			t.Errorf("%s:\n%s", name, d)
 		}
 	}
@@ -136,5 +136,36 @@ func TestLimitedNamesWhatIsLimited(t *testing.T) {
 	}
 	if got := Limited(&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}); got != nil {
 		t.Errorf("devices alone: %v", got)
+	}
+}
+
+func TestGroupIsMadeInTheParent(t *testing.T) {
+	for _, c := range []struct {
+		driver         Driver
+		parent, want   string
+		refusedBecause string
+	}{
+		{FS, "/a/b", "/a/b/berth-x", ""},
+		{FS, "a", "/a/berth-x", ""},
+		{FS, "../a", "", "leads out"},
+		{Systemd, "a.slice", "/a.slice/berth-x.scope/container", ""},
+		{Systemd, "a-b-c.slice", "/a.slice/a-b.slice/a-b-c.slice/berth-x.scope/container", ""},
+		{Systemd, "-.slice", "/berth-x.scope/container", ""},
+		{Systemd, "/a", "", "valid slice"},
+		{Systemd, "a--b.slice", "", "valid slice"},
+		{Systemd, "a/b.slice", "", "valid slice"},
+		{None, "a", "", "there are none here"},
+	} {
+		err := CheckParent(c.driver, c.parent)
+		if c.want == "" {
+			if err == nil || !strings.Contains(err.Error(), c.refusedBecause) {
+				t.Errorf("%s, %s: %v", c.driver, c.parent, err)
+			}
+			continue
+		}
+		h := host.Facts{Cgroup: host.CgroupUnified, Groups: host.Groups{Base: "/"}}
+		if got := PathOf(h, c.driver, c.parent, "x"); err != nil || got != c.want {
+			t.Errorf("%s, %s: %s, %v; want %s", c.driver, c.parent, got, err, c.want)
+		}
 	}
 }

@@ -121,3 +121,25 @@ func TestPathMustBeCleanAndBelowTheRoot(t *testing.T) {
 		}
 	}
 }
+
+func TestRefusedReplacementLeavesTheLimits(t *testing.T) {
+	five, seven := &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: p(int64(5))}}, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: p(int64(7))}}
+	g := createTestGroup(t, five)
+	limit := func() string {
+		dir := g.v2
+		if d, ok := g.v1With("pids"); ok {
+			dir = d.path
+		}
+		data, _ := os.ReadFile(dir + "/pids.max")
+		return strings.TrimSpace(string(data))
+	}
+	if err := g.Replace(five, seven); err != nil || limit() != "7" {
+		t.Errorf("%v, the limit is %s", err, limit())
+	}
+	if err := g.Replace(seven, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4095"}, Pids: &specs.LinuxPids{Limit: p(int64(9))}}); err == nil || limit() != "7" {
+		t.Errorf("%v, the limit is %s", err, limit())
+	}
+	if err := g.Replace(seven, &specs.LinuxResources{}); err != nil || limit() != "max" {
+		t.Errorf("%v, the limit is %s", err, limit())
+	}
+}

@@ -40,6 +40,7 @@ type Scope struct {
 // ScopeInput is what a scope is made from.
 type ScopeInput struct {
 	ID, Description string
+	Slice           string // empty is the driver's choice
 	Resources       *specs.LinuxResources
 	StopTimeout     time.Duration
 }
@@ -62,6 +63,9 @@ func (s *Scope) Wait() (string, error) {
 
 // enterScope returns the group of the container in the scope.
 func enterScope(h host.Facts, in ScopeInput) (string, error) {
+	if in.Slice == "" {
+		in.Slice = Slice(h)
+	}
 	name := ScopeName(in.ID)
 	if scope := scopeAround(name); scope != "" {
 		return scope + containerGroup, nil // a monitor that starts its container again
@@ -112,7 +116,7 @@ const patience = 2 * time.Second
 // startScope has systemd move this process into a new scope. One of that name that does not go is ended.
 func startScope(h host.Facts, name string, in ScopeInput) error {
 	scope := systemd.Scope{
-		Name: name, Description: in.Description, Slice: Slice(h), PIDs: []uint32{systemd.Self}, StopTimeout: in.StopTimeout,
+		Name: name, Description: in.Description, Slice: in.Slice, PIDs: []uint32{systemd.Self}, StopTimeout: in.StopTimeout,
 		Properties: Properties(in.Resources),
 	}
 	start := func(c *systemd.Conn) error { return c.StartScope(scope) }

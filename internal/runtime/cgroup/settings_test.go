@@ -147,3 +147,19 @@ func TestWeightMeetsTheMarksOfBothScales(t *testing.T) {
 		}
 	}
 }
+
+func TestUpdateLiftsWhatIsNotNamed(t *testing.T) {
+	for mode, want := range map[host.CgroupMode]string{
+		host.CgroupV1:      "memory.memsw.limit_in_bytes = -1 (optional)\nmemory.limit_in_bytes = -1 (optional)\nmemory.soft_limit_in_bytes = -1 (optional)\ncpu.shares = 1024 (optional)\ncpu.cfs_quota_us = -1 (optional)\ncpu.cfs_period_us = 100000 (optional)\ncpu.rt_runtime_us = 0 (optional)\nblkio.bfq.weight = 100 (optional)\n",
+		host.CgroupUnified: "memory.max = max (optional)\nmemory.swap.max = max (optional)\nmemory.low = 0 (optional)\ncpu.weight = 100 (optional)\ncpu.max = max 100000 (optional)\ncpuset.cpus = \n (optional)\ncpuset.mems = \n (optional)\nio.bfq.weight = default 100 (optional) or io.weight = default 100\n",
+	} {
+		g := version(mode)
+		named, err := g.Settings(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: p(int64(5))}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, text(g.lifted(named))); d != "" {
+			t.Errorf("%s (-want +got):\n%s", mode, d)
+		}
+	}
+}

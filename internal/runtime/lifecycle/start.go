@@ -35,6 +35,10 @@ type Input struct {
 	// Overlay is the root file system; nil means Spec.Root.Path, an absolute path.
 	Overlay    *plan.Overlay
 	MountPoint string
+	// Shm is the shared memory of another container (OpenShm), or nil; it is the caller's to close.
+	Shm *os.File
+	// DeviceSources are as plan.Input has them.
+	DeviceSources map[string]string
 	// MakeWorkdir makes a working directory that is missing; with an overlay it is always made.
 	MakeWorkdir bool
 	// Stdin, Stdout and Stderr are the process's own unless Spec.Process.Terminal; all nil leaves the caller's.
@@ -89,7 +93,7 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	}
 	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
-		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), Trees: in.Trees != nil,
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), DeviceSources: in.DeviceSources, Trees: in.Trees != nil, Shm: in.Shm != nil,
 		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
 		Create: in.Gate != nil, PreserveFDs: in.PreserveFDs, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})
@@ -195,6 +199,9 @@ func Prepare(in Input, await bool) (_ *Pending, err error) {
 
 // openInputs makes what the program needs besides standard streams and the control group.
 func (p *Pending) openInputs(await bool) (err error) {
+	if p.in.Shm != nil {
+		p.inputs[plan.InShm] = int(p.in.Shm.Fd())
+	}
 	for i, f := range p.in.Trees {
 		p.inputs[plan.InTree(i)] = int(f.Fd())
 	}

@@ -38,6 +38,29 @@ func OpenTrees(s *specs.Spec) (trees []*os.File, err error) {
 	return trees, c.End()
 }
 
+// OpenShm takes hold of the shared memory of a container by its mount namespace, and its user namespace unless that is ours.
+func OpenShm(user, mounts *os.File) (_ *os.File, err error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	inputs := map[string]int{plan.InTrees: int(theirs.Fd()), plan.InMounts: int(mounts.Fd())}
+	if user != nil {
+		inputs[plan.InNamespace] = int(user.Fd())
+	}
+	c, err := child.Start(plan.CompileShm(user != nil), child.Options{Inputs: inputs})
+	_ = theirs.Close()
+	if err != nil {
+		return nil, startError(err, "")
+	}
+	shm, err := child.Receive(ours)
+	if err != nil {
+		return nil, startError(errors.Join(c.End(), err), "")
+	}
+	return shm, c.End()
+}
+
 func closeAll(files []*os.File) {
 	for _, f := range files {
 		_ = f.Close()

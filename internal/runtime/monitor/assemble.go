@@ -12,6 +12,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/image/merged"
+	"berth/internal/runtime/cdi"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/needs"
@@ -26,14 +27,17 @@ import (
 
 // Assemble decides all that starting a container needs, and changes nothing but the files of /etc that the container is
 // given. layers are the container's layers, the topmost first.
-// manager is the driver of control groups that is asked for, if any.
-func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, manager cgroup.Driver) (lifecycle.Input, error) {
+// manager is the driver of control groups that is asked for, if any; cdiDirs are where CDI's specifications are.
+func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, manager cgroup.Driver, cdiDirs []string) (lifecycle.Input, error) {
 	choice, err := cgroup.Choose(h, manager)
 	if err != nil {
 		return lifecycle.Input{}, err
 	}
+	if err := cgroup.CheckParent(choice.Driver, c.Config.CgroupParent); err != nil {
+		return lifecycle.Input{}, err
+	}
 	in := spec.Input{
-		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(h, choice.Driver, c.ID),
+		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(h, choice.Driver, c.Config.CgroupParent, c.ID),
 		Hosts: EtcFile(s, c, "hosts"), HostnameFile: EtcFile(s, c, "hostname"), ResolvConf: EtcFile(s, c, "resolv.conf"),
 		InitProgram: c.InitProgram,
 	}
@@ -62,7 +66,20 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		return lifecycle.Input{}, errdef.Hint(errdef.New(errdef.Invalid, "cannot run as user %d, group %d: your containers have only the ids that /etc/subuid and /etc/subgid give you", in.User.UID, in.User.GID),
 			"choose another with --user, or have the ranges enlarged (usermod --add-subuids)")
 	}
-	if in.HostDevices, in.Devices, err = devices(c.Config); err != nil {
+	if in.Devices, err = devices(c.Config.Devices); err != nil {
+		return lifecycle.Input{}, err
+	}
+	if c.Config.Privileged {
+		in.HostDevices = hostDevices()
+	}
+	edits, err := cdi.Resolve(cdiDirs, c.Config.Requests)
+	if err == nil {
+		err = edit(&in, edits)
+	}
+	if err != nil {
+		return lifecycle.Input{}, err
+	}
+	if in.BlockDevices, err = BlockDevices(c.Config.Resources); err != nil {
 		return lifecycle.Input{}, err
 	}
 	built, err := spec.Build(in)
@@ -70,7 +87,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		return lifecycle.Input{}, err
 	}
 	out := lifecycle.Input{
-		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps, Driver: choice.Driver,
+		ID: c.ID, Spec: built.Spec, Origins: built.Origins, DeviceSources: built.DeviceSources, Host: h, Maps: maps, Driver: choice.Driver,
 		Overlay:    overlayOf(s, c, h, layers),
 		MountPoint: s.Run,
 	}
@@ -160,60 +177,4 @@ func LookupUser(stack []string, c container.Config) (container.User, error) {
 		return container.User{}, err
 	}
 	return container.LookupUser(c.User, c.Groups, passwd, group)
-}
-
-// devices looks up the devices asked for, and for --privileged all of the host's.
-func devices(c container.Config) (all, asked []specs.LinuxDevice, err error) {
-	for _, d := range c.Devices {
-		found, err := device(d.Host, d.Path)
-		if err != nil {
-			return nil, nil, errdef.New(errdef.Invalid, "cannot give the container the device %s: %w", d.Host, err)
-		}
-		asked = append(asked, found)
-	}
-	if !c.Privileged {
-		return nil, asked, nil
-	}
-	err = filepath.WalkDir("/dev", func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return nil //nolint:nilerr // a device that goes away meanwhile
-		}
-		if e.IsDir() {
-			switch path {
-			case "/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/.lxc", "/dev/.lxd-mounts", "/dev/.udev":
-				return fs.SkipDir
-			}
-			return nil
-		}
-		switch path {
-		case "/dev/console", "/dev/ptmx", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty":
-			return nil
-		}
-		if e.Type()&fs.ModeDevice != 0 {
-			if d, err := device(path, path); err == nil {
-				all = append(all, d)
-			}
-		}
-		return nil
-	})
-	return all, asked, err
-}
-
-func device(host, path string) (specs.LinuxDevice, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(host, &st); err != nil {
-		return specs.LinuxDevice{}, err
-	}
-	d := specs.LinuxDevice{Path: path, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), UID: &st.Uid, GID: &st.Gid}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFCHR:
-		d.Type = "c"
-	case unix.S_IFBLK:
-		d.Type = "b"
-	default:
-		return d, errors.New("it is no device")
-	}
-	mode := os.FileMode(st.Mode & 0o777)
-	d.FileMode = &mode
-	return d, nil
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -123,8 +124,10 @@ type prepared struct {
 	// belongs to its user namespace.
 	late     bool
 	hostname string
+	links    told
 	owner    *os.File // the user namespace of the container whose network namespace this one shares, without root
 	trees    []*os.File
+	joined   []*os.File // namespaces of other containers, and shared memory
 }
 
 // joinOwner has a container join the user namespace that owns the network namespace which it shares: from another one it would have
@@ -134,12 +137,10 @@ func joinOwner(in *lifecycle.Input, shared *lifecycle.Network) (*os.File, error)
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
+	owner, err := ownerOf(ns)
 	if err != nil {
-		return nil, fmt.Errorf("cannot find the user namespace of the container whose network is to be shared: %w", os.NewSyscallError("ioctl(NS_GET_USERNS)", err))
+		return nil, err
 	}
-	owner := os.NewFile(uintptr(fd), "user namespace")
-	unix.CloseOnExec(fd)
 	in.Network = nil
 	joinPaths(in.Spec, descriptor(owner), descriptor(ns))
 	return owner, nil
@@ -169,7 +170,7 @@ func (p *prepared) close() {
 	if p.network != nil {
 		p.network.Close()
 	}
-	for _, f := range append(p.trees, p.owner) {
+	for _, f := range append(append(p.trees, p.joined...), p.owner) {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -200,7 +201,7 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		return p, err
 	}
 	c, h := o.Container, o.Host()
-	in, err := Assemble(o.Store, c, h, layers, o.CgroupManager)
+	in, err := Assemble(o.Store, c, h, layers, o.CgroupManager, o.CDIDirs)
 	if err != nil {
 		return p, err
 	}
@@ -228,6 +229,18 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		p.network = lifecycle.MakeNetwork()
 		in.Network = p.network
 	}
+	if h.Rootless {
+		if err := checkJoin(c.Config); err != nil {
+			return p, err
+		}
+	}
+	if p.joined, err = join(o.Store, c, &in, p.owner); err != nil {
+		return p, err
+	}
+	if p.links, err = tellOfLinks(o.Store, o.networks(), c); err != nil {
+		return p, err
+	}
+	in.Spec.Process.Env = addEnv(in.Spec.Process.Env, p.links.env)
 	if p.hostname, err = hostnameOf(c); err != nil {
 		return p, err
 	}
@@ -254,7 +267,7 @@ func prepare(o Options, await bool) (p prepared, err error) {
 	if err = errors.Join(<-connected, err); err != nil {
 		return p, err
 	}
-	return p, writeHosts(o.Store, c, p.hostname, &p.net)
+	return p, p.writeHosts(o)
 }
 
 // connectLate connects the container whose first process is pid, if that was not possible before it was born. That one goes on as far
@@ -271,7 +284,14 @@ func (p *prepared) connectLate(o Options, pid int, keep bool) error {
 	if err := p.net.connect(o, ns, keep); err != nil {
 		return err
 	}
-	return writeHosts(o.Store, o.Container, p.hostname, &p.net)
+	return p.writeHosts(o)
+}
+
+// writeHosts writes the container's hosts, with those of containers that it is linked to.
+func (p *prepared) writeHosts(o Options) error {
+	c := *o.Container
+	c.Config.Hosts = slices.Concat(p.links.hosts, c.Config.Hosts)
+	return writeHosts(o.Store, &c, p.hostname, &p.net)
 }
 
 // prepareProcess makes the container's standard streams, and all else that its first process needs.

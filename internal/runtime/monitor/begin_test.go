@@ -39,7 +39,7 @@ func TestAContainerWhoseNamesCannotBeAnsweredLeavesNothing(t *testing.T) {
 	}}
 	must(s.Create(c, false))
 	must(os.MkdirAll(s.RunDir(c.ID), 0o700))
-	group, err := cgroup.Create(h, cgroup.PathOf(h, cgroup.FS, c.ID), &specs.LinuxResources{})
+	group, err := cgroup.Create(h, cgroup.PathOf(h, cgroup.FS, "", c.ID), &specs.LinuxResources{})
 	must(err)
 	t.Cleanup(func() { _ = group.Remove() })
 	first := exec.Command("sleep", "1000")
@@ -48,7 +48,7 @@ func TestAContainerWhoseNamesCannotBeAnsweredLeavesNothing(t *testing.T) {
 	for _, dir := range group.Paths() {
 		must(os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0))
 	}
-	must(s.SetProcess(c.ID, state.Process{PID: pid, StartTime: state.StartTime(pid), Cgroup: cgroup.PathOf(h, cgroup.FS, c.ID)}))
+	must(s.SetProcess(c.ID, state.Process{PID: pid, StartTime: state.StartTime(pid), Cgroup: cgroup.PathOf(h, cgroup.FS, "", c.ID)}))
 
 	ours, theirs, err := pair()
 	must(err)

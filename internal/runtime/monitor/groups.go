@@ -21,7 +21,7 @@ func scopeInput(c *state.Container, r *specs.LinuxResources) cgroup.ScopeInput {
 		timeout = time.Duration(*s) * time.Second
 	}
 	return cgroup.ScopeInput{
-		ID: c.ID, Description: fmt.Sprintf("container %s (%s)", c.Name, c.Image.Name), Resources: r, StopTimeout: timeout,
+		ID: c.ID, Description: fmt.Sprintf("container %s (%s)", c.Name, c.Image.Name), Slice: c.Config.CgroupParent, Resources: r, StopTimeout: timeout,
 	}
 }
 
@@ -63,7 +63,7 @@ func (m *monitor) group() *cgroup.Group {
 func (m *monitor) clear() error {
 	var errs error
 	h := m.Host()
-	paths := cgroup.PathsOf(h, m.c.ID)
+	paths := cgroup.PathsOf(h, m.c.Config.CgroupParent, m.c.ID)
 	m.mu.Lock()
 	if p := m.process.Cgroup; p != "" && !slices.Contains(paths, p) {
 		paths = append(paths, p) // delegated to whoever has started it, and not to us

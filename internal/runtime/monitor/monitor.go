@@ -44,6 +44,8 @@ type Options struct {
 	Layers func() ([]string, error)
 	// CgroupManager is the driver of control groups that is asked for; empty leaves the choice to the host.
 	CgroupManager cgroup.Driver
+	// CDIDirs are where CDI's specifications of devices are.
+	CDIDirs []string
 	// First is what the command that started the monitor wants; a monitor that has Inherited has none.
 	First Request
 	// Inherited is what a monitor has been given at its execve, by the command that starts the container or by itself.
@@ -321,6 +323,7 @@ func (m *monitor) recordRunning(r state.Record) {
 func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.guard()
 	m.watchUplink()
+	mounts := mountsOf(m.process.PID)
 	err := awaitEnd(pidfd)
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
 	exit := Ended{ExitCode: unknownExit}
@@ -333,13 +336,16 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.running, m.pidfd = false, -1
 	m.mu.Unlock()
 	_ = unix.Close(pidfd)
-	if g := m.group(); g != nil {
+	g := m.group()
+	if g != nil {
 		exit.OOMKilled = g.OOMKills() > 0
-		if m.namespaces&unix.CLONE_NEWPID == 0 {
-			// Processes of the container may be left; they go with it.
-			if err := g.Remove(); err != nil {
-				exit.Error = err.Error()
-			}
+	}
+	if _, shares := container.Shares(m.c.Config.PID); shares || m.namespaces&unix.CLONE_NEWPID == 0 {
+		// Processes of the container may be left; they go with it.
+		if g == nil {
+			killWith(mounts)
+		} else if err := g.Remove(); err != nil {
+			exit.Error = err.Error()
 		}
 	}
 	m.execs.Wait()
@@ -368,8 +374,12 @@ func (m *monitor) stopped() bool {
 	return err == nil
 }
 
+// restarts reports whether the policy, as it is now, has the container started again.
 func (m *monitor) restarts(r state.Record) bool {
 	p := m.c.Config.Restart
+	if now, err := m.Store.Load(m.c.ID); err == nil {
+		p = now.Config.Restart
+	}
 	switch {
 	case r.Stopped || m.c.Config.AutoRemove:
 		return false
@@ -506,7 +516,9 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, err
 	}
-	in, err := Assemble(m.Store, m.c, m.Host(), layers, m.driver())
+	running := *m.c
+	running.Config.Devices, running.Config.Requests = nil, nil // it has them, wherever those of the host are now
+	in, err := Assemble(m.Store, &running, m.Host(), layers, m.driver(), nil)
 	if err != nil {
 		return Ended{}, err
 	}

@@ -212,7 +212,7 @@ func Places(store network.Store, c *state.Container) ([]Place, error) {
 
 // EndpointRequest is what a container asks of one network.
 func EndpointRequest(c *state.Container, asked container.Endpoint) (network.Request, error) {
-	r := network.Request{Container: c.ID, Name: c.Name, Aliases: asked.Aliases}
+	r := network.Request{Container: c.ID, Name: c.Name, Aliases: asked.Aliases, LinkLocal: asked.LinkLocal}
 	for _, a := range []netip.Addr{asked.IPv4, asked.IPv6} {
 		if a.IsValid() {
 			r.Addresses = append(r.Addresses, a)
@@ -290,7 +290,7 @@ func resolverConfig(o Options, ns *os.File) (dns.Config, error) {
 		}
 		outside = outside || !n.Internal
 		if n.Name != container.NetworkBridge {
-			config.Networks = append(config.Networks, dns.Network{Name: n.Name, Zone: store.Zone(n.Name)})
+			config.Networks = append(config.Networks, dns.Network{Name: n.Name, Zone: withLinks(store.Zone(n.Name), o.Store, o.Container.Config.Links)})
 		}
 	}
 	if outside {
@@ -482,7 +482,8 @@ func holdAgain(store network.Store, ports []network.Published) (held []*os.File,
 	}
 }
 
-// reload reads the container's name and which networks it is to be on: a command may have changed them since they were last read.
+// reload reads what commands can change of a container, and may have since it was last read: its name, which networks it is to be on, its
+// limits and its restart policy.
 func (m *monitor) reload() error {
 	now, err := m.Store.Load(m.c.ID)
 	if err != nil {
@@ -491,6 +492,7 @@ func (m *monitor) reload() error {
 	m.networking.Lock()
 	defer m.networking.Unlock()
 	m.c.Name, m.c.Config.Networks = now.Name, now.Config.Networks
+	m.c.Config.Resources, m.c.Config.Restart = now.Config.Resources, now.Config.Restart
 	return nil
 }
 

@@ -27,6 +27,10 @@ type Input struct {
 	FileSources map[string]bool
 	// Trees says that what is mounted from the host, the root and the sources of bind mounts, is given by the parent (CompileTrees).
 	Trees bool
+	// DeviceSources are where devices of the spec are on the host, where that is not the path that they have in the container.
+	DeviceSources map[string]string
+	// Shm says that what is mounted at ShmPath is given by the parent.
+	Shm bool
 	// Filter is the compiled seccomp filter, or empty.
 	Filter Filter
 	// FilterFlags are seccomp(2)'s flags.
@@ -107,6 +111,13 @@ func Compile(in Input) (*Program, error) {
 	}
 	if in.Trees {
 		c.treeInputs()
+	}
+	if in.Shm {
+		for i, m := range in.Spec.Mounts {
+			if m.Destination == ShmPath {
+				c.sources[mountKey(i)] = c.input(InShm)
+			}
+		}
 	}
 	c.stdioInputs(in.Spec.Process, in.Inherit)
 	if in.Create {
@@ -251,6 +262,9 @@ func (c *compiler) namespaces() {
 		c.add(Op{Special: WaitByte, Call: callRead, What: "wait for the id maps of the user namespace", Args: []Arg{maps, c.out(1), num(1)}})
 		c.becomeRoot()
 	}
+	if network { // inputs come before all that is opened here
+		c.input(InNetwork)
+	}
 	c.from("cgroup")
 	for i := range c.in.CgroupTasks {
 		c.do("enter the control group", callWrite, Ref(c.inputSlot(InCgroup(i))), Bytes{[]byte("0"), `"0"`}, num(1))
@@ -267,7 +281,7 @@ func (c *compiler) namespaces() {
 	}
 	if network {
 		c.from("network")
-		ns := c.input(InNetwork)
+		ns := Ref(c.inputSlot(InNetwork))
 		c.do("join the network namespace that is made for it", callSetns, ns, flags(unix.CLONE_NEWNET, "CLONE_NEWNET"))
 		c.do("done with it", callClose, ns)
 	}

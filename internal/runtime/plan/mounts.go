@@ -156,6 +156,9 @@ func (c *compiler) openSources() {
 		if c.in.Trees {
 			break
 		}
+		if c.in.Shm && m.Destination == ShmPath {
+			continue
+		}
 		if o, err := parseOptions(m); err == nil && o.bind {
 			c.from("mount " + m.Destination)
 			c.sources[mountKey(i)] = c.openTree("source", m.Source, o.subpath, o.recursive)
@@ -164,7 +167,11 @@ func (c *compiler) openSources() {
 	if c.userNS {
 		c.from("devices")
 		for _, d := range c.spec.Linux.Devices {
-			c.sources["device "+d.Path] = c.openTree("source", d.Path, "", false)
+			source := d.Path
+			if at := c.in.DeviceSources[d.Path]; at != "" {
+				source = at
+			}
+			c.sources["device "+d.Path] = c.openTree("source", source, "", false)
 		}
 	}
 }

@@ -83,6 +83,37 @@ func CompileRoot(in Input) (*Program, error) {
 	return &c.p, nil
 }
 
+// ShmPath is where a container's shared memory is mounted.
+const ShmPath = "/dev/shm"
+
+// InShm is the name of the input for the shared memory of another container.
+const InShm = "shm"
+
+// InMounts is a mount namespace to join.
+const InMounts = "mounts"
+
+// CompileShm compiles the program of a process that joins the mount namespace of a container, and its user namespace before if that is
+// another one than the caller's, and sends its parent the mount of its shared memory. Links do not count: they are the container's.
+func CompileShm(joinUser bool) *Program {
+	b := &builder{p: Program{Waits: true}}
+	b.input(InReport)
+	user := Ref(NoSlot)
+	if joinUser {
+		user = b.input(InNamespace)
+	}
+	mounts, socket := b.input(InMounts), b.input(InTrees)
+	b.reset()
+	if joinUser {
+		b.do("join the user namespace of the container", callSetns, user, flags(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+	}
+	b.do("join its mount namespace", callSetns, mounts, flags(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+	at := b.slot("shm")
+	b.openIn(at, "find its shared memory", atFDCWD, ShmPath, unix.O_PATH|unix.O_DIRECTORY, noSymlinks)
+	fd := b.get("tree", "take it", callOpenTree, Ref(at), empty, flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH"))
+	b.add(Op{Special: SendFD, Call: callSendmsg, What: "send it to the parent", Args: []Arg{socket, fd}})
+	return &b.p
+}
+
 // InNamespace is a user namespace to join.
 const InNamespace = "namespace"
 

@@ -35,7 +35,10 @@ func (b *builder) mounts() error {
 			b.spec.Mounts = append(b.spec.Mounts, m)
 		}
 	}
-	b.spec.Mounts = append(b.spec.Mounts, asked...)
+	b.spec.Mounts = append(append(b.spec.Mounts, asked...), b.Mounts...)
+	for _, m := range b.Mounts {
+		b.origins["mount "+m.Destination] = "CDI"
+	}
 	for _, f := range []struct{ target, source string }{
 		{"/etc/resolv.conf", b.ResolvConf}, {"/etc/hostname", b.HostnameFile}, {"/etc/hosts", b.Hosts},
 	} {
@@ -107,9 +110,18 @@ func (b *builder) ownMounts() []specs.Mount {
 			out = append(out, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{access, "nosuid", "noexec", "nodev"}})
 		}
 	}
-	if c.IPC == "host" {
+	_, sharesIPC := container.Shares(c.IPC)
+	switch {
+	case c.IPC == container.IPCNone:
+		out = append(out, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
+	case sharesIPC:
+		// Who carries the spec out knows whose /dev/shm it is.
+		out = append(out,
+			specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			specs.Mount{Destination: plan.ShmPath, Type: "bind", Source: plan.ShmPath, Options: []string{"bind", "nosuid", "noexec", "nodev"}})
+	case c.IPC == "host":
 		out = append(out, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"bind", "nosuid", "noexec", "nodev"}})
-	} else {
+	default:
 		out = append(out,
 			specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 			specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", shm)}})

@@ -1,9 +1,9 @@
 package spec
 
 import (
-	"strings"
+	"slices"
 
-	"berth/internal/errdef"
+	"berth/internal/container"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -43,11 +43,11 @@ func DefaultDeviceRules() []specs.LinuxDeviceCgroup {
 	return rules
 }
 
-func (b *builder) devices() {
+func (b *builder) devices() error {
 	b.origins["devices"] = "default"
 	rules := []specs.LinuxDeviceCgroup{{Allow: b.Config.Privileged, Access: "rwm"}}
 	if b.Config.Privileged {
-		b.spec.Linux.Devices = b.HostDevices
+		b.spec.Linux.Devices = slices.Clone(b.HostDevices)
 		b.origins["devices"] = "--privileged"
 		for _, d := range b.HostDevices {
 			b.origins["device "+d.Path] = "--privileged"
@@ -55,63 +55,120 @@ func (b *builder) devices() {
 	} else {
 		rules = append(rules, DefaultDeviceRules()...)
 	}
-	for i, d := range b.Devices {
-		b.spec.Linux.Devices = append(b.spec.Linux.Devices, d)
-		b.origins["device "+d.Path] = "--device " + b.Config.Devices[i].Host
+	for _, d := range b.Devices {
+		same := func(have specs.LinuxDevice) bool { return have.Path == d.Path }
+		b.spec.Linux.Devices = append(slices.DeleteFunc(b.spec.Linux.Devices, same), d.LinuxDevice)
+		b.origins["device "+d.Path] = d.Origin
 		if !b.Config.Privileged {
-			access := b.Config.Devices[i].Permissions
-			if access == "" {
-				access = "rwm"
+			rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access})
+		}
+	}
+	if !b.Config.Privileged {
+		for _, text := range b.Config.DeviceRules {
+			r, err := container.ParseDeviceRule(text)
+			if err != nil {
+				return err
 			}
-			rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: access})
+			rules = append(rules, ociRule(r))
 		}
 	}
 	b.spec.Linux.Resources = &specs.LinuxResources{Devices: rules}
+	return nil
+}
+
+// ociRule is what allows what a rule says.
+func ociRule(r container.DeviceRule) specs.LinuxDeviceCgroup {
+	out := specs.LinuxDeviceCgroup{Allow: true, Type: r.Type, Access: r.Access}
+	if r.Major != container.AllNumbers {
+		out.Major = &r.Major
+	}
+	if r.Minor != container.AllNumbers {
+		out.Minor = &r.Minor
+	}
+	return out
 }
 
 // cpuPeriod is the time in microseconds in which a quota of CPU time is given; docker's.
 const cpuPeriod = 100_000
 
-func (b *builder) resources() error {
-	r, out := b.Config.Resources, b.spec.Linux.Resources
-	if r.MemoryBytes != 0 {
-		const least = 6 << 20
-		if r.MemoryBytes < least {
-			return errdef.New(errdef.Invalid, "Minimum memory limit allowed is 6MB")
-		}
-		swap := r.MemorySwapBytes
-		switch {
-		case swap == 0:
-			swap = 2 * r.MemoryBytes // docker's: as much swap as memory
-		case swap > 0 && swap < r.MemoryBytes:
-			return errdef.New(errdef.Invalid, "Minimum memoryswap limit should be larger than memory limit, see usage")
-		}
-		out.Memory = &specs.LinuxMemory{Limit: &r.MemoryBytes, Swap: &swap}
-	} else if r.MemorySwapBytes > 0 {
-		return errdef.New(errdef.Invalid, "You should always set the Memory limit when using Memoryswap limit, see usage")
-	}
-	if r.NanoCPUs > 0 || r.CPUShares > 0 || r.CPUSet != "" {
-		out.CPU = &specs.LinuxCPU{Cpus: r.CPUSet}
-		if r.NanoCPUs > 0 {
-			period := uint64(cpuPeriod)
-			quota := r.NanoCPUs * cpuPeriod / 1e9
-			if quota < 1000 {
-				return errdef.New(errdef.Invalid, "invalid number of CPUs: the least is 0.01")
-			}
-			out.CPU.Period, out.CPU.Quota = &period, &quota
-		}
-		if r.CPUShares > 0 {
-			out.CPU.Shares = &r.CPUShares
-		}
-	}
-	if r.PidsLimit != 0 {
-		limit := r.PidsLimit
-		out.Pids = &specs.LinuxPids{Limit: &limit}
-	}
-	return nil
+// Number is the number of a device.
+type Number struct{ Major, Minor int64 }
+
+// Resources are limits in the words of the OCI spec. devices are the numbers of the block devices that limits are about.
+func Resources(r container.Resources, devices map[string]Number) *specs.LinuxResources {
+	return &specs.LinuxResources{Memory: memory(r), CPU: processors(r), Pids: pids(r), BlockIO: blockIO(r, devices)}
 }
 
-// DeviceAccess reports whether s is a set of r, w and m.
-func DeviceAccess(s string) bool {
-	return s != "" && strings.Trim(s, "rwm") == ""
+func memory(r container.Resources) *specs.LinuxMemory {
+	m := &specs.LinuxMemory{Limit: given(r.MemoryBytes), Reservation: given(r.MemoryReservationBytes), Swap: given(r.Swap())}
+	if r.MemorySwappiness != nil {
+		swappiness := uint64(*r.MemorySwappiness)
+		m.Swappiness = &swappiness
+	}
+	if r.OOMKillDisable {
+		m.DisableOOMKiller = &r.OOMKillDisable
+	}
+	if *m == (specs.LinuxMemory{}) {
+		return nil
+	}
+	return m
+}
+
+func processors(r container.Resources) *specs.LinuxCPU {
+	c := &specs.LinuxCPU{
+		Shares: given(r.CPUShares), Period: given(uint64(r.CPUPeriod)), Quota: given(r.CPUQuota), RealtimePeriod: given(uint64(r.CPURealtimePeriod)),
+		RealtimeRuntime: given(r.CPURealtimeRuntime), Cpus: r.CPUSet, Mems: r.CPUSetMemory,
+	}
+	if r.NanoCPUs > 0 {
+		period, quota := uint64(cpuPeriod), r.NanoCPUs*cpuPeriod/1e9
+		c.Period, c.Quota = &period, &quota
+	}
+	if *c == (specs.LinuxCPU{}) {
+		return nil
+	}
+	return c
+}
+
+func pids(r container.Resources) *specs.LinuxPids {
+	if r.PidsLimit == 0 {
+		return nil
+	}
+	return &specs.LinuxPids{Limit: &r.PidsLimit}
+}
+
+func blockIO(r container.Resources, devices map[string]Number) *specs.LinuxBlockIO {
+	rates := func(of []container.DeviceValue) (out []specs.LinuxThrottleDevice) {
+		for _, d := range of {
+			n := devices[d.Path]
+			out = append(out, specs.LinuxThrottleDevice{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: n.Major, Minor: n.Minor}, Rate: d.Value})
+		}
+		return out
+	}
+	b := &specs.LinuxBlockIO{
+		Weight: given(r.BlockWeight), ThrottleReadBpsDevice: rates(r.BlockReadBytes), ThrottleWriteBpsDevice: rates(r.BlockWriteBytes),
+		ThrottleReadIOPSDevice: rates(r.BlockReadOps), ThrottleWriteIOPSDevice: rates(r.BlockWriteOps),
+	}
+	for _, d := range r.BlockWeightDevices {
+		n, weight := devices[d.Path], uint16(d.Value)
+		b.WeightDevice = append(b.WeightDevice, specs.LinuxWeightDevice{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: n.Major, Minor: n.Minor}, Weight: &weight})
+	}
+	if b.Weight == nil && len(r.BlockDevices()) == 0 {
+		return nil
+	}
+	return b
+}
+
+// given is a limit of the spec, which leaves out what is not asked for.
+func given[T comparable](limit T) *T {
+	var none T
+	if limit == none {
+		return nil
+	}
+	return &limit
+}
+
+func (b *builder) resources() {
+	devices := b.spec.Linux.Resources.Devices
+	b.spec.Linux.Resources = Resources(b.Config.Resources, b.BlockDevices)
+	b.spec.Linux.Resources.Devices = devices
 }

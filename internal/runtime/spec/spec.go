@@ -7,6 +7,8 @@ package spec
 
 import (
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -36,18 +38,29 @@ type Input struct {
 	InitProgram string
 	// HostDevices are all devices of the host, for --privileged.
 	HostDevices []specs.LinuxDevice
-	// Devices are those of Config.Devices, looked up.
-	Devices []specs.LinuxDevice
+	// Devices are those that were asked for, looked up.
+	Devices []Device
+	// Mounts are further ones, which come after those of Config.
+	Mounts []specs.Mount
+	// BlockDevices are the numbers of those that limits are about (container.Resources.BlockDevices).
+	BlockDevices map[string]Number
 	// CgroupPath is the container's group, relative to the root of each hierarchy.
 	CgroupPath string
 	// UIDMaps and GIDMaps, when set, ask for a user namespace.
 	UIDMaps, GIDMaps []specs.LinuxIDMapping
 }
 
-// Built is a spec and where its parts come from, as plan.Input.Origins has it.
+// Device is a device that was asked for: where it is on the host, what of it is allowed, of r, w and m, and by which flag.
+type Device struct {
+	specs.LinuxDevice
+	Host, Access, Origin string
+}
+
+// Built is a spec and where its parts come from, as plan.Input.Origins and plan.Input.DeviceSources have it.
 type Built struct {
-	Spec    *specs.Spec
-	Origins map[string]string
+	Spec          *specs.Spec
+	Origins       map[string]string
+	DeviceSources map[string]string
 }
 
 // defaultCapabilities are docker's.
@@ -99,19 +112,27 @@ func Build(in Input) (Built, error) {
 	if err := b.mounts(); err != nil {
 		return Built{}, err
 	}
-	b.devices()
-	if err := b.resources(); err != nil {
+	if err := b.devices(); err != nil {
 		return Built{}, err
 	}
+	b.resources()
 	b.protection()
 	if b.spec.Linux.Seccomp, err = Seccomp(in.Config, process.Capabilities.Bounding, in.Host); err != nil {
 		return Built{}, err
 	}
 	b.sysctls()
+	b.spec.Annotations = maps.Clone(in.Config.Annotations)
 	if in.Config.KeepsGroups() {
-		b.spec.Annotations = map[string]string{KeepGroupsAnnotation: "1"}
+		if b.spec.Annotations == nil {
+			b.spec.Annotations = map[string]string{}
+		}
+		b.spec.Annotations[KeepGroupsAnnotation] = "1"
 	}
-	return Built{b.spec, b.origins}, nil
+	sources := map[string]string{}
+	for _, d := range in.Devices {
+		sources[d.Path] = d.Host
+	}
+	return Built{b.spec, b.origins, sources}, nil
 }
 
 // Process writes the process of a container, also that of an exec.
@@ -393,10 +414,26 @@ func lastGroup(in Input) uint32 {
 
 // protection hides and write-protects what the kernel shows of the host.
 func (b *builder) protection() {
-	if b.Config.Privileged || b.Config.Security.UnmaskAll {
-		return
-	}
 	b.origins["masked paths"], b.origins["read-only paths"] = "default", "default"
-	b.spec.Linux.MaskedPaths = maskedPaths[:]
-	b.spec.Linux.ReadonlyPaths = readonlyPaths[:]
+	if len(b.Config.Security.Mask)+len(b.Config.Security.Unmask) > 0 {
+		b.origins["masked paths"], b.origins["read-only paths"] = "--security-opt mask, unmask", "--security-opt unmask"
+	}
+	b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths = Protected(b.Config)
+}
+
+// Protected are the paths that are hidden from a container, and those that are write-protected in it.
+func Protected(c container.Config) (masked, readonly []string) {
+	s := c.Security
+	left := func(paths []string) []string {
+		if c.Privileged || s.UnmaskAll {
+			return nil
+		}
+		return slices.DeleteFunc(slices.Clone(paths), func(p string) bool {
+			return slices.ContainsFunc(s.Unmask, func(pattern string) bool {
+				match, err := path.Match(pattern, p)
+				return err == nil && match
+			})
+		})
+	}
+	return append(left(maskedPaths[:]), s.Mask...), left(readonlyPaths[:])
 }

@@ -238,6 +238,17 @@ func (w *writer) variant(value any) {
 	}
 }
 
+// properties writes an array of names and values, each with its type.
+func (w *writer) properties(all []Property) {
+	w.array(8, func() {
+		for _, p := range all {
+			w.align(8)
+			w.string(p.Name)
+			w.variant(p.Value)
+		}
+	})
+}
+
 // encode writes a call of a method; destination and object say whose.
 func encode(serial uint32, c call) []byte {
 	w := &writer{data: []byte{'l', methodCall, 0, 1}}

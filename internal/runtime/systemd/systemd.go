@@ -145,13 +145,7 @@ func (c *Conn) StartScope(s Scope) error {
 	m := manager("StartTransientUnit", "ssa(sv)a(sa(sv))")
 	m.body.string(s.Name)
 	m.body.string("fail") // if a job for such a unit is under way
-	m.body.array(8, func() {
-		for _, p := range s.properties() {
-			m.body.align(8)
-			m.body.string(p.Name)
-			m.body.variant(p.Value)
-		}
-	})
+	m.body.properties(s.properties())
 	m.body.array(8, func() {}) // no units besides
 	return c.job(m, s.Name)
 }
@@ -191,6 +185,16 @@ func (c *Conn) ResetFailed(unit string) error {
 	if named(err, noSuchUnit) {
 		return nil
 	}
+	return err
+}
+
+// SetProperties changes properties of a unit, until it is gone.
+func (c *Conn) SetProperties(unit string, properties []Property) error {
+	m := manager("SetUnitProperties", "sba(sv)")
+	m.body.string(unit)
+	m.body.uint32(1) // runtime: nothing is written down
+	m.body.properties(properties)
+	_, err := c.call(m)
 	return err
 }
 
