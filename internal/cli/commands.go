@@ -3,11 +3,11 @@ package cli
 import (
 	"strconv"
 
-	"berth/internal/engine"
+	"berth/internal/container"
 	"berth/internal/runtime/needs"
 )
 
-var parseSignal = engine.ParseSignal
+var parseSignal = container.ParseSignal
 
 // The flags that several commands have.
 var (

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"slices"
 
 	"berth/internal/container"
@@ -32,6 +33,11 @@ func (c *call) config() (container.Config, error) {
 		return cfg, c.usage("Conflicting options: --restart and --rm")
 	case cfg.UTS == "host" && cfg.Hostname != "":
 		return cfg, c.usage("Conflicting options: hostname and the UTS mode")
+	case c.options.noHealth && !reflect.ValueOf(cfg.Health).IsZero():
+		return cfg, c.usage("--no-healthcheck conflicts with --health-* options")
+	}
+	if c.options.noHealth {
+		cfg.Health.Test = []string{"NONE"}
 	}
 	return cfg, nil
 }

@@ -136,6 +136,9 @@ func (e *Engine) check(c *state.Container) error {
 	if err := e.checkNetworks(c); err != nil {
 		return err
 	}
+	if err := c.Config.CheckHealth(); err != nil {
+		return err
+	}
 	_, err := spec.Build(spec.Input{ID: c.ID, Config: c.Config, Host: e.Host(), InitProgram: c.InitProgram})
 	return err
 }

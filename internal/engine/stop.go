@@ -5,12 +5,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
-	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/monitor"
@@ -18,39 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// ParseSignal reads a signal's name, with or without SIG, or number.
-func ParseSignal(s string) (syscall.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 64 {
-		return syscall.Signal(n), nil
-	}
-	name := strings.ToUpper(s)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	if n := unix.SignalNum(name); n != 0 {
-		return n, nil
-	}
-	// The real-time signals, which glibc counts from 34.
-	for _, r := range []struct {
-		prefix     string
-		base, sign int
-	}{{"SIGRTMIN", 34, 1}, {"SIGRTMAX", 64, -1}} {
-		if rest, ok := strings.CutPrefix(name, r.prefix); ok {
-			n := 0
-			if rest != "" {
-				var err error
-				if n, err = strconv.Atoi(rest[1:]); err != nil {
-					break
-				}
-			}
-			if s := r.base + r.sign*n; s >= 34 && s <= 64 {
-				return syscall.Signal(s), nil
-			}
-		}
-	}
-	return 0, errdef.New(errdef.Invalid, "Invalid signal: %s", s)
-}
 
 // StopOptions are what --signal and --timeout say; zero values mean the container's own.
 type StopOptions struct {
@@ -68,7 +32,7 @@ func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) er
 	if status != state.Running && status != state.Paused && status != state.Restarting {
 		return nil
 	}
-	signal, timeout, err := stopHow(c.Config, o)
+	signal, timeout, err := c.Config.StopHow(o.Signal, o.Timeout)
 	if err != nil {
 		return err
 	}
@@ -119,27 +83,6 @@ func afterKill(ctx context.Context, c *state.Container, over <-chan struct{}) er
 	case <-ctx.Done():
 		return errdef.New(errdef.Cancelled, "cancelled while container %s was ending", c.Name)
 	}
-}
-
-func stopHow(c container.Config, o StopOptions) (syscall.Signal, time.Duration, error) {
-	signal, timeout := o.Signal, container.DefaultStopTimeout
-	if signal == 0 {
-		signal = unix.SIGTERM
-		if c.StopSignal != "" {
-			var err error
-			if signal, err = ParseSignal(c.StopSignal); err != nil {
-				return 0, 0, err
-			}
-		}
-	}
-	seconds := c.StopTimeout
-	if o.Timeout != nil {
-		seconds = o.Timeout
-	}
-	if seconds != nil {
-		timeout = time.Duration(*seconds) * time.Second
-	}
-	return signal, timeout, nil
 }
 
 // endOnPurpose says that the end that is to come is wanted: no restart policy answers it. The session hears of the end; nil

@@ -105,6 +105,8 @@ type monitor struct {
 	pidfd   int
 	running bool
 	over    bool // the monitor is about to go: no new clients
+	// startOver says that the container is to be started again when it has ended, whatever its policy.
+	startOver bool
 }
 
 // Attend stays with a container that a command is just starting (Begin), until it has ended for good.
@@ -205,23 +207,35 @@ func (m *monitor) live(next life) error {
 		record.Status, record.FinishedAt = state.Exited, time.Now().UTC()
 		record.ExitCode, record.OOMKilled, record.Error = exit.ExitCode, exit.OOMKilled, exit.Error
 		record.Stopped = m.stopped()
-		if !m.restarts(record) {
+		startOver := m.isToStartOver() && !record.Stopped && !m.halted()
+		if !startOver && !m.restarts(record) {
 			return m.finish(record, exit)
 		}
 		if err := m.clear(); err != nil {
 			return err
 		}
 		record.Status = state.Restarting
-		record.RestartCount++
+		if !startOver {
+			record.RestartCount++
+		}
 		m.renewal.forbid() // the pause before the next start is known here alone
 		if err := m.Store.SetRecord(m.c.ID, record, m.durable); err != nil {
 			return err
 		}
 		m.tellAll(FrameEnded, exit)
-		if !pause.wait(time.Since(record.StartedAt), m.halt) {
+		if !startOver && !pause.wait(time.Since(record.StartedAt), m.halt) {
 			return halted()
 		}
 	}
+}
+
+// isToStartOver reports, once, whether the container has ended to be started again.
+func (m *monitor) isToStartOver() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	yes := m.startOver
+	m.startOver = false
+	return yes
 }
 
 // once starts the container again and waits for its end.
@@ -321,7 +335,9 @@ func (m *monitor) recordRunning(r state.Record) {
 func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.guard()
 	m.watchUplink()
+	endHealth := m.watchHealth()
 	err := awaitEnd(pidfd)
+	endHealth()
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
 	exit := Ended{ExitCode: unknownExit}
 	if err != nil {
