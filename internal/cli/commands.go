@@ -192,6 +192,15 @@ func commands() []command {
 
 		{name: "version", short: "Show the berth version information", example: "berth version", run: (*call).cmdVersion, flags: []flag{flagFormat, {"short", "", "", "Print the version on one line", boolean(func(o *options) *bool { return &o.short })}}},
 		{name: "system info", alias: "info", short: "Display system-wide information", example: "berth info", run: (*call).cmdInfo, flags: []flag{flagFormat}},
+		{
+			name: "system events", alias: "events", short: "Get real time events", example: "berth events --since 10m --filter event=die", run: (*call).cmdEvents,
+			flags: []flag{
+				flagFilter,
+				{"format", "", "string", "Format output using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				{"since", "", "string", "Show all events created since timestamp", text(func(o *options) *string { return &o.since })},
+				{"until", "", "string", "Stream events until this timestamp", text(func(o *options) *string { return &o.until })},
+			},
+		},
 		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},
 		{name: "system apparmor-profile", short: "Print the AppArmor profile that lets this program make user namespaces", example: needs.AppArmorCommand, run: (*call).cmdAppArmorProfile},
 		{name: "system reset", inside: true, short: "Remove all containers, volumes, networks and images", example: "berth system reset -f", run: (*call).cmdReset, flags: []flag{flagYes}},

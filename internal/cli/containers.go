@@ -123,6 +123,7 @@ func (c *call) cmdRestart() error {
 		if err != nil {
 			return err
 		}
+		e.Containers.Note(of, "restart")
 		return s.Close()
 	})
 }

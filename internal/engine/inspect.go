@@ -11,6 +11,7 @@ import (
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
+	"berth/internal/volume"
 )
 
 // View is a container as docker's inspect shows it; the names of its fields are docker's.
@@ -265,5 +266,22 @@ func (e *Engine) RemoveVolume(name string) error {
 			}
 		}
 	}
-	return e.Volumes.Remove(name, e.RemoveTree)
+	return e.removeVolume(name)
+}
+
+func (e *Engine) removeVolume(name string) error {
+	if err := e.Volumes.Remove(name, e.RemoveTree); err != nil {
+		return err
+	}
+	e.Containers.NoteAll(volumeEvent(name, "destroy"))
+	return nil
+}
+
+// CreateVolume makes a volume unless there is one of that name.
+func (e *Engine) CreateVolume(v volume.Volume) error {
+	created, err := e.Volumes.Create(v)
+	if created && err == nil {
+		e.Containers.NoteAll(volumeEvent(v.Name, "create"))
+	}
+	return err
 }

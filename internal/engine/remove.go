@@ -70,13 +70,16 @@ func (e *Engine) remove(c *state.Container, volumes bool) error {
 		return err
 	}
 	err := e.Containers.Remove(c, e.RemoveTree)
+	if err == nil {
+		e.Containers.Note(c, "destroy")
+	}
 	if !volumes {
 		return err
 	}
 	for _, v := range c.Volumes {
 		if v.Anonymous {
-			if e := e.Volumes.Remove(v.Name, e.RemoveTree); !errdef.Is(e, errdef.NotFound) {
-				err = errors.Join(err, e)
+			if gone := e.removeVolume(v.Name); !errdef.Is(gone, errdef.NotFound) {
+				err = errors.Join(err, gone)
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -24,7 +25,7 @@ type StopOptions struct {
 
 // Stop asks a container to end, kills it when its time is over, and returns when it has ended. One that does not run is
 // stopped already.
-func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) error {
+func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) (err error) {
 	status, _, err := e.Status(c)
 	if err != nil {
 		return err
@@ -42,9 +43,14 @@ func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) er
 	}
 	defer s.Close()
 	over := e.over(s)
-	if err := e.signal(c, signal); err != nil {
+	if err := e.signalNoted(c, signal); err != nil {
 		return err
 	}
+	defer func() {
+		if err == nil {
+			e.Containers.Note(c, "stop")
+		}
+	}()
 	if status == state.Paused {
 		if err := e.freeze(c, false); err != nil {
 			return err
@@ -63,7 +69,7 @@ func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) er
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := e.signal(c, unix.SIGKILL); err != nil {
+	if err := e.signalNoted(c, unix.SIGKILL); err != nil {
 		return err
 	}
 	return afterKill(ctx, c, over)
@@ -157,6 +163,12 @@ func (e *Engine) signal(c *state.Container, signal syscall.Signal) error {
 	return nil
 }
 
+// signalNoted sends a signal that somebody has asked for.
+func (e *Engine) signalNoted(c *state.Container, signal syscall.Signal) error {
+	e.Containers.Note(c, "kill", "signal", strconv.Itoa(int(signal)))
+	return e.signal(c, signal)
+}
+
 // Kill sends a signal to a running container. One that ends it does so on purpose.
 func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
 	status, _, err := e.Status(c)
@@ -167,7 +179,7 @@ func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
 		return errdef.New(errdef.Conflict, "cannot kill container: %s: container %s is not running", c.Name, c.ID)
 	}
 	if signal != unix.SIGKILL {
-		return e.signal(c, signal)
+		return e.signalNoted(c, signal)
 	}
 	s, err := e.endOnPurpose(c)
 	if err != nil || s == nil {
@@ -175,7 +187,7 @@ func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
 	}
 	defer s.Close()
 	over := e.over(s)
-	if err := e.signal(c, signal); err != nil {
+	if err := e.signalNoted(c, signal); err != nil {
 		return err
 	}
 	if status == state.Paused {
@@ -200,7 +212,15 @@ func (e *Engine) Pause(c *state.Container, pause bool) error {
 	case !pause && status != state.Paused:
 		return errdef.New(errdef.Conflict, "container %s is not paused", c.ID)
 	}
-	return e.freeze(c, pause)
+	if err := e.freeze(c, pause); err != nil {
+		return err
+	}
+	action := "unpause"
+	if pause {
+		action = "pause"
+	}
+	e.Containers.Note(c, action)
+	return nil
 }
 
 func (e *Engine) freeze(c *state.Container, frozen bool) error {

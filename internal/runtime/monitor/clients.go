@@ -230,11 +230,11 @@ func (m *monitor) exec(conn *Conn, payload []byte) error {
 	if r.Process == nil || !r.Process.Terminal && len(files) != 3 {
 		return errdef.New(errdef.Invalid, "the request names no process, or does not bring its descriptors")
 	}
-	p, release, err := m.startFurther(r.Process, r.Seccomp, files)
+	p, err := m.startFurther(r.Process, r.Seccomp, files)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer p.done()
 	for _, f := range files {
 		_ = f.Close()
 	}
@@ -245,8 +245,7 @@ func (m *monitor) exec(conn *Conn, payload []byte) error {
 	} else {
 		err = conn.Send(FrameStarted, Started{p.PID})
 	}
-	exit := waitFor(p.PIDFD, p.PID)
-	_ = unix.Close(p.PIDFD)
+	exit := p.collect()
 	if err == nil {
 		_ = conn.Send(FrameEnded, exit)
 	}

@@ -3,11 +3,14 @@ package monitor
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"berth/internal/container"
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/ident"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
@@ -54,12 +57,32 @@ func lookupRunning(c *state.Container, cfg container.Config, p state.Process) (c
 	return container.LookupUser(cfg.User, cfg.Groups, read("etc/passwd"), read("etc/group"))
 }
 
-// startFurther starts a further process; the container does not end, as far as others are told, before release is called.
-func (m *monitor) startFurther(process *specs.Process, seccomp *specs.LinuxSeccomp, files []*os.File) (_ *lifecycle.Running, release func(), err error) {
+// further is a further process that runs. The container does not end, as far as others are told, before done is called.
+type further struct {
+	*lifecycle.Running
+	m  *monitor
+	id string
+}
+
+// done lets go of a process that has ended.
+func (f *further) done() {
+	_ = unix.Close(f.PIDFD)
+	f.m.execs.Done()
+}
+
+// collect waits for the end of the process.
+func (f *further) collect() Ended {
+	exit := waitFor(f.PIDFD, f.PID)
+	f.m.Store.Note(f.m.c, "exec_die", "execID", f.id, "exitCode", strconv.Itoa(exit.ExitCode))
+	return exit
+}
+
+// startFurther starts a further process.
+func (m *monitor) startFurther(process *specs.Process, seccomp *specs.LinuxSeccomp, files []*os.File) (_ *further, err error) {
 	m.mu.Lock()
 	if !m.running {
 		m.mu.Unlock()
-		return nil, nil, errdef.New(errdef.Conflict, "the container is not running")
+		return nil, errdef.New(errdef.Conflict, "the container is not running")
 	}
 	target, err := unix.FcntlInt(uintptr(m.pidfd), unix.F_DUPFD_CLOEXEC, 3)
 	m.execs.Add(1)
@@ -71,7 +94,7 @@ func (m *monitor) startFurther(process *specs.Process, seccomp *specs.LinuxSecco
 	}()
 	m.grown.Store(true)
 	if err != nil {
-		return nil, nil, os.NewSyscallError("fcntl", err)
+		return nil, os.NewSyscallError("fcntl", err)
 	}
 	defer unix.Close(target)
 	in := lifecycle.ExecInput{
@@ -82,5 +105,12 @@ func (m *monitor) startFurther(process *specs.Process, seccomp *specs.LinuxSecco
 		in.Stdin, in.Stdout, in.Stderr = files[0], files[1], files[2]
 	}
 	r, err := lifecycle.Exec(in)
-	return r, m.execs.Done, err
+	id, command := ident.New(), strings.Join(process.Args, " ")
+	created := m.c.Event("exec_create: "+command, "execID", id)
+	if err != nil {
+		m.Store.NoteAll(created)
+		return nil, err
+	}
+	m.Store.NoteAll(created, m.c.Event("exec_start: "+command, "execID", id))
+	return &further{r, m, id}, nil
 }

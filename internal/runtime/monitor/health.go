@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"syscall"
 	"time"
 
 	"berth/internal/container"
@@ -120,13 +122,12 @@ func (m *monitor) runCheck(command []string, p state.Process, timeout time.Durat
 		return 0, "", err
 	}
 	defer ours.Close()
-	running, release, err := m.startFurther(request.Process, request.Seccomp, []*os.File{null, theirs, theirs})
+	running, err := m.startFurther(request.Process, request.Seccomp, []*os.File{null, theirs, theirs})
 	_ = theirs.Close()
 	if err != nil {
 		return 0, "", err
 	}
-	defer release()
-	defer unix.Close(running.PIDFD)
+	defer running.done()
 	said := make(chan string, 1)
 	go func() { said <- bounded(ours) }()
 	ended := make(chan error, 1)
@@ -147,7 +148,7 @@ func (m *monitor) runCheck(command []string, p state.Process, timeout time.Durat
 		_ = unix.PidfdSendSignal(running.PIDFD, unix.SIGKILL, nil, 0)
 		err = <-ended
 	}
-	exit := collect(running.PIDFD, running.PID)
+	exit := running.collect()
 	_ = ours.SetReadDeadline(time.Now().Add(lingering))
 	return exit.ExitCode, <-said, errors.Join(cut, err)
 }
@@ -175,6 +176,7 @@ func bounded(r io.Reader) string {
 
 // healthChanged does what is to be done when the container has become healthy, or unhealthy.
 func (m *monitor) healthChanged(s container.HealthStatus) {
+	m.Store.Note(m.c, "health_status: "+string(s))
 	if s != container.HealthUnhealthy {
 		return
 	}
@@ -187,6 +189,7 @@ func (m *monitor) healthChanged(s container.HealthStatus) {
 	switch m.c.Config.HealthOnFailure {
 	case container.OnFailureKill:
 		err = os.WriteFile(m.stopFile(), nil, 0o600)
+		m.noteSignal(unix.SIGKILL)
 		_ = unix.PidfdSendSignal(m.pidfd, unix.SIGKILL, nil, 0)
 	case container.OnFailureStop:
 		if err = os.WriteFile(m.stopFile(), nil, 0o600); err == nil {
@@ -211,6 +214,7 @@ func (m *monitor) askToEnd() error {
 	if err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
+	m.noteSignal(signal)
 	_ = unix.PidfdSendSignal(pidfd, signal, nil, 0)
 	ended := m.ended
 	m.renewal.forbid() // who waits for the end is here alone
@@ -221,9 +225,14 @@ func (m *monitor) askToEnd() error {
 		}
 		select {
 		case <-time.After(timeout):
+			m.noteSignal(unix.SIGKILL)
 			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 		case <-ended:
 		}
 	}()
 	return nil
+}
+
+func (m *monitor) noteSignal(s syscall.Signal) {
+	m.Store.Note(m.c, "kill", "signal", strconv.Itoa(int(s)))
 }

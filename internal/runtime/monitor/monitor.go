@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"berth/internal/container"
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/event"
 	"berth/internal/host"
 	"berth/internal/network"
 	"berth/internal/network/dns"
@@ -244,6 +246,7 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, err
 	}
+	m.Store.NoteAll(append(m.c.VolumeEvents("mount"), m.c.Event("start"))...)
 	if err := m.serveNames(r.PID); err != nil {
 		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
 		m.untilEnd(r.PIDFD, r.PID)
@@ -359,6 +362,7 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 		}
 	}
 	m.execs.Wait()
+	m.noteEnd(exit)
 	if err := m.disconnect(); err != nil && exit.Error == "" {
 		exit.Error = err.Error()
 	}
@@ -371,6 +375,17 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 		exit.Error = m.recorded.Error()
 	}
 	return exit
+}
+
+// noteEnd notes that the container has ended, and let go of its volumes.
+func (m *monitor) noteEnd(exit Ended) {
+	var all []event.Event
+	if exit.OOMKilled {
+		all = append(all, m.c.Event("oom"))
+	}
+	ran := time.Since(m.process.StartedAt)
+	all = append(all, m.c.Event("die", "execDuration", strconv.Itoa(int(ran.Seconds())), "exitCode", strconv.Itoa(exit.ExitCode)))
+	m.Store.NoteAll(append(all, m.c.VolumeEvents("unmount")...)...)
 }
 
 // stopFile says that a command has ended the container on purpose.
@@ -425,6 +440,9 @@ func (m *monitor) finish(r state.Record, exit Ended) error {
 	}
 	// It is no more as soon as it has lost its name; nobody need wait until all is deleted.
 	gone, err := m.Store.Retire(m.c)
+	if err == nil {
+		m.Store.Note(m.c, "destroy")
+	}
 	err = errors.Join(err, removeVolumes(m.Options))
 	m.tellAll(FrameEnded, exit)
 	if err == nil {
@@ -453,8 +471,12 @@ func removeVolumes(o Options) (err error) {
 	volumes := volume.Store{Dir: filepath.Join(o.Store.Data, "volumes")}
 	for _, v := range o.Container.Volumes {
 		if v.Anonymous {
-			if e := volumes.Remove(v.Name, o.RemoveTree); !errdef.Is(e, errdef.NotFound) {
-				err = errors.Join(err, e)
+			gone := volumes.Remove(v.Name, o.RemoveTree)
+			if gone == nil {
+				o.Store.NoteAll(event.Event{Type: event.Volume, Action: "destroy", ID: v.Name, Attributes: map[string]string{"driver": "local"}})
+			}
+			if !errdef.Is(gone, errdef.NotFound) {
+				err = errors.Join(err, gone)
 			}
 		}
 	}
