@@ -107,6 +107,16 @@ func commands() []command {
 				{"volumes", "v", "", "Remove anonymous volumes associated with the container", boolean(func(o *options) *bool { return &o.volumes })},
 			},
 		},
+		{
+			name: "container stats", inside: true, alias: "stats", args: "[CONTAINER...]", short: "Display a live stream of container(s) resource usage statistics", example: "berth stats --no-stream web", most: -1, run: (*call).cmdStats,
+			flags: []flag{
+				{"all", "a", "", "Show all containers (default shows just running)", boolean(func(o *options) *bool { return &o.all })},
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				{"no-stream", "", "", "Disable streaming stats and only pull the first result", boolean(func(o *options) *bool { return &o.noStream })},
+				flagNoTrunc,
+			},
+		},
+		{name: "container top", inside: true, alias: "top", args: "CONTAINER [ps OPTIONS]", short: "Display the running processes of a container", example: "berth top web -o pid,comm", least: 1, most: -1, stop: true, run: (*call).cmdTop},
 		{name: "container rename", alias: "rename", args: "CONTAINER NEW_NAME", short: "Rename a container", example: "berth rename web shop", least: 2, most: 2, run: (*call).cmdRename},
 		{name: "container port", alias: "port", args: "CONTAINER [PRIVATE_PORT[/PROTO]]", short: "List port mappings or a specific mapping for the container", example: "berth port web 80/tcp", least: 1, most: 2, run: (*call).cmdPort},
 		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagYes}},

@@ -43,6 +43,7 @@ type options struct {
 	bundle       string
 	pidFile      string
 	noHealth     bool
+	noStream     bool
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint
