@@ -4,13 +4,13 @@ import (
 	"strconv"
 	"strings"
 
-	"berth/internal/engine"
+	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/runtime/needs"
 	"berth/internal/volume"
 )
 
-var parseSignal = engine.ParseSignal
+var parseSignal = container.ParseSignal
 
 // The flags that several commands have.
 var (
@@ -113,6 +113,16 @@ func commands() []command {
 				{"volumes", "v", "", "Remove anonymous volumes associated with the container", boolean(func(o *options) *bool { return &o.volumes })},
 			},
 		},
+		{
+			name: "container stats", inside: true, alias: "stats", args: "[CONTAINER...]", short: "Display a live stream of container(s) resource usage statistics", example: "berth stats --no-stream web", most: -1, run: (*call).cmdStats,
+			flags: []flag{
+				{"all", "a", "", "Show all containers (default shows just running)", boolean(func(o *options) *bool { return &o.all })},
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				{"no-stream", "", "", "Disable streaming stats and only pull the first result", boolean(func(o *options) *bool { return &o.noStream })},
+				flagNoTrunc,
+			},
+		},
+		{name: "container top", inside: true, alias: "top", args: "CONTAINER [ps OPTIONS]", short: "Display the running processes of a container", example: "berth top web -o pid,comm", least: 1, most: -1, stop: true, run: (*call).cmdTop},
 		{name: "container rename", alias: "rename", args: "CONTAINER NEW_NAME", short: "Rename a container", example: "berth rename web shop", least: 2, most: 2, run: (*call).cmdRename},
 		{name: "container update", alias: "update", args: "CONTAINER [CONTAINER...]", short: "Update configuration of one or more containers", example: "berth update -m 512m --memory-swap 1g web", least: 1, most: -1, run: (*call).cmdUpdate, flags: updateFlags()},
 		{name: "container port", alias: "port", args: "CONTAINER [PRIVATE_PORT[/PROTO]]", short: "List port mappings or a specific mapping for the container", example: "berth port web 80/tcp", least: 1, most: 2, run: (*call).cmdPort},
@@ -293,6 +303,15 @@ func commands() []command {
 				{"all", "a", "", "Remove all unused images not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
 				flagPruned, flagYes,
 				{"volumes", "", "", "Prune anonymous volumes", boolean(func(o *options) *bool { return &o.volumes })},
+			},
+		},
+		{
+			name: "system events", alias: "events", short: "Get real time events", example: "berth events --since 10m --filter event=die", run: (*call).cmdEvents,
+			flags: []flag{
+				flagFilter,
+				{"format", "", "string", "Format output using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				{"since", "", "string", "Show all events created since timestamp", text(func(o *options) *string { return &o.since })},
+				{"until", "", "string", "Stream events until this timestamp", text(func(o *options) *string { return &o.until })},
 			},
 		},
 		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},

@@ -14,6 +14,7 @@ import (
 	"berth/internal/logs"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
+	"berth/internal/tail"
 
 	"golang.org/x/sys/unix"
 )
@@ -123,6 +124,7 @@ func (c *call) cmdRestart() error {
 		if err != nil {
 			return err
 		}
+		e.Containers.Note(of, "restart")
 		return s.Close()
 	})
 }
@@ -257,14 +259,16 @@ func (c *call) cmdLogs() error {
 		return err
 	}
 	if c.options.follow {
+		watch, err := tail.NewWatch(e.Containers.Dir(of.ID), e.Containers.RunDir(of.ID))
+		if err != nil {
+			return err
+		}
+		defer watch.Close()
 		q.Follow = func() bool {
 			if c.context().Err() != nil || !q.Until.IsZero() && time.Now().After(q.Until) || !e.Containers.Monitored(of.ID) {
 				return false
 			}
-			select {
-			case <-time.After(50 * time.Millisecond):
-			case <-c.context().Done():
-			}
+			watch.Wait(c.context(), 100*time.Millisecond) // the end of a monitor, or of the time, changes nothing there
 			return true
 		}
 		if _, _, err := e.Status(of); err != nil {

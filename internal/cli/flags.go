@@ -9,9 +9,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/image"
 	"berth/internal/network"
 	"berth/internal/volume"
 )
@@ -46,6 +48,8 @@ type options struct {
 	pidsGiven                 bool  // the limit of processes is asked for; zero is then none
 	kernelMemory              int64 // asked for, and no kernel's any more
 	fileLabels                map[string]string
+	noHealth                  bool
+	noStream                  bool
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint
@@ -132,6 +136,24 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"group-add", "", "list", "Add additional groups to join", list(func(o *options) *[]string { return &o.config.Groups })},
+		{"health-cmd", "", "string", "Command to run to check health", set(func(o *options, v string) error {
+			if v != "" {
+				o.config.Health.Test = []string{"CMD-SHELL", v}
+			}
+			return nil
+		})},
+		{"health-interval", "", "duration", "Time between running the check (ms|s|m|h) (default 0s)", healthDuration("health-interval", func(h *image.Healthcheck) *time.Duration { return &h.Interval })},
+		{"health-on-failure", "", "string", "What to do with a container that becomes unhealthy (none|kill|restart|stop)", choice(func(o *options) *string { return &o.config.HealthOnFailure },
+			"on-failure action", container.OnFailureNone, container.OnFailureKill, container.OnFailureRestart, container.OnFailureStop)},
+		{"health-retries", "", "int", "Consecutive failures needed to report unhealthy", set(func(o *options, v string) (err error) {
+			if o.config.Health.Retries, err = strconv.Atoi(v); err == nil && o.config.Health.Retries < 0 {
+				err = errdef.New(errdef.Invalid, "--health-retries cannot be negative")
+			}
+			return err
+		})},
+		{"health-start-interval", "", "duration", "Time between running the check during the start period (ms|s|m|h) (default 0s)", healthDuration("health-start-interval", func(h *image.Healthcheck) *time.Duration { return &h.StartInterval })},
+		{"health-start-period", "", "duration", "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)", healthDuration("health-start-period", func(h *image.Healthcheck) *time.Duration { return &h.StartPeriod })},
+		{"health-timeout", "", "duration", "Maximum time to allow one check to run (ms|s|m|h) (default 0s)", healthDuration("health-timeout", func(h *image.Healthcheck) *time.Duration { return &h.Timeout })},
 		{"hostname", "h", "string", "Container host name", set(func(o *options, v string) error {
 			o.config.Hostname = v
 			return checkHostname(v)
@@ -203,6 +225,7 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"network-alias", "", "list", "Add network-scoped alias for the container", list(func(o *options) *[]string { return &o.endpoint.Aliases })},
+		{"no-healthcheck", "", "", "Disable any container-specified HEALTHCHECK", boolean(func(o *options) *bool { return &o.noHealth })},
 		{"oom-score-adj", "", "int", "Tune host's OOM preferences (-1000 to 1000)", set(func(o *options, v string) error {
 			n, err := strconv.Atoi(v)
 			if err != nil || n < -1000 || n > 1000 {
@@ -323,6 +346,18 @@ func setPair(to *map[string]string, what, s string) error {
 	}
 	(*to)[key] = value
 	return err
+}
+
+// healthDuration is a flag of a health check; zero leaves it to the image or docker's default.
+func healthDuration(name string, at func(h *image.Healthcheck) *time.Duration) func(*call, string) error {
+	return set(func(o *options, v string) error {
+		d, err := time.ParseDuration(v)
+		if err == nil && d < 0 {
+			err = errdef.New(errdef.Invalid, "--%s cannot be negative", name)
+		}
+		*at(&o.config.Health) = d
+		return err
+	})
 }
 
 func choice(at func(o *options) *string, what string, allowed ...string) func(*call, string) error {

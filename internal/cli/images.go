@@ -151,6 +151,5 @@ func (c *call) cmdTag() error {
 	if err != nil {
 		return err
 	}
-	_, err = e.Images.Tag(c.args[0], c.args[1])
-	return err
+	return e.TagImage(c.args[0], c.args[1])
 }

@@ -124,7 +124,7 @@ func psRowOf(e *engine.Engine, l engine.Listed, noTrunc bool) (psRow, error) {
 	return psRow{
 		Command: strconv.Quote(command), CreatedAt: l.Created.Format("2006-01-02 15:04:05 -0700 MST"), ID: id, Image: l.Image.Name,
 		Labels: labelText(l.Config.Labels), LocalVolumes: strconv.Itoa(len(l.Volumes)), Mounts: strings.Join(mounts, ","), Names: l.Name,
-		Networks: strings.Join(networksOf(l.Config), ","), Ports: portsText(ports), RunningFor: ago(l.Created), Size: "0B", State: string(l.Record.Status), Status: statusText(l.Record),
+		Networks: strings.Join(networksOf(l.Config), ","), Ports: portsText(ports), RunningFor: ago(l.Created), Size: "0B", State: string(l.Record.Status), Status: statusText(l),
 	}, err
 }
 
@@ -160,10 +160,11 @@ func ago(t time.Time) string {
 }
 
 // statusText is docker's: "Up 5 minutes", "Exited (1) 2 hours ago".
-func statusText(r state.Record) string {
+func statusText(l engine.Listed) string {
+	r := l.Record
 	switch r.Status {
 	case state.Running:
-		return "Up " + units.HumanDuration(time.Since(r.StartedAt))
+		return "Up " + units.HumanDuration(time.Since(r.StartedAt)) + healthText(l.Health)
 	case state.Paused:
 		return "Up " + units.HumanDuration(time.Since(r.StartedAt)) + " (Paused)"
 	case state.Restarting:
@@ -172,6 +173,17 @@ func statusText(r state.Record) string {
 		return fmt.Sprintf("Exited (%d) %s", r.ExitCode, ago(r.FinishedAt))
 	}
 	return "Created"
+}
+
+// healthText is docker's: " (healthy)", " (health: starting)".
+func healthText(h container.HealthStatus) string {
+	switch h {
+	case container.HealthNone:
+		return ""
+	case container.HealthStarting:
+		return " (health: starting)"
+	}
+	return " (" + string(h) + ")"
 }
 
 // filter reads --filter, each of which of reads. Of one key one must match, but of labels all.
@@ -267,6 +279,11 @@ func recordFilter(key, value string) (t func(engine.Listed) bool, err error) {
 			return nil, errdef.New(errdef.Invalid, "invalid filter 'exited=%s'", value)
 		}
 		t = func(l engine.Listed) bool { return l.Record.Status == state.Exited && l.Record.ExitCode == n }
+	case "health":
+		if !slices.Contains([]container.HealthStatus{container.HealthNone, container.HealthStarting, container.HealthHealthy, container.HealthUnhealthy}, container.HealthStatus(value)) {
+			return nil, errdef.New(errdef.Invalid, "invalid filter 'health=%s'", value)
+		}
+		t = func(l engine.Listed) bool { return string(l.Health) == value }
 	case "label":
 		t = func(l engine.Listed) bool { return hasLabel(l.Config.Labels, value) }
 	case "ancestor":

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"reflect"
 	"slices"
 
 	"berth/internal/container"
@@ -38,6 +39,11 @@ func (c *call) config() (container.Config, error) {
 		return cfg, c.usage("Conflicting options: --restart and --rm")
 	case cfg.UTS == "host" && cfg.Hostname != "":
 		return cfg, c.usage("Conflicting options: hostname and the UTS mode")
+	case c.options.noHealth && !reflect.ValueOf(cfg.Health).IsZero():
+		return cfg, c.usage("--no-healthcheck conflicts with --health-* options")
+	}
+	if c.options.noHealth {
+		cfg.Health.Test = []string{"NONE"}
 	}
 	if c.options.kernelMemory != 0 {
 		fmt.Fprintln(c.err, "WARNING: --kernel-memory is discarded: Linux has no such limit since 5.16; --memory counts the kernel's memory, too")

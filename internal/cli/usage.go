@@ -45,7 +45,7 @@ func (c *call) cmdDf() error {
 }
 
 // usageRows sums up what there is of each kind, what of it is in use, and what would be gained by removing the rest.
-func usageRows(u engine.Usage) []usageRow {
+func usageRows(u engine.DiskUse) []usageRow {
 	ids := map[image.Digest]bool{}
 	active := 0
 	for _, im := range u.Images {
@@ -103,7 +103,7 @@ type (
 	}
 )
 
-func verboseUsage(e *engine.Engine, u engine.Usage) usageDetails {
+func verboseUsage(e *engine.Engine, u engine.DiskUse) usageDetails {
 	d := usageDetails{BuildCache: []struct{}{}}
 	short := &call{}
 	for _, im := range u.Images {
@@ -121,7 +121,7 @@ func verboseUsage(e *engine.Engine, u engine.Usage) usageDetails {
 }
 
 // printUsage prints everything that takes room.
-func (c *call) printUsage(e *engine.Engine, u engine.Usage) error {
+func (c *call) printUsage(e *engine.Engine, u engine.DiskUse) error {
 	d := verboseUsage(e, u)
 	var images, containers, volumes [][]string
 	for _, im := range d.Images {

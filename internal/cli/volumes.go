@@ -130,7 +130,7 @@ func (c *call) cmdVolumeCreate() error {
 	} else {
 		v.Name, v.Anonymous = ident.New(), true
 	}
-	if _, err := e.Volumes.Create(v); err != nil {
+	if err := e.CreateVolume(v); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(c.out, v.Name)

@@ -38,17 +38,17 @@ type Config struct {
 	Privileged  bool `json:",omitempty"`
 	AutoRemove  bool `json:",omitempty"`
 
-	CapAdd    []string          `json:",omitempty"`
-	CapDrop   []string          `json:",omitempty"`
-	Security  Security          `json:",omitzero"`
-	Mounts    []Mount           `json:",omitempty"`
+	CapAdd   []string `json:",omitempty"`
+	CapDrop  []string `json:",omitempty"`
+	Security Security `json:",omitzero"`
+	Mounts   []Mount  `json:",omitempty"`
 	// VolumesFrom are CONTAINER[:ro]: its mounts, too.
-	VolumesFrom []string `json:",omitempty"`
-	Devices   []Device          `json:",omitempty"`
-	Requests  []DeviceRequest   `json:",omitempty"`
-	Ulimits   []Ulimit          `json:",omitempty"`
-	Sysctls   map[string]string `json:",omitempty"`
-	Resources Resources         `json:",omitzero"`
+	VolumesFrom []string          `json:",omitempty"`
+	Devices     []Device          `json:",omitempty"`
+	Requests    []DeviceRequest   `json:",omitempty"`
+	Ulimits     []Ulimit          `json:",omitempty"`
+	Sysctls     map[string]string `json:",omitempty"`
+	Resources   Resources         `json:",omitzero"`
 	// CgroupParent is the group that the container's own is made in: a path with the driver cgroupfs, a slice with systemd.
 	CgroupParent string   `json:",omitempty"`
 	DeviceRules  []string `json:",omitempty"` // --device-cgroup-rule, as ParseDeviceRule takes them
@@ -89,6 +89,13 @@ type Config struct {
 	StopTimeout  *int          `json:",omitempty"` // seconds
 	Restart      RestartPolicy `json:",omitzero"`
 	Log          LogConfig     `json:",omitzero"`
+
+	// Health is how the container is found to be well; a Test of NONE says that it is not looked for, whatever the image says.
+	Health image.Healthcheck `json:",omitzero"`
+	// HealthOnFailure is what is done when it is not, podman's word: none when empty.
+	HealthOnFailure string `json:",omitempty"`
+	// Shell is what a command of Health is given to, if it is not docker's (/bin/sh -c).
+	Shell []string `json:",omitempty"`
 }
 
 // Values of UserNS. Docker knows the first; the others are podman's words.
@@ -237,6 +244,10 @@ func Merge(c Config, im image.Config) Config {
 			labels[k] = v
 		}
 		c.Labels = labels
+	}
+	c.Health = mergeHealth(c.Health, im.Healthcheck)
+	if len(c.Health.Test) > 0 {
+		c.Shell = im.Shell
 	}
 	c.Exposed = slices.Clone(c.Exposed)
 	for _, e := range sorted(im.ExposedPorts) {

@@ -14,6 +14,7 @@ import (
 	"berth/internal/container"
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/event"
 	"berth/internal/ident"
 	"berth/internal/image"
 	"berth/internal/image/layer"
@@ -136,12 +137,28 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 		}
 		return nil, err
 	}
+	e.Containers.NoteAll(append(newVolumes(made), c.Event("create"))...)
 	return c, nil
+}
+
+func newVolumes(names []string) []event.Event {
+	var all []event.Event
+	for _, name := range names {
+		all = append(all, volumeEvent(name, "create"))
+	}
+	return all
+}
+
+func volumeEvent(name, action string) event.Event {
+	return event.Event{Type: event.Volume, Action: action, ID: name, Attributes: map[string]string{"driver": "local"}}
 }
 
 // check refuses what could not be started: everything that can be known before the container is made.
 func (e *Engine) check(c *state.Container) error {
 	if err := errors.Join(e.checkNetworks(c), e.shareNamespaces(c), e.findLinks(c)); err != nil {
+		return err
+	}
+	if err := c.Config.CheckHealth(); err != nil {
 		return err
 	}
 	if err := c.Config.Resources.Check(runtime.NumCPU()); err != nil {
@@ -293,8 +310,10 @@ func (e *Engine) Rename(c *state.Container, name string) error {
 		return err
 	}
 	defer l.Unlock()
+	old := c.Name
 	if err := e.Containers.Rename(c, name); err != nil {
 		return err
 	}
+	e.Containers.Note(c, "rename", "oldName", "/"+old)
 	return e.Networks().Rename(c.ID, name)
 }

@@ -7,15 +7,11 @@ import (
 	"os"
 	"slices"
 
-	"berth/internal/container"
-	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/runtime/monitor"
-	"berth/internal/runtime/spec"
 	"berth/internal/state"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // ExecOptions is what exec was asked for.
@@ -99,47 +95,16 @@ func (e *Engine) execRequest(c *state.Container, o ExecOptions) (monitor.ExecReq
 	if o.Workdir != "" {
 		cfg.Workdir = o.Workdir
 	}
-	h := e.Host()
-	in := spec.Input{ID: c.ID, Config: cfg, Host: h}
-	var err error
-	if in.User, err = e.lookupRunning(c, cfg); err != nil {
-		return monitor.ExecRequest{}, err
-	}
-	p, err := spec.Process(in)
-	if err != nil {
-		return monitor.ExecRequest{}, err
-	}
-	if o.TTY && o.Rows > 0 {
-		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
-	}
-	filter, err := spec.Seccomp(cfg, p.Capabilities.Bounding, h)
-	return monitor.ExecRequest{Version: monitor.Version, Process: p, Seccomp: filter, Detach: o.Detach}, err
-}
-
-// lookupRunning finds a user by the files of a running container, which its processes may have made anything of.
-func (e *Engine) lookupRunning(c *state.Container, cfg container.Config) (container.User, error) {
 	p, err := e.process(c)
 	if err != nil {
-		return container.User{}, err
+		return monitor.ExecRequest{}, err
 	}
-	fd := p.Open()
-	if fd < 0 {
-		return container.User{}, errdef.New(errdef.Conflict, "container %s is not running", c.ID)
+	r, err := monitor.Further(c, cfg, p, e.Host())
+	if err == nil && o.TTY && o.Rows > 0 {
+		r.Process.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
 	}
-	defer unix.Close(fd)
-	root, err := os.Open(fmt.Sprintf("/proc/%d/root", p.PID))
-	if err != nil {
-		return container.User{}, errdef.New(errdef.Conflict, "cannot look into container %s: %w", c.Name, err)
-	}
-	defer root.Close()
-	read := func(name string) []byte {
-		data, err := disk.ReadBounded(int(root.Fd()), name, 4<<20)
-		if err != nil {
-			return nil
-		}
-		return data
-	}
-	return container.LookupUser(cfg.User, cfg.Groups, read("etc/passwd"), read("etc/group"))
+	r.Detach = o.Detach
+	return r, err
 }
 
 // Wait waits for the end of the process.

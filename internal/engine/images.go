@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"berth/internal/event"
 	"berth/internal/image/store"
 )
 
@@ -27,5 +28,35 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) (store
 	if err != nil {
 		return store.Removed{}, err
 	}
-	return e.Images.Remove(ctx, ref, force, uses, store.RootsOf(uses))
+	named, _ := e.Images.Find(ref) // what is amiss with it, Remove says
+	removed, err := e.Images.Remove(ctx, ref, force, uses, store.RootsOf(uses))
+	if err != nil {
+		return removed, err
+	}
+	for range removed.Untagged {
+		e.NoteImage("untag", string(named.ID), string(named.ID))
+	}
+	if len(removed.Deleted) > 0 {
+		e.NoteImage("delete", string(removed.Deleted[0]), string(removed.Deleted[0]))
+	}
+	return removed, nil
+}
+
+// TagImage gives an image another name.
+func (e *Engine) TagImage(ref, name string) error {
+	r, err := e.Images.Tag(ref, name)
+	if err != nil {
+		return err
+	}
+	familiar := name
+	if parsed, ok := r.Reference(); ok {
+		familiar = parsed.Familiar()
+	}
+	e.NoteImage("tag", string(r.ID), familiar)
+	return nil
+}
+
+// NoteImage notes in the journal what has happened to an image.
+func (e *Engine) NoteImage(action, id, name string) {
+	e.Containers.NoteAll(event.Event{Type: event.Image, Action: action, ID: id, Attributes: map[string]string{"name": name}})
 }

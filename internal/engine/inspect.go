@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth/internal/container"
+	"berth/internal/image"
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
@@ -53,6 +54,7 @@ type ViewState struct {
 	Error      string
 	StartedAt  time.Time
 	FinishedAt time.Time
+	Health     *container.Health `json:",omitempty"`
 }
 
 // ViewHost is what of the configuration depends on the host.
@@ -132,7 +134,10 @@ type (
 		WorkingDir   string
 		Entrypoint   []string
 		Labels       map[string]string
-		StopSignal   string `json:",omitempty"`
+		StopSignal   string             `json:",omitempty"`
+		Healthcheck  *image.Healthcheck `json:",omitempty"`
+		// HealthOnFailure is podman's.
+		HealthOnFailure string `json:"HealthcheckOnFailureAction,omitempty"`
 	}
 )
 
@@ -158,6 +163,8 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		Status: status, Running: status == state.Running || status == state.Paused || status == state.Restarting, Paused: status == state.Paused, Restarting: status == state.Restarting,
 		OOMKilled: r.OOMKilled, ExitCode: r.ExitCode, Error: r.Error, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 	}
+	r.Status = status
+	v.State.Health = e.Health(c, r)
 	if status == state.Running || status == state.Paused {
 		p, err := e.Containers.Process(c.ID)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -207,7 +214,10 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	v.Config = ViewConfig{
 		Hostname: spec.Hostname(spec.Input{ID: c.ID, Config: cfg}), Domainname: cfg.Domainname, User: cfg.User, Tty: cfg.TTY, OpenStdin: cfg.Interactive,
 		Env: cfg.Env, Cmd: cfg.Command, Image: c.Image.Name, WorkingDir: cfg.Workdir, Entrypoint: cfg.Entrypoint, Labels: cfg.Labels, StopSignal: cfg.StopSignal,
-		ExposedPorts: exposed(cfg),
+		ExposedPorts: exposed(cfg), HealthOnFailure: cfg.HealthOnFailure,
+	}
+	if len(cfg.Health.Test) > 0 {
+		v.Config.Healthcheck = &cfg.Health
 	}
 	if v.Config.Labels == nil {
 		v.Config.Labels = map[string]string{}

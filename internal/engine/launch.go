@@ -46,10 +46,14 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
 	o.Settle, o.Notice, o.Home, o.CgroupManager = e.settlePorts, e.Notice, e.home, cgroup.Driver(e.Settings.CgroupManager)
 	o.HostLoopback, o.CDIDirs = e.Settings.HostLoopback, e.Settings.CDIDirs()
+	if request.Stdin || request.Output {
+		e.Containers.Note(c, "attach")
+	}
 	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: e.monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)
 	}
+	e.Containers.NoteAll(append(c.VolumeEvents("mount"), c.Event("start"))...)
 	return &Session{c, conn, e.Settings}, nil
 }
 

@@ -70,14 +70,17 @@ func (e *Engine) remove(c *state.Container, volumes bool) error {
 		return err
 	}
 	err := e.Containers.Remove(c, e.RemoveTree)
+	if err == nil {
+		e.Containers.Note(c, "destroy")
+	}
 	if !volumes {
 		return err
 	}
 	own, ownErr := e.Containers.OwnVolumes(c)
 	err = errors.Join(err, ownErr)
 	for _, name := range own {
-		if e := e.Volumes.Remove(name, e.RemoveTree); !errdef.Is(e, errdef.NotFound) {
-			err = errors.Join(err, e)
+		if gone := e.removeVolume(name); !errdef.Is(gone, errdef.NotFound) {
+			err = errors.Join(err, gone)
 		}
 	}
 	return err

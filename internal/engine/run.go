@@ -78,6 +78,7 @@ func (e *Engine) Attach(c *state.Container, attach monitor.AttachRequest) (*Sess
 	default:
 		return nil, errdef.New(errdef.Conflict, "You cannot attach to a stopped container, start it first")
 	}
+	e.Containers.Note(c, "attach")
 	return e.connect(c, attach)
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
@@ -126,7 +127,11 @@ func (e *Engine) List() ([]Listed, error) {
 			return nil, err
 		}
 		r.Status = status
-		out = append(out, Listed{c, r})
+		health := container.HealthNone
+		if h := e.Health(c, r); h != nil {
+			health = h.Status
+		}
+		out = append(out, Listed{c, r, health})
 	}
 	return out, nil
 }
@@ -135,6 +140,26 @@ func (e *Engine) List() ([]Listed, error) {
 type Listed struct {
 	*state.Container
 	Record state.Record
+	Health container.HealthStatus
+}
+
+// Health is what is known of the health of a container whose record is r; nil if nobody looks, or has ever looked. One that does not run
+// is unhealthy, as docker has it.
+func (e *Engine) Health(c *state.Container, r state.Record) *container.Health {
+	if c.Config.HealthCommand() == nil {
+		return nil
+	}
+	h, ok := e.Containers.Health(c.ID, r.StartedAt)
+	if r.Status != state.Running && r.Status != state.Paused {
+		if !ok {
+			return nil
+		}
+		h.Status = container.HealthUnhealthy
+	}
+	if h.Log == nil {
+		h.Log = []container.HealthResult{}
+	}
+	return &h
 }
 
 // process is where a container runs, or that it does not.

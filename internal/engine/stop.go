@@ -6,11 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
-	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/monitor"
@@ -18,39 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// ParseSignal reads a signal's name, with or without SIG, or number.
-func ParseSignal(s string) (syscall.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 64 {
-		return syscall.Signal(n), nil
-	}
-	name := strings.ToUpper(s)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	if n := unix.SignalNum(name); n != 0 {
-		return n, nil
-	}
-	// The real-time signals, which glibc counts from 34.
-	for _, r := range []struct {
-		prefix     string
-		base, sign int
-	}{{"SIGRTMIN", 34, 1}, {"SIGRTMAX", 64, -1}} {
-		if rest, ok := strings.CutPrefix(name, r.prefix); ok {
-			n := 0
-			if rest != "" {
-				var err error
-				if n, err = strconv.Atoi(rest[1:]); err != nil {
-					break
-				}
-			}
-			if s := r.base + r.sign*n; s >= 34 && s <= 64 {
-				return syscall.Signal(s), nil
-			}
-		}
-	}
-	return 0, errdef.New(errdef.Invalid, "Invalid signal: %s", s)
-}
 
 // StopOptions are what --signal and --timeout say; zero values mean the container's own.
 type StopOptions struct {
@@ -60,7 +25,7 @@ type StopOptions struct {
 
 // Stop asks a container to end, kills it when its time is over, and returns when it has ended. One that does not run is
 // stopped already.
-func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) error {
+func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) (err error) {
 	status, _, err := e.Status(c)
 	if err != nil {
 		return err
@@ -68,7 +33,7 @@ func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) er
 	if status != state.Running && status != state.Paused && status != state.Restarting {
 		return nil
 	}
-	signal, timeout, err := stopHow(c.Config, o)
+	signal, timeout, err := c.Config.StopHow(o.Signal, o.Timeout)
 	if err != nil {
 		return err
 	}
@@ -78,9 +43,14 @@ func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) er
 	}
 	defer s.Close()
 	over := e.over(s)
-	if err := e.signal(c, signal); err != nil {
+	if err := e.signalNoted(c, signal); err != nil {
 		return err
 	}
+	defer func() {
+		if err == nil {
+			e.Containers.Note(c, "stop")
+		}
+	}()
 	if status == state.Paused {
 		if err := e.freeze(c, false); err != nil {
 			return err
@@ -99,7 +69,7 @@ func (e *Engine) Stop(ctx context.Context, c *state.Container, o StopOptions) er
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := e.signal(c, unix.SIGKILL); err != nil {
+	if err := e.signalNoted(c, unix.SIGKILL); err != nil {
 		return err
 	}
 	return afterKill(ctx, c, over)
@@ -119,27 +89,6 @@ func afterKill(ctx context.Context, c *state.Container, over <-chan struct{}) er
 	case <-ctx.Done():
 		return errdef.New(errdef.Cancelled, "cancelled while container %s was ending", c.Name)
 	}
-}
-
-func stopHow(c container.Config, o StopOptions) (syscall.Signal, time.Duration, error) {
-	signal, timeout := o.Signal, container.DefaultStopTimeout
-	if signal == 0 {
-		signal = unix.SIGTERM
-		if c.StopSignal != "" {
-			var err error
-			if signal, err = ParseSignal(c.StopSignal); err != nil {
-				return 0, 0, err
-			}
-		}
-	}
-	seconds := c.StopTimeout
-	if o.Timeout != nil {
-		seconds = o.Timeout
-	}
-	if seconds != nil {
-		timeout = time.Duration(*seconds) * time.Second
-	}
-	return signal, timeout, nil
 }
 
 // endOnPurpose says that the end that is to come is wanted: no restart policy answers it. The session hears of the end; nil
@@ -214,6 +163,12 @@ func (e *Engine) signal(c *state.Container, signal syscall.Signal) error {
 	return nil
 }
 
+// signalNoted sends a signal that somebody has asked for.
+func (e *Engine) signalNoted(c *state.Container, signal syscall.Signal) error {
+	e.Containers.Note(c, "kill", "signal", strconv.Itoa(int(signal)))
+	return e.signal(c, signal)
+}
+
 // Kill sends a signal to a running container. One that ends it does so on purpose.
 func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
 	status, _, err := e.Status(c)
@@ -224,7 +179,7 @@ func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
 		return errdef.New(errdef.Conflict, "cannot kill container: %s: container %s is not running", c.Name, c.ID)
 	}
 	if signal != unix.SIGKILL {
-		return e.signal(c, signal)
+		return e.signalNoted(c, signal)
 	}
 	s, err := e.endOnPurpose(c)
 	if err != nil || s == nil {
@@ -232,7 +187,7 @@ func (e *Engine) Kill(c *state.Container, signal syscall.Signal) error {
 	}
 	defer s.Close()
 	over := e.over(s)
-	if err := e.signal(c, signal); err != nil {
+	if err := e.signalNoted(c, signal); err != nil {
 		return err
 	}
 	if status == state.Paused {
@@ -257,7 +212,15 @@ func (e *Engine) Pause(c *state.Container, pause bool) error {
 	case !pause && status != state.Paused:
 		return errdef.New(errdef.Conflict, "container %s is not paused", c.ID)
 	}
-	return e.freeze(c, pause)
+	if err := e.freeze(c, pause); err != nil {
+		return err
+	}
+	action := "unpause"
+	if pause {
+		action = "pause"
+	}
+	e.Containers.Note(c, action)
+	return nil
 }
 
 func (e *Engine) freeze(c *state.Container, frozen bool) error {

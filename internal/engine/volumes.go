@@ -36,7 +36,24 @@ func (e *Engine) RemoveVolume(name string) error {
 	if err := e.unused(name, "remove"); err != nil {
 		return err
 	}
-	return e.Volumes.Remove(name, e.RemoveTree)
+	return e.removeVolume(name)
+}
+
+func (e *Engine) removeVolume(name string) error {
+	if err := e.Volumes.Remove(name, e.RemoveTree); err != nil {
+		return err
+	}
+	e.Containers.NoteAll(volumeEvent(name, "destroy"))
+	return nil
+}
+
+// CreateVolume makes a volume unless there is one of that name.
+func (e *Engine) CreateVolume(v volume.Volume) error {
+	created, err := e.Volumes.Create(v)
+	if created && err == nil {
+		e.Containers.NoteAll(volumeEvent(v.Name, "create"))
+	}
+	return err
 }
 
 // RenameVolume gives a volume that no container uses another name.
@@ -83,10 +100,14 @@ func (e *Engine) FillVolume(v volume.Volume, fill func(dir *os.File) error) erro
 		}
 		return syncFileSystem(path)
 	})
-	if err == nil && !created {
-		err = errdef.New(errdef.Conflict, "there is a volume %s already", v.Name)
+	switch {
+	case err != nil:
+		return err
+	case !created:
+		return errdef.New(errdef.Conflict, "there is a volume %s already", v.Name)
 	}
-	return err
+	e.Containers.NoteAll(volumeEvent(v.Name, "create"))
+	return nil
 }
 
 // OpenVolume loads a volume whose content is to be read where it is.

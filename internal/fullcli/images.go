@@ -110,6 +110,7 @@ func pull(c cli.Call) error {
 		}
 		return err
 	}
+	c.Engine.NoteImage("pull", ref.Familiar(), ref.FamiliarName())
 	if quiet {
 		_, err := fmt.Fprintln(c.Out, ref)
 		return err
@@ -167,6 +168,7 @@ func load(c cli.Call) error {
 		return err
 	}
 	for _, l := range loaded {
+		c.Engine.NoteImage("load", string(l.ID), string(l.ID))
 		if l.Name != "" {
 			fmt.Fprintf(c.Out, "Loaded image: %s\n", l.Name)
 		} else {
@@ -228,6 +230,7 @@ func importTar(c cli.Call) error {
 	if err != nil {
 		return err
 	}
+	c.Engine.NoteImage("import", string(r.ID), string(r.ID))
 	_, err = fmt.Fprintln(c.Out, r.ID)
 	return err
 }

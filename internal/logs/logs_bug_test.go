@@ -23,3 +23,18 @@ func TestFollowReadsWhatWasRotatedInBeforeTheEnd(t *testing.T) {
 		t.Errorf("followed: %q", got)
 	}
 }
+
+func TestFollowLosesNothingWhenTheLogIsRotatedTwiceMeanwhile(t *testing.T) {
+	w, path := open(t, 1, 4)
+	fill(t, w, 0, 1)
+	next := 1
+	q := Query{Tail: -1, Follow: func() bool {
+		fill(t, w, next, 3) // each fills a file
+		next += 3
+		return next < 12
+	}}
+	want := "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n"
+	if got := strings.Join(read(t, path, 4, q), ""); got != want {
+		t.Errorf("followed: %q", got)
+	}
+}

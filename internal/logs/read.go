@@ -1,17 +1,10 @@
 package logs
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"berth/internal/tail"
 )
 
 // Entry is one entry of a log.
@@ -49,31 +42,7 @@ func Read(path string, maxFiles int, q Query, each func(Entry) error) error {
 		}
 		return each(e)
 	}
-	for i := maxFiles - 1; i > 0; i-- {
-		f, err := os.Open(fmt.Sprintf("%s.%d", path, i))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		_, err = lines(f, nil, give)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-	}
-	f, err := os.Open(path)
-	for more := q.Follow != nil; errors.Is(err, fs.ErrNotExist) && more; {
-		more = q.Follow() // what was written before there was no more to come is still read
-		f, err = os.Open(path)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // nothing was ever written
-	}
-	if err != nil {
-		return err
-	}
-	return follow(f, path, q, give)
+	return tail.Lines(path, maxFiles, q.Follow, give)
 }
 
 // toSkip is how many of the wanted entries stand before the last q.Tail ones.
@@ -90,67 +59,4 @@ func toSkip(path string, maxFiles int, q Query) (int, error) {
 		return nil
 	})
 	return max(0, total-q.Tail), err
-}
-
-// follow reads f to its end and, if asked, what is appended later, also to the file that takes its place.
-func follow(f *os.File, path string, q Query, give func([]byte) error) error {
-	defer func() { _ = f.Close() }()
-	var rest []byte
-	last := false
-	for {
-		var err error
-		if rest, err = lines(f, rest, give); err != nil || q.Follow == nil {
-			return err
-		}
-		if next, err := os.Open(path); err == nil && !sameFile(f, next) {
-			// Nothing is appended to the old one any more; what came before it was renamed is read first.
-			if _, err = lines(f, rest, give); err != nil {
-				return errors.Join(err, next.Close())
-			}
-			_ = f.Close()
-			f, rest = next, nil
-			continue
-		} else if err == nil {
-			_ = next.Close()
-		}
-		if last {
-			return nil
-		}
-		// What was written, or rotated, before there was no more to come is still read.
-		last = !q.Follow()
-	}
-}
-
-func sameFile(a, b *os.File) bool {
-	var x, y unix.Stat_t
-	return unix.Fstat(int(a.Fd()), &x) == nil && unix.Fstat(int(b.Fd()), &y) == nil && x.Ino == y.Ino && x.Dev == y.Dev
-}
-
-// lines gives each whole line of r, the first of which begins with rest, and returns the begun one at the end.
-func lines(r io.Reader, rest []byte, give func([]byte) error) ([]byte, error) {
-	b := bufio.NewReaderSize(r, 64<<10)
-	for {
-		part, err := b.ReadSlice('\n')
-		if err == nil {
-			line := part
-			if len(rest) > 0 {
-				rest = append(rest, part...)
-				line = rest
-			}
-			if len(bytes.TrimSpace(line)) > 0 {
-				if err := give(line); err != nil {
-					return nil, err
-				}
-			}
-			rest = rest[:0]
-			continue
-		}
-		rest = append(rest, part...)
-		if err == io.EOF {
-			return rest, nil
-		}
-		if err != bufio.ErrBufferFull {
-			return nil, err
-		}
-	}
 }

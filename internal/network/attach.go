@@ -135,7 +135,11 @@ func (s Store) Attach(network string, r Request, ns *os.File) (e Endpoint, chang
 	if err := configure(inside, e); err != nil {
 		return e, changes, err
 	}
-	return e, changes, s.publish(k, n, e, e.Ports)
+	if err := s.publish(k, n, e, e.Ports); err != nil {
+		return e, changes, err
+	}
+	s.noteEndpoint(e, "connect")
+	return e, changes, nil
 }
 
 // Restore connects a container that runs, whose network namespace is ns, again as its record says, if its interface is no more: a Home
@@ -207,7 +211,7 @@ func enter(ns *os.File, ipv6 bool) (c *netlink.Conn, err error) {
 // plan is the endpoint that a request leads to.
 func (s Store) plan(n Network, r Request, inside *netlink.Conn) (Endpoint, error) {
 	e := Endpoint{
-		Format: Format, Network: n.Name, Container: r.Container, Name: r.Name, Interface: r.Interface, MAC: r.MAC,
+		Format: Format, Network: n.Name, NetworkID: n.ID, Driver: n.Driver, Container: r.Container, Name: r.Name, Interface: r.Interface, MAC: r.MAC,
 		LinkLocal: r.LinkLocal, DefaultRoute: r.DefaultRoute && !n.Internal, Internal: n.Internal, Aliases: r.Aliases, Ports: r.Ports,
 	}
 	if err := checkName(r.Container); err != nil {
@@ -385,7 +389,8 @@ func (s Store) RemoveLinks(ended []Endpoint) error {
 // Release gives back all that a container holds in a network, from its record alone. It may be repeated, and holding nothing is
 // no error.
 func (s Store) Release(network, container string, why Leaving) error {
-	if _, err := s.Endpoint(network, container); errdef.Is(err, errdef.NotFound) {
+	e, err := s.Endpoint(network, container)
+	if errdef.Is(err, errdef.NotFound) {
 		return nil
 	}
 	l, err := s.lock()
@@ -398,7 +403,11 @@ func (s Store) Release(network, container string, why Leaving) error {
 		return err
 	}
 	defer k.close()
-	return s.leave(k, network, container, why)
+	if err := s.leave(k, network, container, why); err != nil {
+		return err
+	}
+	s.noteEndpoint(e, "disconnect")
+	return nil
 }
 
 // ReleaseAll is Release for every network.

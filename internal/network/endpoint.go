@@ -19,6 +19,8 @@ import (
 type Endpoint struct {
 	Format    int
 	Network   string
+	NetworkID string `json:",omitempty"`
+	Driver    Driver `json:",omitempty"` // the network's
 	Container string // its ID
 	Name      string // the container's
 	Interface string // in the container

@@ -197,7 +197,11 @@ func (s Store) Create(n Network) (Network, error) {
 	if n, err = s.chooseSubnets(n, others, pools); err != nil {
 		return n, err
 	}
-	return n, s.write(n)
+	if err := s.write(n); err != nil {
+		return n, err
+	}
+	s.note(n, "create")
+	return n, nil
 }
 
 func (s Store) write(n Network) error {
@@ -342,5 +346,6 @@ func (s Store) Remove(nameOrID string) error {
 	if err := os.Remove(filepath.Join(s.dataDir(n.Name), "network.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	s.note(n, "destroy")
 	return errors.Join(disk.SyncDir(s.dataDir(n.Name)), os.RemoveAll(s.dataDir(n.Name)), s.repairIfMade())
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"berth/internal/errdef"
-	"berth/internal/runtime/lifecycle"
 
 	"golang.org/x/sys/unix"
 )
@@ -231,31 +230,11 @@ func (m *monitor) exec(conn *Conn, payload []byte) error {
 	if r.Process == nil || !r.Process.Terminal && len(files) != 3 {
 		return errdef.New(errdef.Invalid, "the request names no process, or does not bring its descriptors")
 	}
-	m.mu.Lock()
-	if !m.running {
-		m.mu.Unlock()
-		return errdef.New(errdef.Conflict, "the container is not running")
-	}
-	target, err := unix.FcntlInt(uintptr(m.pidfd), unix.F_DUPFD_CLOEXEC, 3)
-	m.execs.Add(1)
-	m.mu.Unlock()
-	defer m.execs.Done()
-	m.grown.Store(true)
-	if err != nil {
-		return os.NewSyscallError("fcntl", err)
-	}
-	defer unix.Close(target)
-	in := lifecycle.ExecInput{
-		ID: m.c.ID, Process: r.Process, Seccomp: r.Seccomp, Host: m.Host(), Target: target,
-		Namespaces: m.namespaces, Cgroup: m.group(), NoSetgroups: m.noSetgroups,
-	}
-	if !r.Process.Terminal {
-		in.Stdin, in.Stdout, in.Stderr = files[0], files[1], files[2]
-	}
-	p, err := lifecycle.Exec(in)
+	p, err := m.startFurther(r.Process, r.Seccomp, files)
 	if err != nil {
 		return err
 	}
+	defer p.done()
 	for _, f := range files {
 		_ = f.Close()
 	}
@@ -266,8 +245,7 @@ func (m *monitor) exec(conn *Conn, payload []byte) error {
 	} else {
 		err = conn.Send(FrameStarted, Started{p.PID})
 	}
-	exit := waitFor(p.PIDFD, p.PID)
-	_ = unix.Close(p.PIDFD)
+	exit := p.collect()
 	if err == nil {
 		_ = conn.Send(FrameEnded, exit)
 	}

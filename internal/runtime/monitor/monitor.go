@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"berth/internal/container"
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/event"
 	"berth/internal/host"
 	"berth/internal/network"
 	"berth/internal/network/dns"
@@ -107,6 +109,8 @@ type monitor struct {
 	pidfd   int
 	running bool
 	over    bool // the monitor is about to go: no new clients
+	// startOver says that the container is to be started again when it has ended, whatever its policy.
+	startOver bool
 }
 
 // Attend stays with a container that a command is just starting (Begin), until it has ended for good.
@@ -207,23 +211,35 @@ func (m *monitor) live(next life) error {
 		record.Status, record.FinishedAt = state.Exited, time.Now().UTC()
 		record.ExitCode, record.OOMKilled, record.Error = exit.ExitCode, exit.OOMKilled, exit.Error
 		record.Stopped = m.stopped()
-		if !m.restarts(record) {
+		startOver := m.isToStartOver() && !record.Stopped && !m.halted()
+		if !startOver && !m.restarts(record) {
 			return m.finish(record, exit)
 		}
 		if err := m.clear(); err != nil {
 			return err
 		}
 		record.Status = state.Restarting
-		record.RestartCount++
+		if !startOver {
+			record.RestartCount++
+		}
 		m.renewal.forbid() // the pause before the next start is known here alone
 		if err := m.Store.SetRecord(m.c.ID, record, m.durable); err != nil {
 			return err
 		}
 		m.tellAll(FrameEnded, exit)
-		if !pause.wait(time.Since(record.StartedAt), m.halt) {
+		if !startOver && !pause.wait(time.Since(record.StartedAt), m.halt) {
 			return halted()
 		}
 	}
+}
+
+// isToStartOver reports, once, whether the container has ended to be started again.
+func (m *monitor) isToStartOver() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	yes := m.startOver
+	m.startOver = false
+	return yes
 }
 
 // once starts the container again and waits for its end.
@@ -232,6 +248,7 @@ func (m *monitor) once(record *state.Record) (Ended, error) {
 	if err != nil {
 		return Ended{}, err
 	}
+	m.Store.NoteAll(append(m.c.VolumeEvents("mount"), m.c.Event("start"))...)
 	if err := m.serveNames(r.PID); err != nil {
 		_ = unix.PidfdSendSignal(r.PIDFD, unix.SIGKILL, nil, 0)
 		m.untilEnd(r.PIDFD, r.PID)
@@ -324,7 +341,9 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.guard()
 	m.watchUplink()
 	mounts := mountsOf(m.process.PID)
+	endHealth := m.watchHealth()
 	err := awaitEnd(pidfd)
+	endHealth()
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
 	exit := Ended{ExitCode: unknownExit}
 	if err != nil {
@@ -349,6 +368,7 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 		}
 	}
 	m.execs.Wait()
+	m.noteEnd(exit)
 	if err := m.disconnect(); err != nil && exit.Error == "" {
 		exit.Error = err.Error()
 	}
@@ -361,6 +381,17 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 		exit.Error = m.recorded.Error()
 	}
 	return exit
+}
+
+// noteEnd notes that the container has ended, and let go of its volumes.
+func (m *monitor) noteEnd(exit Ended) {
+	var all []event.Event
+	if exit.OOMKilled {
+		all = append(all, m.c.Event("oom"))
+	}
+	ran := time.Since(m.process.StartedAt)
+	all = append(all, m.c.Event("die", "execDuration", strconv.Itoa(int(ran.Seconds())), "exitCode", strconv.Itoa(exit.ExitCode)))
+	m.Store.NoteAll(append(all, m.c.VolumeEvents("unmount")...)...)
 }
 
 // stopFile says that a command has ended the container on purpose.
@@ -419,6 +450,9 @@ func (m *monitor) finish(r state.Record, exit Ended) error {
 	}
 	// It is no more as soon as it has lost its name; nobody need wait until all is deleted.
 	gone, err := m.Store.Retire(m.c)
+	if err == nil {
+		m.Store.Note(m.c, "destroy")
+	}
 	err = errors.Join(err, removeVolumes(m.Options))
 	m.tellAll(FrameEnded, exit)
 	if err == nil {
@@ -447,8 +481,12 @@ func removeVolumes(o Options) error {
 	volumes := volume.Store{Dir: filepath.Join(o.Store.Data, "volumes")}
 	names, err := o.Store.OwnVolumes(o.Container)
 	for _, name := range names {
-		if e := volumes.Remove(name, o.RemoveTree); !errdef.Is(e, errdef.NotFound) {
-			err = errors.Join(err, e)
+		gone := volumes.Remove(name, o.RemoveTree)
+		if gone == nil {
+			o.Store.NoteAll(event.Event{Type: event.Volume, Action: "destroy", ID: name, Attributes: map[string]string{"driver": "local"}})
+		}
+		if !errdef.Is(gone, errdef.NotFound) {
+			err = errors.Join(err, gone)
 		}
 	}
 	return err

@@ -61,6 +61,13 @@ func (r *renewal) forbid() {
 	r.never = true
 }
 
+// hold keeps the monitor from renewing itself, until it is idle.
+func (r *renewal) hold(m *monitor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.busy.Add(1)
+}
+
 // after calls renew when d has passed, instead of whenever was said before.
 func (r *renewal) after(d time.Duration, renew func()) {
 	r.mu.Lock()
