@@ -134,6 +134,8 @@ func sampleOf(f flag, envFile string) []string {
 		return []string{"json"}
 	case f.name == "additional-gids":
 		return []string{"5"}
+	case f.kind == "duration":
+		return []string{"5s"}
 	case f.kind == "int":
 		return []string{"5"}
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,9 +25,13 @@ type runtimeOptions struct {
 	root, log, logFormat string
 	systemdCgroup        bool
 	runtimecli.Options
-	exec   runtimecli.ExecOptions
-	quiet  bool
-	format string
+	exec      runtimecli.ExecOptions
+	stats     bool
+	interval  time.Duration
+	resources string         // the file that names new limits
+	limits    map[string]any // or they themselves, as in config.json
+	quiet     bool
+	format    string
 }
 
 // runtimeNames are the names of other runtimes under which this program is one: a link of that name takes their place.
@@ -114,12 +119,68 @@ func runtimeCommands() []command {
 		{name: "runtime ps", args: "CONTAINER [ps OPTIONS]", short: "List the processes of a container", example: "berth runtime ps id", least: 1, most: -1, stop: true, run: (*call).cmdRuntimePs, flags: []flag{format}},
 		{name: "runtime pause", args: "CONTAINER", short: "Stop all processes of a container where they are", example: "berth runtime pause id", least: 1, most: 1, run: func(c *call) error { return c.runtimeFreeze(true) }},
 		{name: "runtime resume", args: "CONTAINER", short: "Let the processes of a container go on", example: "berth runtime resume id", least: 1, most: 1, run: func(c *call) error { return c.runtimeFreeze(false) }},
+		{name: "runtime update", args: "CONTAINER", short: "Change the limits of a container", example: "berth runtime update --memory 64000000 id", least: 1, most: 1, run: (*call).cmdRuntimeUpdate, flags: runtimeLimits()},
+		{name: "runtime events", args: "CONTAINER", short: "Print what a container uses, and when its memory runs out", example: "berth runtime events --stats id", least: 1, most: 1, run: (*call).cmdRuntimeEvents, flags: []flag{
+			{"interval", "", "duration", "Time between two looks (default 5s)", set(func(o *options, v string) (err error) {
+				if o.runtime.interval, err = time.ParseDuration(v); err == nil && o.runtime.interval <= 0 {
+					err = errdef.New(errdef.Invalid, "it must be greater than zero")
+				}
+				return err
+			})},
+			{"stats", "", "", "Look once", boolean(func(o *options) *bool { return &o.runtime.stats })},
+		}},
 		{name: "runtime spec", short: "Write an example of a config.json", example: "berth runtime spec", run: (*call).cmdRuntimeSpec, flags: []flag{
 			{"bundle", "b", "string", "Directory in which it is written", text(func(o *options) *string { return &o.runtime.Dir })},
 			{"rootless", "", "", "For a user without privilege", boolean(func(o *options) *bool { return &o.all })},
 		}},
 		{name: "runtime features", short: "Print what the runtime knows", example: "berth runtime features", run: (*call).cmdRuntimeFeatures},
 	}
+}
+
+// runtimeLimits are the flags of update: where each value goes in "linux.resources" of config.json.
+func runtimeLimits() []flag {
+	flags := []flag{{"resources", "r", "string", "File with the new limits, as in config.json, or -", text(func(o *options) *string { return &o.runtime.resources })}}
+	for _, l := range []struct{ name, part, key, help string }{
+		{"blkio-weight", "blockIO", "weight", "Weight among groups that share block devices"},
+		{"cpu-period", "cpu", "period", "Period of the CPU limit, in microseconds"},
+		{"cpu-quota", "cpu", "quota", "CPU time in a period, in microseconds"},
+		{"cpu-rt-period", "cpu", "realtimePeriod", "Period of the limit of real-time scheduling, in microseconds"},
+		{"cpu-rt-runtime", "cpu", "realtimeRuntime", "CPU time of real-time scheduling in a period, in microseconds"},
+		{"cpu-share", "cpu", "shares", "Weight among groups that share processors"},
+		{"cpuset-cpus", "cpu", "cpus", "Processors to use"},
+		{"cpuset-mems", "cpu", "mems", "Memory nodes to use"},
+		{"memory", "memory", "limit", "Memory limit in bytes"},
+		{"memory-reservation", "memory", "reservation", "Soft limit of memory in bytes"},
+		{"memory-swap", "memory", "swap", "Limit of memory and swap in bytes; -1 is none"},
+		{"pids-limit", "pids", "limit", "How many processes there may be"},
+	} {
+		words := strings.HasPrefix(l.name, "cpuset")
+		kind := "int"
+		if words {
+			kind = "string"
+		}
+		flags = append(flags, flag{l.name, "", kind, l.help, set(func(o *options, v string) error {
+			var value any = v
+			if !words {
+				n, err := strconv.ParseInt(v, 10, 64)
+				if err != nil {
+					return err
+				}
+				value = n
+			}
+			if o.runtime.limits == nil {
+				o.runtime.limits = map[string]any{}
+			}
+			part, _ := o.runtime.limits[l.part].(map[string]any)
+			if part == nil {
+				part = map[string]any{}
+				o.runtime.limits[l.part] = part
+			}
+			part[l.key] = value
+			return nil
+		})})
+	}
+	return flags
 }
 
 // runtimeFlags takes the flags between `runtime` and its command; into takes those that are settings.
@@ -320,6 +381,39 @@ func (c *call) ps(pids []int, args []string) error {
 
 func (c *call) runtimeFreeze(frozen bool) error {
 	return c.containers().Freeze(c.args[0], frozen)
+}
+
+func (c *call) cmdRuntimeUpdate() error {
+	o := c.options.runtime
+	switch {
+	case o.resources == "-":
+		return c.containers().Update(c.args[0], c.in)
+	case o.resources != "":
+		f, err := os.Open(o.resources)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return c.containers().Update(c.args[0], f)
+	case o.limits == nil:
+		return c.usage("'berth runtime update' needs a limit to change")
+	}
+	change, err := json.Marshal(o.limits)
+	if err != nil {
+		return err
+	}
+	return c.containers().Update(c.args[0], bytes.NewReader(change))
+}
+
+func (c *call) cmdRuntimeEvents() error {
+	interval := c.options.runtime.interval
+	switch {
+	case c.options.runtime.stats:
+		interval = 0
+	case interval == 0:
+		interval = 5 * time.Second
+	}
+	return c.containers().Events(c.args[0], interval, func(e runtimecli.Event) error { return printJSON(c.out, e, "") })
 }
 
 func (c *call) cmdRuntimeSpec() error {

@@ -66,6 +66,8 @@ type record struct {
 	First       int               `json:"first,omitempty"`
 	Steps       []lifecycle.Step  `json:"steps,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// Resources are the limits that update has left, if it was used.
+	Resources json.RawMessage `json:"resources,omitempty"`
 }
 
 // held is a container whose lock is ours.
