@@ -3,6 +3,8 @@ package runtimecli
 import (
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
@@ -23,10 +25,12 @@ type bundle struct {
 	dir    string
 	config []byte
 	in     lifecycle.Input
+	// scopeInput is the scope that is to be made, if it is systemd that makes the control group.
+	scopeInput *cgroup.ScopeInput
 }
 
 // open reads a bundle.
-func open(id, at string) (*bundle, error) {
+func open(id, at string, systemd bool) (*bundle, error) {
 	dir, err := filepath.Abs(at)
 	if err != nil {
 		return nil, err
@@ -56,21 +60,20 @@ func open(id, at string) (*bundle, error) {
 	if err := checkHooks(s.Hooks); err != nil {
 		return nil, err
 	}
-	return b, b.complete()
+	return b, b.complete(systemd)
 }
 
 // complete adds to a spec what it leaves to the runtime.
-func (b *bundle) complete() error {
+func (b *bundle) complete(systemd bool) error {
 	s, h := b.in.Spec, b.in.Host
 	if !h.Privileged() {
+		if limited := cgroup.Limited(s.Linux.Resources); len(limited) > 0 {
+			return errdef.New(errdef.Unsupported, "cannot limit %s: a process without rights makes no control groups", strings.Join(limited, " and "))
+		}
 		b.in.Maps = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings, Single: len(s.Linux.UIDMappings) == 1 && s.Linux.UIDMappings[0].Size == 1}
 		return nil
 	}
-	b.in.Maps, b.in.Driver = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings}, cgroup.FS
-	if s.Linux.CgroupsPath == "" {
-		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, "", b.in.ID)
-	}
-	s.Linux.CgroupsPath = filepath.Join("/", s.Linux.CgroupsPath)
+	b.in.Maps = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings}
 	if s.Linux.Resources == nil {
 		s.Linux.Resources = &specs.LinuxResources{}
 	}
@@ -78,12 +81,43 @@ func (b *bundle) complete() error {
 	if len(s.Linux.Resources.Devices) > 0 {
 		s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, spec.DefaultDeviceRules()...)
 	}
+	if systemd {
+		return b.scope()
+	}
+	b.in.Driver = cgroup.FS
+	if s.Linux.CgroupsPath == "" {
+		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, "", b.in.ID)
+	}
+	s.Linux.CgroupsPath = filepath.Join("/", s.Linux.CgroupsPath)
 	return nil
 }
 
+// scope chooses the scope that systemd is to make.
+func (b *bundle) scope() error {
+	h, linux := b.in.Host, b.in.Spec.Linux
+	if _, err := cgroup.Choose(h, cgroup.Systemd); err != nil {
+		return err
+	}
+	slice, unit := "", cgroup.ScopeName(b.in.ID)
+	if linux.CgroupsPath == "" {
+		slice = cgroup.Slice(h)
+	} else {
+		var err error
+		if slice, unit, err = cgroup.Unit(h, linux.CgroupsPath); err != nil {
+			return err
+		}
+	}
+	b.in.Driver, linux.CgroupsPath = cgroup.Systemd, cgroup.PathOfUnit(h, slice, unit)
+	b.scopeInput = &cgroup.ScopeInput{ID: b.in.ID, Description: "container " + b.in.ID, Slice: slice, Unit: unit, Resources: linux.Resources, StopTimeout: stopTimeout}
+	return nil
+}
+
+// stopTimeout is how long the processes of a scope may take to end when it is stopped, as systemd has it for services.
+const stopTimeout = 90 * time.Second
+
 // groupIsFree refuses a control group in which somebody is: two containers would be limited, stopped and killed together.
 func (b *bundle) groupIsFree() error {
-	if b.in.Driver != cgroup.FS {
+	if b.in.Driver == "" {
 		return nil
 	}
 	g, err := cgroup.Open(b.in.Host, b.in.Spec.Linux.CgroupsPath)

@@ -81,7 +81,7 @@ func exitStatus(ws unix.WaitStatus) int {
 // make makes a container; its process then waits at its gate, if only that was asked for, or has executed its program. On an error
 // nothing is left.
 func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
-	b, err := open(o.ID, o.Dir)
+	b, err := open(o.ID, o.Dir, s.Systemd)
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +117,9 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	}
 	if err := b.groupIsFree(); err != nil {
 		return nil, err
+	}
+	if b.scopeInput != nil {
+		b.in.Scope = cgroup.EnterScope(b.in.Host, *b.scopeInput)
 	}
 	p, err := lifecycle.Prepare(b.in, true)
 	if err != nil {

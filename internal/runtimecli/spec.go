@@ -133,7 +133,7 @@ func KnownFeatures(version string) Features {
 		Linux: linuxFeatures{
 			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
 			Capabilities: plan.CapabilityNames(^uint64(0)),
-			Cgroup:       map[string]bool{"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+			Cgroup:       map[string]bool{"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
 			Seccomp: seccompFeatures{
 				Enabled:   true,
 				Actions:   []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},

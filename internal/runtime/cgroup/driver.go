@@ -141,7 +141,7 @@ func PathOf(h host.Facts, d Driver, parent, id string) string {
 		if parent == "" {
 			parent = Slice(h)
 		}
-		return path.Join(h.Groups.ManagerGroup(), slicePath(parent), ScopeName(id)) + containerGroup
+		return PathOfUnit(h, parent, ScopeName(id))
 	case FS:
 		base := "/"
 		if h.Cgroup == host.CgroupUnified && h.Groups.Base != "" {
@@ -162,6 +162,31 @@ func PathsOf(h host.Facts, parent, id string) []string {
 		all = append(all, PathOf(h, Systemd, parent, id))
 	}
 	return all
+}
+
+// Unit is the scope that an engine names for a container, with the driver systemd: cgroupsPath is "SLICE:PREFIX:NAME" (runc's form), and the
+// slice may be empty.
+func Unit(h host.Facts, cgroupsPath string) (slice, scope string, err error) {
+	parts := strings.Split(cgroupsPath, ":")
+	if len(parts) != 3 || parts[2] == "" {
+		return "", "", errdef.New(errdef.Invalid, "cgroupsPath is %q, and with systemd should be of the form \"slice:prefix:name\"", cgroupsPath)
+	}
+	slice, scope = parts[0], parts[2]+".scope"
+	if slice == "" {
+		slice = Slice(h)
+	}
+	if parts[1] != "" {
+		scope = parts[1] + "-" + scope
+	}
+	if strings.Trim(scope, unitCharacters) != "" {
+		return "", "", errdef.New(errdef.Invalid, "%q cannot be the name of a scope", scope)
+	}
+	return slice, scope, CheckParent(Systemd, slice)
+}
+
+// PathOfUnit is the group of the container that has that scope.
+func PathOfUnit(h host.Facts, slice, scope string) string {
+	return path.Join(h.Groups.ManagerGroup(), slicePath(slice), scope) + containerGroup
 }
 
 // scopeOf is the group of the scope in which a group is; empty if it is in none of ours.

@@ -41,6 +41,7 @@ type Scope struct {
 type ScopeInput struct {
 	ID, Description string
 	Slice           string // empty is the driver's choice
+	Unit            string // empty is ScopeName of the ID
 	Resources       *specs.LinuxResources
 	StopTimeout     time.Duration
 }
@@ -66,7 +67,10 @@ func enterScope(h host.Facts, in ScopeInput) (string, error) {
 	if in.Slice == "" {
 		in.Slice = Slice(h)
 	}
-	name := ScopeName(in.ID)
+	name := in.Unit
+	if name == "" {
+		name = ScopeName(in.ID)
+	}
 	if scope := scopeAround(name); scope != "" {
 		return scope + containerGroup, nil // a monitor that starts its container again
 	}
