@@ -32,7 +32,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	if err != nil {
 		return lifecycle.Input{}, err
 	}
-	dir := s.Dir(c.ID)
+	upper, work := s.Writable(c)
 	in := spec.Input{
 		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(h, choice.Driver, c.ID),
 		Hosts: EtcFile(s, c, "hosts"), HostnameFile: EtcFile(s, c, "hostname"), ResolvConf: EtcFile(s, c, "resolv.conf"),
@@ -49,7 +49,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		}
 		in.UIDMaps, in.GIDMaps = maps.UID, maps.GID
 	}
-	stack := append([]string{filepath.Join(dir, "upper")}, layers...)
+	stack := append([]string{upper}, layers...)
 	if c.Driver == state.DriverCopy {
 		stack = []string{s.Tree(c.ID)}
 		if _, err := os.Stat(stack[0]); err != nil {
@@ -73,7 +73,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	out := lifecycle.Input{
 		ID: c.ID, Spec: built.Spec, Origins: built.Origins, Host: h, Maps: maps, Driver: choice.Driver,
 		Overlay: &plan.Overlay{
-			Lower: append(slices.Clone(layers), s.MountPoints()), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: h.InUserNS,
+			Lower: append(slices.Clone(layers), s.MountPoints()), Upper: upper, Work: work, UserXattr: h.InUserNS,
 			Volatile: c.Config.AutoRemove,
 		},
 		MountPoint: s.Run,

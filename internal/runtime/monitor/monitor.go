@@ -105,6 +105,7 @@ type monitor struct {
 	pidfd   int
 	running bool
 	over    bool // the monitor is about to go: no new clients
+	doomed  bool // the container is to be killed as soon as it runs
 }
 
 // Attend stays with a container that a command is just starting (Begin), until it has ended for good.
@@ -294,6 +295,9 @@ func (m *monitor) runs(p state.Process, pidfd int, record *state.Record) {
 	*record = state.Record{Status: state.Running, StartedAt: p.StartedAt, RestartCount: record.RestartCount}
 	m.mu.Lock()
 	m.process, m.pidfd, m.running = p, pidfd, true
+	if m.doomed {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	}
 	m.mu.Unlock()
 	m.ended = make(chan struct{})
 }
@@ -501,7 +505,7 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 		return Ended{}, errors.Join(errNothingToAdopt, m.Store.Forget(m.c.ID))
 	}
 	m.mu.Lock()
-	m.process = p
+	m.process, m.doomed = p, m.c.Step != "" // whose build has lost sight of it
 	m.mu.Unlock()
 	layers, err := m.Layers()
 	if err != nil {
