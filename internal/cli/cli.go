@@ -98,6 +98,7 @@ type Call struct {
 	Engine   *engine.Engine
 	In       *os.File
 	Out, Err io.Writer
+	Umask    os.FileMode // the caller's, for files that are his own
 }
 
 // exitError is an exit status without words: a container's own.

@@ -3,11 +3,11 @@ package cli
 import (
 	"strconv"
 
-	"berth/internal/engine"
+	"berth/internal/container"
 	"berth/internal/runtime/needs"
 )
 
-var parseSignal = engine.ParseSignal
+var parseSignal = container.ParseSignal
 
 // The flags that several commands have.
 var (
@@ -153,6 +153,10 @@ func commands() []command {
 				flagPlatform,
 			},
 		},
+		{
+			name: "image build", inside: true, starts: true, alias: "build", args: "PATH | URL | -", short: "Build an image from a Dockerfile",
+			example: "berth build -t shop .", least: 1, most: 1, full: true, flags: buildFlags(),
+		},
 		{name: "image prune", inside: true, short: "Remove what no image and no container needs", example: "berth image prune -f", run: (*call).cmdImagePrune, flags: []flag{flagYes}},
 
 		{name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs, flags: []flag{flagQuiet}},
@@ -216,6 +220,8 @@ func canonical(name string) string {
 	switch name {
 	case "container list", "container ps":
 		return "container ls"
+	case "builder build", "buildx build", "buildx b":
+		return "image build"
 	case "image list":
 		return "image ls"
 	case "image remove":
@@ -232,4 +238,21 @@ func canonical(name string) string {
 		return "volume rm"
 	}
 	return name
+}
+
+// buildFlags are the flags of build; what they mean is the full program's business.
+func buildFlags() []flag {
+	return []flag{
+		{"build-arg", "", "list", "Set build-time variables", nil},
+		{"file", "f", "string", "Name of the Dockerfile (default: \"PATH/Dockerfile\")", nil},
+		{"iidfile", "", "string", "Write the image ID to a file", nil},
+		{"label", "", "list", "Set metadata for an image", nil},
+		{"network", "", "string", "Set the networking mode for the RUN instructions during build", nil},
+		{"no-cache", "", "", "Do not use cache when building the image", nil},
+		{"progress", "", "string", "Set type of progress output (auto|plain|quiet)", nil},
+		{"pull", "", "", "Always attempt to pull all referenced images", nil},
+		{"quiet", "q", "", "Suppress the build output and print the image ID on success", nil},
+		{"tag", "t", "list", "Image identifier (format: \"[registry/]repository[:tag]\")", nil},
+		{"target", "", "string", "Set the target build stage to build", nil},
+	}
 }

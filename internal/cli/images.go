@@ -174,11 +174,7 @@ func (c *call) cmdImagePrune() error {
 	if err != nil {
 		return err
 	}
-	uses, err := e.Uses()
-	if err != nil {
-		return err
-	}
-	swept, err := e.Images.Sweep(c.context(), store.RootsOf(uses), 24*time.Hour)
+	swept, err := e.SweepImages(c.context(), 24*time.Hour)
 	if err != nil {
 		return err
 	}

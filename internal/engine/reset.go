@@ -14,7 +14,7 @@ import (
 
 // What berth has in its roots (docs/state.md). Nothing else is removed from there: somebody may have named a directory that holds more.
 var (
-	dataEntries = [...]string{"containers", "names", "containers.lock", "ids.lock", "mountpoints", "volumes", "networks", "images", "layers", "content", "programs"}
+	dataEntries = [...]string{"containers", "names", "containers.lock", "ids.lock", "mountpoints", "volumes", "networks", "images", "layers", "content", "programs", "build"}
 	runEntries  = [...]string{"containers", "networks", "rootless", "uplink.sock", "uplink.lock", "uplink.log"}
 )
 

@@ -33,6 +33,7 @@ import (
 func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
 		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
+		"image build": buildImage,
 	}
 }
 

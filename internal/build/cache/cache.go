@@ -1,0 +1,238 @@
+// Package cache keeps what the steps of builds have made, by keys that say all that the result depends on.
+//
+//	DATA/build/cache/KEY        one JSON file (Record) for a key; KEY is 64 hexadecimal digits
+//	DATA/build/cache/.lock-KEY  flock of whoever makes what the key stands for; gone when nobody does
+//	DATA/build/steps/NAME       a step that is being carried out: what it writes; flock of the directory by its build
+//
+// A record only points at a layer and its blob: whether they are there is looked at whenever it is used, and a record that leads nowhere
+// is none. So nothing has to be removed together. The package makes no keys and carries nothing out.
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/image"
+	"berth/internal/image/content"
+	"berth/internal/image/layer"
+)
+
+// Store is the cache of one data root.
+type Store struct{ dir string }
+
+// Open opens the cache in dataRoot, which need not exist yet.
+func Open(dataRoot string) Store { return Store{filepath.Join(dataRoot, "build")} }
+
+// Record is what a key stands for.
+type Record struct {
+	Parent  image.Digest     `json:"parent,omitempty"` // the chain that the layer lies on
+	Layer   image.Descriptor `json:"layer"`            // its blob, which is its plain tar; image.EmptyLayer is none
+	Created time.Time        `json:"created"`
+	Used    time.Time        `json:"used"`
+	What    string           `json:"what,omitempty"` // the step's title, for people
+}
+
+// Chain is the chain that the record leads to.
+func (r Record) Chain() image.Digest {
+	if r.Layer.Digest == image.EmptyLayer {
+		return r.Parent
+	}
+	return image.ChainID(r.Parent, r.Layer.Digest)
+}
+
+func (s Store) cacheDir() string         { return filepath.Join(s.dir, "cache") }
+func (s Store) stepsDir() string         { return filepath.Join(s.dir, "steps") }
+func (s Store) path(key string) string   { return filepath.Join(s.cacheDir(), key) }
+func (s Store) lockAt(key string) string { return filepath.Join(s.cacheDir(), lockPrefix+key) }
+
+const lockPrefix = ".lock-"
+
+// Get returns the record of a key. ok is false if there is none.
+func (s Store) Get(key string) (r Record, ok bool, err error) {
+	data, err := os.ReadFile(s.path(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, false, nil
+	}
+	if err != nil {
+		return r, false, err
+	}
+	if json.Unmarshal(data, &r) != nil { // it is only a cache
+		return Record{}, false, nil
+	}
+	return r, true, nil
+}
+
+// Here reports whether what a record leads to is there.
+func (r Record) Here(blobs *content.Store, layers *layer.Store) bool {
+	return r.Layer.Digest == image.EmptyLayer || layers.Has(image.ChainID(r.Parent, r.Layer.Digest)) && blobs.Has(r.Layer.Digest)
+}
+
+// Put writes the record of a key.
+func (s Store) Put(key string, r Record) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.cacheDir(), 0o700); err != nil {
+		return err
+	}
+	return disk.Replace(s.path(key), data, 0o600, disk.Volatile) // what a power cut leaves of it is no record, or leads nowhere
+}
+
+// usedAfter is how old the time of a record's last use may become.
+const usedAfter = time.Hour
+
+// Touch notes that a record is used.
+func (s Store) Touch(key string, r Record, now time.Time) error {
+	if now.Sub(r.Used) < usedAfter {
+		return nil
+	}
+	r.Used = now
+	return s.Put(key, r)
+}
+
+// Lock keeps other builds from making the same thing: they wait, and find it.
+func (s Store) Lock(ctx context.Context, key string) (unlock func(), err error) {
+	if err := os.MkdirAll(s.cacheDir(), 0o700); err != nil {
+		return nil, err
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		lock, err := disk.TryLock(s.lockAt(key))
+		if err == nil {
+			return func() {
+				_ = os.Remove(s.lockAt(key)) // while it is locked: nobody locks a file without a name (disk.TryLock)
+				lock.Unlock()
+			}, nil
+		}
+		if !errors.Is(err, disk.ErrLocked) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errdef.As(errdef.Cancelled, context.Cause(ctx))
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Entry is a record with its key.
+type Entry struct {
+	Key string
+	Record
+}
+
+// List reads all records.
+func (s Store) List() ([]Entry, error) {
+	entries, err := os.ReadDir(s.cacheDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []Entry
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		r, ok, err := s.Get(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			all = append(all, Entry{e.Name(), r})
+		}
+	}
+	return all, nil
+}
+
+// Remove removes the record of a key. What it led to is removed by the next sweep of the images, if nothing else needs it.
+func (s Store) Remove(key string) error {
+	if err := os.Remove(s.path(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Work is the directory of a step that is being carried out: "upper" and "work" in it are empty, and further ones may be made.
+type Work struct {
+	Dir  string
+	lock *disk.Lock
+}
+
+// Begin makes the directory of a step.
+func (s Store) Begin() (*Work, error) {
+	if err := os.MkdirAll(s.stepsDir(), 0o700); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(s.stepsDir(), disk.TemporaryName())
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := disk.TryLockDir(dir)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(dir))
+	}
+	w := &Work{dir, lock}
+	for _, name := range []string{"upper", "work"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			return nil, errors.Join(err, w.End(os.RemoveAll))
+		}
+	}
+	return w, nil
+}
+
+// Upper is where what the step writes is.
+func (w *Work) Upper() string { return filepath.Join(w.Dir, "upper") }
+
+// End removes the directory.
+func (w *Work) End(removeTree func(string) error) error {
+	err := removeTree(w.Dir)
+	w.lock.Unlock()
+	return err
+}
+
+// Sweep removes what builds that died have left.
+func (s Store) Sweep(removeTree func(string) error) error {
+	var errs error
+	entries, err := os.ReadDir(s.stepsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(s.stepsDir(), e.Name())
+		lock, err := disk.TryLockDir(dir)
+		if err != nil {
+			continue // somebody is at work, or it has just gone
+		}
+		errs = errors.Join(errs, removeTree(dir))
+		lock.Unlock()
+	}
+	entries, err = os.ReadDir(s.cacheDir())
+	if err != nil {
+		return errs
+	}
+	for _, e := range entries {
+		path := filepath.Join(s.cacheDir(), e.Name())
+		switch {
+		case strings.HasPrefix(e.Name(), lockPrefix):
+			if lock, err := disk.TryLock(path); err == nil {
+				errs = errors.Join(errs, os.Remove(path))
+				lock.Unlock()
+			}
+		case strings.HasPrefix(e.Name(), disk.TemporaryPrefix):
+			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
+				errs = errors.Join(errs, os.Remove(path))
+			}
+		}
+	}
+	return errs
+}

@@ -1,0 +1,129 @@
+package build
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"time"
+
+	"berth/internal/build/dockerfile"
+	"berth/internal/image"
+)
+
+// export puts the target into the store, and names it.
+func (b *builder) export() (Result, error) {
+	s := b.plan.Target()
+	r := b.results[s]
+	v := b.Progress.Begin("exporting to image")
+	v.Say("exporting layers done")
+	config := b.config()
+	manifest, err := b.putImage(config, r.blobs)
+	if err != nil {
+		v.Failed(err)
+		return Result{}, err
+	}
+	out := Result{ID: manifest.config.Digest, Manifest: manifest.Descriptor, Names: b.Tags}
+	v.Say("writing image %s done", out.ID)
+	names := b.Tags
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	for _, name := range names {
+		if _, err := b.engine.Images.Put(name, manifest.Descriptor, manifest.Descriptor); err != nil {
+			v.Failed(err)
+			return Result{}, err
+		}
+		if name != "" {
+			v.Say("naming to %s done", name)
+		}
+	}
+	v.Done()
+	return out, nil
+}
+
+// config is the target's configuration with its layers, and the times of its history.
+func (b *builder) config() image.Image {
+	s := b.plan.Target()
+	r := b.results[s]
+	config := s.Image
+	config.RootFS = image.RootFS{Type: "layers", DiffIDs: r.diffIDs}
+	if config.RootFS.DiffIDs == nil {
+		config.RootFS.DiffIDs = []image.Digest{}
+	}
+	created, empty := b.history(s)
+	var last *time.Time
+	for i := range config.History {
+		h := &config.History[i]
+		if t, ok := created[i]; ok {
+			h.Created = &t
+		}
+		h.EmptyLayer = h.EmptyLayer || empty[i]
+		if h.Created == nil {
+			h.Created = last
+		}
+		last = h.Created
+	}
+	if b.Epoch != nil {
+		last = b.Epoch
+		for i := range config.History {
+			if h := &config.History[i]; i >= b.baseHistory() || h.Created == nil {
+				h.Created = b.Epoch
+			}
+		}
+	}
+	if last == nil {
+		last = &b.now
+		for i := range config.History {
+			config.History[i].Created = last
+		}
+	}
+	config.Created = last
+	return config
+}
+
+// history is when the steps of a stage, and of those that it is made on, were carried out, and which of them have changed nothing.
+func (b *builder) history(s *dockerfile.Stage) (created map[int]time.Time, empty map[int]bool) {
+	created, empty = map[int]time.Time{}, map[int]bool{}
+	for ; s != nil; s = s.Base {
+		r := b.results[s]
+		maps.Copy(created, r.created)
+		maps.Copy(empty, r.empty)
+	}
+	return created, empty
+}
+
+// stored is an image in the store.
+type stored struct {
+	image.Descriptor // the manifest's
+	config           image.Descriptor
+}
+
+// putImage writes a configuration and the manifest that names it and its layers.
+func (b *builder) putImage(config image.Image, layers []image.Descriptor) (s stored, err error) {
+	if s.config, err = b.putJSON(config, image.MediaTypeConfig); err != nil {
+		return s, err
+	}
+	m := image.Manifest{SchemaVersion: 2, MediaType: image.MediaTypeManifest, Config: s.config, Layers: layers}
+	if m.Layers == nil {
+		m.Layers = []image.Descriptor{}
+	}
+	s.Descriptor, err = b.putJSON(m, m.MediaType)
+	return s, err
+}
+
+func (b *builder) putJSON(v any, mediaType string) (image.Descriptor, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return image.Descriptor{}, err
+	}
+	return b.engine.Images.Content.PutReader(bytes.NewReader(data), mediaType)
+}
+
+// baseHistory is how many entries of the target's history are of the image that it begins with.
+func (b *builder) baseHistory() int {
+	s := b.plan.Target()
+	for s.Base != nil {
+		s = s.Base
+	}
+	return s.BaseHistory
+}
