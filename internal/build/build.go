@@ -11,6 +11,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,21 +27,28 @@ import (
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/image"
-	"berth/internal/image/reference"
 )
 
 // Options are what is to be built, and how.
 type Options struct {
-	Source     Source
-	Target     string
-	Args       map[string]string
-	Labels     map[string]string
-	Tags       []string
-	Platform   image.Platform // the zero value is the host's
-	NoCache    bool
-	NoCacheFor []string // stages
-	Pull       bool
-	Epoch      *time.Time // SOURCE_DATE_EPOCH
+	Source      Source
+	Target      string
+	Args        map[string]string
+	Labels      map[string]string
+	Annotations map[string]string // of the manifest
+	Contexts    map[string]string // --build-context: names -> directories, or images with docker-image:// or oci-layout://
+	Outputs     []Output
+	Stdout      io.Writer
+	Tags        []string
+	Platform    image.Platform // the zero value is the host's
+	NoCache     bool
+	NoCacheFor  []string // stages
+	Pull        bool
+	Epoch       *time.Time // SOURCE_DATE_EPOCH
+	// Insecure allows RUN --security=insecure.
+	Insecure bool
+	Secret   Secret            // nil knows none
+	SSH      map[string]string // sockets of agents, by their ids
 	// Run is what every RUN is given: limits, hosts, the network.
 	Run      container.Config
 	Progress *Progress
@@ -58,6 +69,7 @@ func Epoch(s string) (*time.Time, error) {
 
 // Result is what has been built.
 type Result struct {
+	Warnings []dockerfile.Warning
 	ID       image.Digest // of the config: docker's image ID
 	Manifest image.Descriptor
 	Names    []string // canonical
@@ -66,15 +78,30 @@ type Result struct {
 // builder is one build.
 type builder struct {
 	Options
-	engine  *engine.Engine
-	cache   cache.Store
-	source  *source
-	plan    *dockerfile.Plan
-	now     time.Time
-	results map[*dockerfile.Stage]*result
-	bases   map[string]base // by reference and platform
-	mu      sync.Mutex      // guards digests
-	digests map[string]fileDigest
+	engine   *engine.Engine
+	cache    cache.Store
+	source   *source
+	plan     *dockerfile.Plan
+	now      time.Time
+	results  map[*dockerfile.Stage]*result
+	bases    map[string]base // by reference and platform
+	mu       sync.Mutex      // guards what follows
+	digests  map[string]fileDigest
+	warnings []dockerfile.Warning
+	ends     []func() error // what is to be done when all is over
+}
+
+// later has something done when the build is over.
+func (b *builder) later(end func() error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ends = append(b.ends, end)
+}
+
+func (b *builder) end() {
+	for _, end := range b.ends {
+		_ = end() // what is left is swept
+	}
 }
 
 // layers are what a tree consists of.
@@ -102,15 +129,70 @@ type result struct {
 
 // Build builds an image and names it.
 func Build(ctx context.Context, e *engine.Engine, o Options) (Result, error) {
-	for i, t := range o.Tags {
-		ref, err := reference.Parse(t)
-		if err != nil {
-			return Result{}, err
+	b, err := begin(e, o)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := errors.Join(b.cache.Sweep(e.RemoveTree), cache.SweepIn(filepath.Join(e.Settings.RunRoot, "build"), os.RemoveAll)); err != nil {
+		return Result{}, err
+	}
+	// From the first layer on until the image has a name, nothing is swept.
+	release, err := e.Images.Content.HoldAdditions(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	defer release()
+	defer b.end()
+	if b.source, err = b.open(ctx); err != nil {
+		return Result{}, err
+	}
+	defer b.source.close()
+	if b.plan, err = b.decide(ctx); err != nil {
+		return Result{}, b.explained(err)
+	}
+	if err := b.stages(ctx); err != nil {
+		return Result{}, b.explained(err)
+	}
+	return b.export(ctx)
+}
+
+// Found is what a check has found.
+type Found struct {
+	Name, Text string // of the Dockerfile
+	Warnings   []dockerfile.Warning
+}
+
+// Check only looks at the Dockerfile, and at the images that it begins with.
+func Check(ctx context.Context, e *engine.Engine, o Options) (Found, error) {
+	b, err := begin(e, o)
+	if err != nil {
+		return Found{}, err
+	}
+	defer b.end()
+	if b.source, err = b.open(ctx); err != nil {
+		return Found{}, err
+	}
+	defer b.source.close()
+	if b.plan, err = b.decide(ctx); err != nil {
+		return Found{}, b.explained(err)
+	}
+	return Found{b.source.name, string(b.source.text), b.warnings}, nil
+}
+
+// begin checks what can be checked at once.
+func begin(e *engine.Engine, o Options) (_ *builder, err error) {
+	for _, out := range o.Outputs {
+		if out.Name != "" && (out.Type == OutputImage || out.Type == OutputDocker || out.Type == OutputOCI) {
+			o.Tags = append(o.Tags, strings.Split(out.Name, ",")...)
 		}
-		if ref.Digest != "" {
-			return Result{}, errdef.New(errdef.Invalid, "invalid tag %q: a name with a digest cannot be given", t)
+	}
+	if o.Tags, err = checkTags(o.Tags); err != nil {
+		return nil, err
+	}
+	for name, value := range o.Contexts {
+		if scheme, _, ok := strings.Cut(value, "://"); ok && !strings.HasPrefix(value, imageContext) {
+			return nil, errdef.New(errdef.Unsupported, "cannot use the context %s=%s: it is a directory or %sNAME, and not %s", name, value, imageContext, scheme)
 		}
-		o.Tags[i] = ref.String()
 	}
 	if o.Platform.OS == "" {
 		o.Platform = image.HostPlatform()
@@ -122,26 +204,10 @@ func Build(ctx context.Context, e *engine.Engine, o Options) (Result, error) {
 	if o.Epoch != nil {
 		b.now = *o.Epoch
 	}
-	if err := b.cache.Sweep(e.RemoveTree); err != nil {
-		return Result{}, err
+	if b.Secret == nil {
+		b.Secret = func(string) ([]byte, error) { return nil, fs.ErrNotExist }
 	}
-	// From the first layer on until the image has a name, nothing is swept.
-	release, err := e.Images.Content.HoldAdditions(ctx)
-	if err != nil {
-		return Result{}, err
-	}
-	defer release()
-	if b.source, err = b.open(ctx); err != nil {
-		return Result{}, err
-	}
-	defer b.source.close()
-	if b.plan, err = b.decide(ctx); err != nil {
-		return Result{}, b.explained(err)
-	}
-	if err := b.stages(ctx); err != nil {
-		return Result{}, b.explained(err)
-	}
-	return b.export()
+	return b, nil
 }
 
 // SourceError is a failure with the part of the Dockerfile that it is about.
@@ -165,12 +231,29 @@ func (b *builder) explained(err error) error {
 // decide makes the plan. Images that it needs are pulled on the way, since what is to be done depends on their configuration.
 func (b *builder) decide(ctx context.Context) (*dockerfile.Plan, error) {
 	return dockerfile.Make(b.source.text, dockerfile.Options{
-		Args: b.Args, Target: b.Target, Labels: b.Labels, Platform: b.Platform, Build: image.HostPlatform(), Epoch: b.Epoch,
+		Contexts: b.contexts(), Args: b.Args, Target: b.Target, Labels: b.Labels, Platform: b.Platform, Build: image.HostPlatform(), Epoch: b.Epoch,
+		Warn: func(w dockerfile.Warning) { b.warnings = append(b.warnings, w) },
 		Image: func(ref string, p image.Platform) (image.Image, error) {
 			base, err := b.base(ctx, ref, p)
 			return base.Config, err
 		},
 	})
+}
+
+// imageContext begins a further context that is an image.
+const imageContext = "docker-image://"
+
+// contexts are the further contexts as the plan knows them.
+func (b *builder) contexts() map[string]string {
+	all := map[string]string{}
+	for name, value := range b.Contexts {
+		ref, _ := strings.CutPrefix(value, imageContext)
+		if ref == value {
+			ref = ""
+		}
+		all[name] = ref
+	}
+	return all
 }
 
 // stages carries all stages out, each as soon as those that it needs are there. The first error ends the others.
@@ -209,6 +292,10 @@ func (b *builder) stage(ctx context.Context, s *dockerfile.Stage, r *result) err
 	switch {
 	case s.Base != nil:
 		r.layers = b.results[s.Base].layers.clone()
+	case s.Named != "" && !s.Bare:
+		if err := b.fromContext(ctx, s, r); err != nil {
+			return err
+		}
 	case s.Ref != "":
 		base := b.bases[baseKey(s.Ref, s.Platform)]
 		r.layers = base.layers.clone()
@@ -224,6 +311,23 @@ func (b *builder) stage(ctx context.Context, s *dockerfile.Stage, r *result) err
 		if err := b.step(ctx, s, step, n, r); err != nil {
 			return dockerfile.At(step.Lines, err)
 		}
+	}
+	return nil
+}
+
+// fromContext makes a layer of a further context that a stage begins with.
+func (b *builder) fromContext(ctx context.Context, s *dockerfile.Stage, r *result) error {
+	v := b.Progress.Begin("[context %s] load from %s", s.Named, b.Contexts[s.Named])
+	all := &dockerfile.Copy{From: &dockerfile.Stage{Named: s.Named, Bare: true}, Sources: []string{"."}, Dest: "/"}
+	record, _, err := b.resultOf(ctx, s, &dockerfile.Step{Title: v.title, Copy: all}, layers{}, v)
+	if err != nil {
+		v.Failed(err)
+		return err
+	}
+	v.Done()
+	r.created[0], r.empty[0] = record.Created, record.Layer.Digest == image.EmptyLayer
+	if !r.empty[0] {
+		r.add(record.Layer)
 	}
 	return nil
 }

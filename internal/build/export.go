@@ -2,43 +2,72 @@ package build
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"maps"
 	"time"
 
 	"berth/internal/build/dockerfile"
 	"berth/internal/image"
+	"berth/internal/image/store"
 )
 
-// export puts the target into the store, and names it.
-func (b *builder) export() (Result, error) {
-	s := b.plan.Target()
-	r := b.results[s]
-	v := b.Progress.Begin("exporting to image")
-	v.Say("exporting layers done")
-	config := b.config()
-	manifest, err := b.putImage(config, r.blobs)
-	if err != nil {
-		v.Failed(err)
-		return Result{}, err
+// export puts the target into the store and names it, or writes it where else it is to go.
+func (b *builder) export(ctx context.Context) (Result, error) {
+	out := Result{Names: b.Tags, Warnings: b.warnings}
+	files := len(b.Outputs) > 0
+	for _, o := range b.Outputs {
+		files = files && (o.Type == OutputLocal || o.Type == OutputTar)
 	}
-	out := Result{ID: manifest.config.Digest, Manifest: manifest.Descriptor, Names: b.Tags}
-	v.Say("writing image %s done", out.ID)
+	var record store.Record
+	if !files {
+		var err error
+		if record, err = b.exportImage(); err != nil {
+			return out, err
+		}
+		out.ID, out.Manifest = record.ID, record.Manifest
+	}
+	return out, b.outputs(ctx, record)
+}
+
+// exportImage writes the image into the store.
+func (b *builder) exportImage() (record store.Record, err error) {
+	v := b.Progress.Begin("exporting to image")
+	defer func() {
+		if err != nil {
+			v.Failed(err)
+		}
+	}()
+	v.Say("exporting layers done")
+	manifest, err := b.putImage(b.config(), b.results[b.plan.Target()].blobs)
+	if err != nil {
+		return record, err
+	}
+	v.Say("writing image %s done", manifest.config.Digest)
 	names := b.Tags
 	if len(names) == 0 {
 		names = []string{""}
 	}
 	for _, name := range names {
-		if _, err := b.engine.Images.Put(name, manifest.Descriptor, manifest.Descriptor); err != nil {
-			v.Failed(err)
-			return Result{}, err
+		if record, err = b.engine.Images.Put(name, manifest.Descriptor, manifest.Descriptor); err != nil {
+			return record, err
 		}
 		if name != "" {
 			v.Say("naming to %s done", name)
 		}
 	}
 	v.Done()
-	return out, nil
+	return record, nil
+}
+
+// latest is the time that no file of a new layer may be younger than; zero is none.
+func (b *builder) latest() time.Time {
+	for _, o := range b.Outputs {
+		if o.Rewrite && b.Epoch != nil {
+			return *b.Epoch
+		}
+	}
+	return time.Time{}
 }
 
 // config is the target's configuration with its layers, and the times of its history.
@@ -103,7 +132,7 @@ func (b *builder) putImage(config image.Image, layers []image.Descriptor) (s sto
 	if s.config, err = b.putJSON(config, image.MediaTypeConfig); err != nil {
 		return s, err
 	}
-	m := image.Manifest{SchemaVersion: 2, MediaType: image.MediaTypeManifest, Config: s.config, Layers: layers}
+	m := image.Manifest{SchemaVersion: 2, MediaType: image.MediaTypeManifest, Config: s.config, Layers: layers, Annotations: b.Annotations}
 	if m.Layers == nil {
 		m.Layers = []image.Descriptor{}
 	}

@@ -123,10 +123,8 @@ func (b *builder) unpackContext(ctx context.Context, s *source) (dockerfile []by
 		return nil, err
 	}
 	defer dir.Close()
-	opt := unpack.Options{SkipDevices: true}
-	if b.engine.Host().InUserNS {
-		opt.UserXattr, opt.OwnersIgnored = true, b.engine.Host().SingleID
-	}
+	opt := b.unpackOptions()
+	opt.SkipDevices = true
 	if _, err := unpack.Apply(ctx, dir, in, opt); err != nil {
 		v.Failed(err)
 		return nil, fmt.Errorf("cannot unpack the build context: %w", err)
@@ -236,22 +234,28 @@ func (b *builder) ignoreText(s *source) ([]byte, error) {
 	if _, err := os.Stat(named); s.work == nil && b.Source.Dockerfile != "" && err == nil {
 		own = named
 	}
-	for _, p := range []string{own + ".dockerignore", filepath.Join(s.dir, ".dockerignore")} {
-		root, err := os.Open(filepath.Dir(p))
-		if err != nil {
-			continue
-		}
-		text, err := disk.ReadBounded(int(root.Fd()), filepath.Base(p), maxIgnore)
-		_ = root.Close()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, errdef.New(errdef.Invalid, "cannot read %s: %w", filepath.Base(p), err)
-		}
-		return text, nil
+	own += ".dockerignore"
+	if text, err := ignoreIn(filepath.Dir(own), filepath.Base(own)); text != nil || err != nil {
+		return text, err
 	}
-	return nil, nil
+	return ignoreIn(s.dir, ".dockerignore")
+}
+
+// ignoreIn reads a file of patterns in a directory; nil says that there is none.
+func ignoreIn(dir, name string) ([]byte, error) {
+	root, err := os.Open(dir)
+	if err != nil {
+		return nil, nil //nolint:nilerr // there is none in it
+	}
+	defer root.Close()
+	text, err := disk.ReadBounded(int(root.Fd()), name, maxIgnore)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errdef.New(errdef.Invalid, "cannot read %s: %w", name, err)
+	}
+	return text, nil
 }
 
 // ignoring understands a .dockerignore; nil leaves nothing out.
@@ -280,6 +284,23 @@ func (s *source) tree() (files.Tree, error) {
 		t.Keep = except(s.ignore)
 	}
 	return t, nil
+}
+
+// named is a further context that is a directory.
+func (b *builder) named(name string) (files.Tree, error) {
+	dir, err := contextDir(b.Contexts[name])
+	if err != nil {
+		return files.Tree{}, err
+	}
+	s := source{dir: dir}
+	text, err := ignoreIn(dir, ".dockerignore")
+	if err == nil {
+		s.ignore, err = ignoring(text)
+	}
+	if err != nil {
+		return files.Tree{}, err
+	}
+	return s.tree()
 }
 
 // except keeps what a matcher does not match. Below what it matches something may be kept only if there are exceptions.

@@ -101,6 +101,9 @@ type Call struct {
 	Umask    os.FileMode // the caller's, for files that are his own
 }
 
+// ExitStatus is an error that has been said already, and is the exit status of the command.
+func ExitStatus(n int) error { return exitError(n) }
+
 // exitError is an exit status without words: a container's own.
 type exitError int
 

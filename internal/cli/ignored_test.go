@@ -14,6 +14,10 @@ import (
 
 // withoutEffect are the flags that change nothing, and why that is their meaning.
 var withoutEffect = map[string]string{
+	"image build --compress":    "the context is read where it is",
+	"image build --force-rm":    "no container of a build outlives it; --force-rm=false is what docker does, too",
+	"image build --load":        "the result is in the store anyway",
+	"image build --rm":          "no container of a build outlives it",
 	"image ls --all":            "docker hides intermediate images without it; there are none",
 	"network create --ipv4":     "every network has IPv4; --ipv4=false is refused",
 	"network inspect --verbose": "it adds to what a swarm's networks are shown with; there are none",

@@ -67,6 +67,10 @@ func (s Store) Writable(c *Container) (upper, work string) {
 	return filepath.Join(dir, "upper"), filepath.Join(dir, "work")
 }
 
+// StepPoints is a directory of empty places for the mounts of a step of a build; it need not be there. It lies below all layers, so that
+// nothing has to be made in them.
+func StepPoints(step string) string { return filepath.Join(step, "points") }
+
 // Image is the image that a container was made from.
 type Image struct {
 	Name     string

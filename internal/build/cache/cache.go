@@ -2,6 +2,8 @@
 //
 //	DATA/build/cache/KEY        one JSON file (Record) for a key; KEY is 64 hexadecimal digits
 //	DATA/build/cache/.lock-KEY  flock of whoever makes what the key stands for; gone when nobody does
+//	DATA/build/mounts/ID/data   the files of a cache mount; ID is a digest of its id, with .N for further private ones
+//	DATA/build/mounts/ID.lock   flock of the steps that have it mounted: shared, or exclusive if it is locked or private
 //	DATA/build/steps/NAME       a step that is being carried out: what it writes; flock of the directory by its build
 //
 // A record only points at a layer and its blob: whether they are there is looked at whenever it is used, and a record that leads nowhere
@@ -15,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +26,8 @@ import (
 	"berth/internal/image"
 	"berth/internal/image/content"
 	"berth/internal/image/layer"
+
+	"golang.org/x/sys/unix"
 )
 
 // Store is the cache of one data root.
@@ -169,11 +174,14 @@ type Work struct {
 }
 
 // Begin makes the directory of a step.
-func (s Store) Begin() (*Work, error) {
-	if err := os.MkdirAll(s.stepsDir(), 0o700); err != nil {
+func (s Store) Begin() (*Work, error) { return BeginIn(s.stepsDir(), "upper", "work") }
+
+// BeginIn makes a directory of a step in another place, which SweepIn sweeps, with empty directories in it.
+func BeginIn(place string, names ...string) (*Work, error) {
+	if err := os.MkdirAll(place, 0o700); err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(s.stepsDir(), disk.TemporaryName())
+	dir := filepath.Join(place, disk.TemporaryName())
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -182,7 +190,7 @@ func (s Store) Begin() (*Work, error) {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
 	w := &Work{dir, lock}
-	for _, name := range []string{"upper", "work"} {
+	for _, name := range names {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
 			return nil, errors.Join(err, w.End(os.RemoveAll))
 		}
@@ -202,21 +210,8 @@ func (w *Work) End(removeTree func(string) error) error {
 
 // Sweep removes what builds that died have left.
 func (s Store) Sweep(removeTree func(string) error) error {
-	var errs error
-	entries, err := os.ReadDir(s.stepsDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, e := range entries {
-		dir := filepath.Join(s.stepsDir(), e.Name())
-		lock, err := disk.TryLockDir(dir)
-		if err != nil {
-			continue // somebody is at work, or it has just gone
-		}
-		errs = errors.Join(errs, removeTree(dir))
-		lock.Unlock()
-	}
-	entries, err = os.ReadDir(s.cacheDir())
+	errs := SweepIn(s.stepsDir(), removeTree)
+	entries, err := os.ReadDir(s.cacheDir())
 	if err != nil {
 		return errs
 	}
@@ -235,4 +230,95 @@ func (s Store) Sweep(removeTree func(string) error) error {
 		}
 	}
 	return errs
+}
+
+// SweepIn removes directories of steps whose builds have died.
+func SweepIn(place string, removeTree func(string) error) error {
+	entries, err := os.ReadDir(place)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := err
+	for _, e := range entries {
+		dir := filepath.Join(place, e.Name())
+		lock, err := disk.TryLockDir(dir)
+		if err != nil {
+			continue // somebody is at work, or it has just gone
+		}
+		errs = errors.Join(errs, removeTree(dir))
+		lock.Unlock()
+	}
+	return errs
+}
+
+// Dir is the directory of a cache mount, in which its files are ("data"), and the lock of it. A shared one may be used by several steps at
+// once, of a locked one the others wait for their turn, and a private one is a directory of its own for each that is at work. made is called
+// for a directory that is new.
+func (s Store) Dir(ctx context.Context, id, sharing string, made func(dir string) error) (dir string, unlock func(), err error) {
+	place := filepath.Join(s.dir, "mounts")
+	if err := os.MkdirAll(place, 0o700); err != nil {
+		return "", nil, err
+	}
+	sum := image.DigestOf([]byte(id)).Hex()
+	for n, pause := 0, time.Millisecond; ; {
+		base := filepath.Join(place, sum)
+		if n > 0 {
+			base += "." + strconv.Itoa(n)
+		}
+		lock, err := dirLock(base, sharing)
+		switch {
+		case errors.Is(err, disk.ErrLocked) && sharing == "private":
+			n++
+			continue
+		case errors.Is(err, disk.ErrLocked):
+			select {
+			case <-ctx.Done():
+				return "", nil, errdef.As(errdef.Cancelled, context.Cause(ctx))
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, 100*time.Millisecond)
+			continue
+		case err != nil:
+			return "", nil, err
+		}
+		dir := base + "/data"
+		if err := s.makeDir(base, dir, made); err != nil {
+			lock.Unlock()
+			return "", nil, err
+		}
+		return dir, lock.Unlock, nil
+	}
+}
+
+// dirLock takes the lock of a cache mount: the file beside its directory.
+func dirLock(base, sharing string) (*disk.Lock, error) {
+	if sharing == "shared" {
+		return disk.TryShareLock(base + ".lock")
+	}
+	return disk.TryLock(base + ".lock")
+}
+
+// makeDir makes the directory of a cache mount, whole, unless it is there. Of several that make it at once, one wins.
+func (s Store) makeDir(base, dir string, made func(string) error) error {
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
+	w, err := BeginIn(s.stepsDir(), "data")
+	if err != nil {
+		return err
+	}
+	err = made(filepath.Join(w.Dir, "data"))
+	if err == nil {
+		err = os.Mkdir(base, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			err = nil
+		}
+	}
+	if err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, filepath.Join(w.Dir, "data"), unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+		if err == unix.EEXIST {
+			err = nil
+		}
+	}
+	return errors.Join(err, w.End(os.RemoveAll))
 }

@@ -282,10 +282,7 @@ func (p *planner) workdir(d *draft, c *instructions.WorkdirCommand) {
 	}
 	d.workdirSet = true
 	config := &d.Image.Config
-	dir := path.Join("/", config.WorkingDir, c.Path)
-	if path.IsAbs(c.Path) {
-		dir = path.Clean(c.Path)
-	}
+	dir := Absolute(config.WorkingDir, c.Path)
 	config.WorkingDir = dir
 	if dir == "/" {
 		p.history(d, "WORKDIR "+dir)
@@ -294,21 +291,25 @@ func (p *planner) workdir(d *draft, c *instructions.WorkdirCommand) {
 	p.step(d, &Step{Title: p.title(d, p.lex, c.String()), Mkdir: &Mkdir{Path: dir, User: config.User}}, c, "WORKDIR "+dir)
 }
 
-// absolute is a path of the stage's tree, with its last "/".
-func absolute(workdir, s string) string {
-	slash := s == "" || s == "." || strings.HasSuffix(s, "/") || strings.HasSuffix(s, "/.")
-	out := path.Join("/", workdir, s)
-	if path.IsAbs(s) {
-		out = path.Clean(s)
+// Absolute is a path of a stage's tree whose working directory is workdir.
+func Absolute(workdir, p string) string {
+	if path.IsAbs(p) {
+		return path.Clean(p)
 	}
-	if slash && out != "/" {
+	return path.Join("/", workdir, p)
+}
+
+// destination is Absolute with the last "/", which says that it is a directory.
+func destination(workdir, p string) string {
+	out := Absolute(workdir, p)
+	if out != "/" && (p == "" || p == "." || strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.")) {
 		out += "/"
 	}
 	return out
 }
 
 func (p *planner) copy(d *draft, c instructions.Command, step Copy, what instructions.SourcesAndDest, from string) error {
-	step.Dest = absolute(d.Image.Config.WorkingDir, what.DestPath)
+	step.Dest = destination(d.Image.Config.WorkingDir, what.DestPath)
 	step.Sources = what.SourcePaths
 	said := "COPY"
 	if step.Add {
@@ -471,10 +472,7 @@ func (p *planner) mounts(d *draft, c *instructions.RunCommand, run *Run) error {
 			out.Empty = true
 		}
 		if usesFiles || m.Type == instructions.MountTypeTmpfs {
-			out.Target = path.Join("/", run.Workdir, m.Target)
-			if path.IsAbs(m.Target) {
-				out.Target = path.Clean(m.Target)
-			}
+			out.Target = Absolute(run.Workdir, m.Target)
 			if out.Target == "/" || m.Target == "" {
 				return errdef.New(errdef.Invalid, "invalid mount target %q", m.Target)
 			}

@@ -33,8 +33,8 @@ type Options struct {
 	Labels   map[string]string // --label
 	Platform image.Platform    // what the image is to run on
 	Build    image.Platform    // what the build runs on
-	// Contexts are the names of further contexts, which take the place of stages and images of that name.
-	Contexts map[string]bool
+	// Contexts are further contexts by their names, which take the place of stages and images of that name: an image, or "" for a directory.
+	Contexts map[string]string
 	Epoch    *time.Time // SOURCE_DATE_EPOCH
 	// Image returns the configuration of an image. It is asked only for what the target needs.
 	Image func(ref string, p image.Platform) (image.Image, error)
@@ -127,6 +127,8 @@ type Stage struct {
 	Steps []*Step
 	// Image is the configuration at the end, with the history of the base and its own. It has no layers yet.
 	Image image.Image
+	// Bare says that it is no stage of the Dockerfile: it is only copied from.
+	Bare bool
 	// BaseHistory is how many entries of the history are the base's.
 	BaseHistory int
 	needs       []*Stage
@@ -169,8 +171,8 @@ type File struct {
 // Mount is a mount of a Run. From is nil for the context and for mounts that come from nowhere.
 type Mount struct {
 	Type           string // bind, cache, tmpfs, secret, ssh
-	From           *Stage
-	Empty          bool // a cache that begins empty
+	From           *Stage `json:"-"`
+	Empty          bool   // a cache that begins empty
 	Source, Target string
 	ReadOnly       bool
 	Bytes          int64

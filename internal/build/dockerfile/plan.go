@@ -242,13 +242,19 @@ func (p *planner) begin(d *draft) (triggers []string, err error) {
 		platform = *d.platform
 	}
 	d.Platform = platform
+	if name, ref, ok := p.context(d); ok {
+		d.base, d.baseName = nil, ref
+		if name == d.source.Name {
+			d.source.Commands = nil // the context is what the stage would have come to
+		}
+		if ref == "" {
+			d.Named = name
+		}
+	}
 	switch {
-	case p.Contexts[d.Name] && d.source.Name != "":
-		d.Named, d.source.Commands = d.Name, nil
+	case d.Named != "":
 		d.Image = empty(platform)
-	case p.Contexts[d.baseName] && d.base == nil:
-		d.Named = d.baseName
-		d.Image = empty(platform)
+		d.Image.History = []image.History{{CreatedBy: "FROM " + d.Named, Comment: historyComment}}
 	case d.base != nil:
 		if err := p.decide(d.base); err != nil {
 			return nil, err
@@ -284,6 +290,19 @@ func (p *planner) begin(d *draft) (triggers []string, err error) {
 	}
 	d.env = slices.Clone(environment(c.Env))
 	return triggers, nil
+}
+
+// context is the further context that takes the place of a stage or of its base.
+func (p *planner) context(d *draft) (name, ref string, ok bool) {
+	for _, name := range []string{d.source.Name, d.baseName} {
+		if name == d.baseName && d.base != nil {
+			continue
+		}
+		if ref, ok := p.Contexts[name]; ok && name != "" {
+			return name, ref, true
+		}
+	}
+	return "", "", false
 }
 
 // empty is the configuration of nothing.
@@ -388,7 +407,7 @@ func (p *planner) sourceOf(d *draft, from string) (*Stage, error) {
 			return nil, errdef.New(errdef.Invalid, "cannot copy from stage %q, it needs to be defined before current stage %q", from, d.Name)
 		}
 	} else if s, ok = p.others[from]; !ok {
-		s = &draft{Stage: &Stage{Lines: Lines{}}, number: -1, baseName: from}
+		s = &draft{Stage: &Stage{Bare: true}, number: -1, baseName: from}
 		p.others[from] = s
 	}
 	if err := p.decide(s); err != nil {

@@ -126,11 +126,21 @@ func (l *Layer) Mkdir(p string, mode uint32, owner Owner) error {
 type Options struct {
 	Owner *Owner                            // nil: the source's, or Anonymous
 	Mode  func(old uint32, dir bool) uint32 // nil: the source's
+	// Devices says what becomes of device nodes.
+	Devices DevicePolicy
 	// Anonymous says that the source's owners mean nothing here: what has no other owner is root's.
 	Anonymous bool
 	// Unchanged, unless it is nil, is asked whether a file is still what it was when its digest was taken.
 	Unchanged func(path string, st *unix.Stat_t) bool
 }
+
+// DevicePolicy says what becomes of device nodes.
+type DevicePolicy bool
+
+const (
+	Keep     DevicePolicy = false
+	LeaveOut DevicePolicy = true
+)
 
 func (o Options) owner(st *unix.Stat_t) Owner {
 	switch {
@@ -376,6 +386,9 @@ func (c *copier) other(from Item, to *os.File, base, at string) error {
 	case unix.S_IFSOCK: // means nothing without its process
 		return nil
 	default:
+		if c.opt.Devices == LeaveOut && st.Mode&unix.S_IFMT != unix.S_IFIFO {
+			return nil
+		}
 		if err := unix.Unlinkat(int(to.Fd()), base, 0); err != nil && err != unix.ENOENT {
 			return &os.PathError{Op: "unlinkat", Path: at, Err: err}
 		}
@@ -398,7 +411,7 @@ func (c *copier) other(from Item, to *os.File, base, at string) error {
 }
 
 func (c *copier) regular(from Item, to *os.File, base string) error {
-	in, err := from.open()
+	in, err := from.Open()
 	if err != nil {
 		return err
 	}

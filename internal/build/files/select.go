@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"berth/internal/errdef"
@@ -52,8 +53,23 @@ func (i Item) Close() {
 	}
 }
 
-// open opens a regular file; never a FIFO that waits.
-func (i Item) open() (*os.File, error) {
+// Place is the path of the item on the host, if it is all in one layer.
+func (i Item) Place() (p string, ok bool) {
+	if i.keep != nil {
+		return "", false
+	}
+	if i.Dir != nil {
+		return i.Dir.Single()
+	}
+	if i.parent == nil {
+		return "", false
+	}
+	dir, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(i.In))
+	return path.Join(dir, i.base()), err == nil
+}
+
+// Open opens a regular file; never a FIFO that waits.
+func (i Item) Open() (*os.File, error) {
 	fd, err := unix.Openat(i.In, i.base(), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: i.Name, Err: err}
@@ -327,7 +343,7 @@ func (d Digester) file(i Item, st *unix.Stat_t) (sum [sha256.Size]byte, err erro
 			return sum, nil
 		}
 	}
-	f, err := i.open()
+	f, err := i.Open()
 	if err != nil {
 		return sum, err
 	}

@@ -78,6 +78,11 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		},
 		MountPoint: s.Run,
 	}
+	if c.Step != "" {
+		if points := state.StepPoints(c.Step); isDir(points) {
+			out.Overlay.Lower = append(out.Overlay.Lower, points)
+		}
+	}
 	if c.UIDMaps != nil {
 		out.MountPoint = "/tmp" // whoever its root is, he gets there
 	}
@@ -88,6 +93,11 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c.ID)
 	}
 	return out, checkLimits(choice, out.Spec.Linux.Resources, h)
+}
+
+func isDir(p string) bool {
+	st, err := os.Lstat(p)
+	return err == nil && st.IsDir()
 }
 
 // checkLimits refuses limits where there is no control group to set them for.
