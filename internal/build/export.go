@@ -10,6 +10,7 @@ import (
 	"berth/internal/build/dockerfile"
 	"berth/internal/image"
 	"berth/internal/image/store"
+	"berth/internal/image/unpack"
 )
 
 // export puts the target into the store and names it, or writes it where else it is to go.
@@ -22,7 +23,7 @@ func (b *builder) export(ctx context.Context) (Result, error) {
 	var record store.Record
 	if !files {
 		var err error
-		if record, err = b.exportImage(); err != nil {
+		if record, err = b.exportImage(ctx); err != nil {
 			return out, err
 		}
 		out.ID, out.Manifest = record.ID, record.Manifest
@@ -31,13 +32,18 @@ func (b *builder) export(ctx context.Context) (Result, error) {
 }
 
 // exportImage writes the image into the store.
-func (b *builder) exportImage() (record store.Record, err error) {
+func (b *builder) exportImage(ctx context.Context) (record store.Record, err error) {
 	v := b.Progress.Begin("exporting to image")
 	defer func() {
 		if err != nil {
 			v.Failed(err)
 		}
 	}()
+	if r := b.results[b.plan.Target()]; len(r.blobs) == 0 {
+		if err := b.nothing(ctx, r); err != nil {
+			return record, err
+		}
+	}
 	v.Say("exporting layers done")
 	manifest, err := b.putImage(b.config(), b.results[b.plan.Target()].blobs)
 	if err != nil {
@@ -58,6 +64,23 @@ func (b *builder) exportImage() (record store.Record, err error) {
 	}
 	v.Done()
 	return record, nil
+}
+
+// nothing gives an image that has no layers one with nothing in it: an image has a tree, if only an empty one.
+func (b *builder) nothing(ctx context.Context, r *result) error {
+	images := b.engine.Images
+	blocks := make([]byte, 1024)
+	d, err := images.Content.PutReader(bytes.NewReader(blocks), image.MediaTypeLayer)
+	if err != nil {
+		return err
+	}
+	if _, err := unpack.Layer(ctx, images.Layers, "", d.Digest, bytes.NewReader(blocks), b.unpackOptions()); err != nil {
+		return err
+	}
+	r.add(d)
+	s := b.plan.Target()
+	s.Image.History = append(s.Image.History, image.History{CreatedBy: "FROM scratch"})
+	return nil
 }
 
 // latest is the time that no file of a new layer may be younger than; zero is none.
