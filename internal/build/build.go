@@ -87,6 +87,7 @@ type builder struct {
 	bases    map[string]base // by reference and platform
 	mu       sync.Mutex      // guards what follows
 	digests  map[string]fileDigest
+	learnt   bool // something of digests is new
 	warnings []dockerfile.Warning
 	ends     []func() error // what is to be done when all is over
 }

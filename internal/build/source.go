@@ -80,6 +80,10 @@ func (b *builder) open(ctx context.Context) (_ *source, err error) {
 	if err := b.readDockerfile(s, stdin); err != nil {
 		return nil, err
 	}
+	if s.dir != "" && s.work == nil {
+		b.loadDigests(s.dir)
+		b.later(func() error { b.saveDigests(s.dir); return nil })
+	}
 	return s, b.readIgnore(s)
 }
 

@@ -368,17 +368,6 @@ func lookup(trees []string, user string) (*files.Owner, error) {
 	return o, nil
 }
 
-// fileDigest is the digest of a file, and what the file looked like.
-type fileDigest struct {
-	dev, ino, size uint64
-	mtime, ctime   unix.Timespec
-	sum            [sha256.Size]byte
-}
-
-func identity(st *unix.Stat_t) fileDigest {
-	return fileDigest{dev: st.Dev, ino: st.Ino, size: uint64(st.Size), mtime: st.Mtim, ctime: st.Ctim}
-}
-
 // tree is where files of a stage, or of the context, are copied from.
 func (b *builder) tree(from *dockerfile.Stage) (files.Tree, error) {
 	switch {
@@ -410,7 +399,7 @@ func (b *builder) digester(from *dockerfile.Stage) files.Digester {
 		id.sum = sum
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.digests[path] = id
+		b.digests[path], b.learnt = id, true
 	}
 	d.Known = func(path string, st *unix.Stat_t) (sum [sha256.Size]byte, ok bool) {
 		b.mu.Lock()

@@ -157,6 +157,21 @@ func commands() []command {
 			name: "image build", inside: true, starts: true, alias: "build", args: "PATH | URL | -", short: "Build an image from a Dockerfile",
 			example: "berth build -t shop .", least: 1, most: 1, full: true, flags: buildFlags(),
 		},
+		{
+			name: "builder prune", inside: true, short: "Remove build cache", example: "berth builder prune -f", run: (*call).cmdBuilderPrune,
+			flags: []flag{
+				{"all", "a", "", "Remove all build cache, not just what no image has", boolean(func(o *options) *bool { return &o.all })},
+				{"filter", "", "filter", "Provide filter values (e.g. \"until=24h\")", list(func(o *options) *[]string { return &o.filters })},
+				flagYes,
+				{"keep-storage", "", "bytes", "Amount of disk space to keep for cache", set(func(o *options, v string) (err error) {
+					o.keepBytes, err = container.ParseBytes(v)
+					return err
+				})},
+			},
+		},
+		{name: "builder du", inside: true, short: "Show what the build cache holds", example: "berth builder du", run: (*call).cmdBuilderDu, flags: []flag{
+			{"verbose", "", "", "Say which step each entry is of", boolean(func(o *options) *bool { return &o.noTrunc })},
+		}},
 		{name: "image prune", inside: true, short: "Remove what no image and no container needs", example: "berth image prune -f", run: (*call).cmdImagePrune, flags: []flag{flagYes}},
 
 		{name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs, flags: []flag{flagQuiet}},
@@ -222,6 +237,10 @@ func canonical(name string) string {
 		return "container ls"
 	case "builder build", "buildx build", "buildx b":
 		return "image build"
+	case "buildx prune":
+		return "builder prune"
+	case "buildx du":
+		return "builder du"
 	case "image list":
 		return "image ls"
 	case "image remove":

@@ -40,6 +40,7 @@ type options struct {
 	attachOutput bool
 	bundle       string
 	pidFile      string
+	keepBytes    int64
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint

@@ -129,7 +129,7 @@ func sampleOf(f flag, envFile string) []string {
 		return []string{"true"}
 	case f.name == "type":
 		return []string{"image"}
-	case f.kind == "int":
+	case f.kind == "int", f.kind == "bytes":
 		return []string{"5"}
 	}
 	if s := samples[f.name]; len(s) > 0 {

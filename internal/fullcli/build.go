@@ -48,6 +48,9 @@ func buildImage(c cli.Call) error {
 		return err
 	}
 	sayWarnings(to, r.Warnings)
+	if err := c.Engine.BoundBuildCache(c.Context); err != nil {
+		return err
+	}
 	own := 0o644 &^ c.Umask
 	if path := option(c, "iidfile"); path != "" {
 		if err := disk.Replace(path, []byte(r.ID), own, disk.Volatile); err != nil {

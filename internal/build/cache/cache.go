@@ -54,6 +54,7 @@ func (r Record) Chain() image.Digest {
 }
 
 func (s Store) cacheDir() string         { return filepath.Join(s.dir, "cache") }
+func (s Store) mountsDir() string        { return filepath.Join(s.dir, "mounts") }
 func (s Store) stepsDir() string         { return filepath.Join(s.dir, "steps") }
 func (s Store) path(key string) string   { return filepath.Join(s.cacheDir(), key) }
 func (s Store) lockAt(key string) string { return filepath.Join(s.cacheDir(), lockPrefix+key) }
@@ -255,7 +256,7 @@ func SweepIn(place string, removeTree func(string) error) error {
 // once, of a locked one the others wait for their turn, and a private one is a directory of its own for each that is at work. made is called
 // for a directory that is new.
 func (s Store) Dir(ctx context.Context, id, sharing string, made func(dir string) error) (dir string, unlock func(), err error) {
-	place := filepath.Join(s.dir, "mounts")
+	place := s.mountsDir()
 	if err := os.MkdirAll(place, 0o700); err != nil {
 		return "", nil, err
 	}
@@ -282,7 +283,8 @@ func (s Store) Dir(ctx context.Context, id, sharing string, made func(dir string
 			return "", nil, err
 		}
 		dir := base + "/data"
-		if err := s.makeDir(base, dir, made); err != nil {
+		now := time.Now()
+		if err := errors.Join(s.makeDir(base, dir, made), os.Chtimes(base+".lock", now, now)); err != nil {
 			lock.Unlock()
 			return "", nil, err
 		}
@@ -321,4 +323,61 @@ func (s Store) makeDir(base, dir string, made func(string) error) error {
 		}
 	}
 	return errors.Join(err, w.End(os.RemoveAll))
+}
+
+// Mount is a cache mount.
+type Mount struct {
+	ID    string
+	Bytes int64
+	Used  time.Time
+}
+
+// Mounts lists the cache mounts.
+func (s Store) Mounts() ([]Mount, error) {
+	entries, err := os.ReadDir(s.mountsDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []Mount
+	for _, e := range entries {
+		lock, err := os.Stat(filepath.Join(s.mountsDir(), e.Name()+".lock"))
+		if !e.IsDir() || err != nil {
+			continue
+		}
+		m := Mount{ID: e.Name(), Used: lock.ModTime()}
+		_ = filepath.WalkDir(filepath.Join(s.mountsDir(), e.Name()), func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return nil //nolint:nilerr // what goes away meanwhile has no size
+			}
+			if info, err := d.Info(); err == nil {
+				m.Bytes += info.Size()
+			}
+			return nil
+		})
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// RemoveMount removes a cache mount, unless a step is using it.
+func (s Store) RemoveMount(id string, removeTree func(string) error) (gone bool, err error) {
+	path := filepath.Join(s.mountsDir(), id)
+	lock, err := disk.TryLock(path + ".lock")
+	if errors.Is(err, disk.ErrLocked) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer lock.Unlock()
+	// First the name, so that none is half removed; then its lock, which nobody can be waiting for without noticing (disk.TryLock).
+	old := filepath.Join(s.stepsDir(), disk.TemporaryName())
+	err = errors.Join(os.MkdirAll(s.stepsDir(), 0o700), os.Rename(path, old))
+	if err == nil {
+		err = errors.Join(os.Remove(path+".lock"), removeTree(old))
+	}
+	return err == nil, err
 }
