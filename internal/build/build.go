@@ -123,7 +123,6 @@ func (l layers) top() image.Digest {
 type result struct {
 	layers
 	created map[int]time.Time // of entries of the history
-	empty   map[int]bool      // steps that have changed nothing
 	done    chan struct{}     // closed when err, or all else, is known
 	err     error
 }
@@ -262,7 +261,7 @@ func (b *builder) stages(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	for _, s := range b.plan.Stages {
-		b.results[s] = &result{created: map[int]time.Time{}, empty: map[int]bool{}, done: make(chan struct{})}
+		b.results[s] = &result{created: map[int]time.Time{}, done: make(chan struct{})}
 	}
 	var wait sync.WaitGroup
 	for _, s := range b.plan.Stages {
@@ -326,10 +325,8 @@ func (b *builder) fromContext(ctx context.Context, s *dockerfile.Stage, r *resul
 		return err
 	}
 	v.Done()
-	r.created[0], r.empty[0] = record.Created, record.Layer.Digest == image.EmptyLayer
-	if !r.empty[0] {
-		r.add(record.Layer)
-	}
+	r.created[0] = record.Created
+	r.add(record.Layer)
 	return nil
 }
 

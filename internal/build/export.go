@@ -102,14 +102,13 @@ func (b *builder) config() image.Image {
 	if config.RootFS.DiffIDs == nil {
 		config.RootFS.DiffIDs = []image.Digest{}
 	}
-	created, empty := b.history(s)
+	created := b.history(s)
 	var last *time.Time
 	for i := range config.History {
 		h := &config.History[i]
 		if t, ok := created[i]; ok {
 			h.Created = &t
 		}
-		h.EmptyLayer = h.EmptyLayer || empty[i]
 		if h.Created == nil {
 			h.Created = last
 		}
@@ -133,15 +132,13 @@ func (b *builder) config() image.Image {
 	return config
 }
 
-// history is when the steps of a stage, and of those that it is made on, were carried out, and which of them have changed nothing.
-func (b *builder) history(s *dockerfile.Stage) (created map[int]time.Time, empty map[int]bool) {
-	created, empty = map[int]time.Time{}, map[int]bool{}
+// history is when the steps of a stage, and of those that it is made on, were carried out.
+func (b *builder) history(s *dockerfile.Stage) map[int]time.Time {
+	created := map[int]time.Time{}
 	for ; s != nil; s = s.Base {
-		r := b.results[s]
-		maps.Copy(created, r.created)
-		maps.Copy(empty, r.empty)
+		maps.Copy(created, b.results[s].created)
 	}
-	return created, empty
+	return created
 }
 
 // stored is an image in the store.

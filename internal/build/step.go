@@ -100,10 +100,6 @@ func (b *builder) step(ctx context.Context, s *dockerfile.Stage, step *dockerfil
 		v.Done()
 	}
 	r.created[step.History] = record.Created
-	if record.Layer.Digest == image.EmptyLayer {
-		r.empty[step.History] = true
-		return nil
-	}
 	r.add(record.Layer)
 	return nil
 }
@@ -157,7 +153,7 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 // link puts a layer that does not depend on what it lies on onto something else, if its blob is there.
 func (b *builder) link(ctx context.Context, r *cache.Record, parent image.Digest) (ok bool, err error) {
 	images := b.engine.Images
-	if r.Layer.Digest == image.EmptyLayer || !images.Content.Has(r.Layer.Digest) {
+	if !images.Content.Has(r.Layer.Digest) {
 		return false, nil
 	}
 	blob, err := images.Content.Open(r.Layer.Digest)

@@ -47,11 +47,7 @@ func (e *Engine) BuildCache() ([]CacheEntry, error) {
 	}
 	var all []CacheEntry
 	for _, r := range records {
-		entry := CacheEntry{ID: r.Key, Bytes: r.Layer.Size, Used: r.Used, What: r.What}
-		if r.Layer.Digest != image.EmptyLayer {
-			entry.Shared = inImages[r.Chain()]
-		}
-		all = append(all, entry)
+		all = append(all, CacheEntry{ID: r.Key, Bytes: r.Layer.Size, Used: r.Used, What: r.What, Shared: inImages[r.Chain()]})
 	}
 	for _, m := range mounts {
 		all = append(all, CacheEntry{ID: m.ID, Bytes: m.Bytes, Used: m.Used, What: "a cache mount", mount: true})

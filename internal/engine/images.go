@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"berth/internal/build/cache"
-	"berth/internal/image"
 	"berth/internal/image/store"
 )
 
@@ -30,9 +29,7 @@ func (e *Engine) roots(uses []store.Use) (store.Roots, error) {
 	roots := store.RootsOf(uses)
 	records, err := cache.Open(e.Settings.DataRoot).List()
 	for _, r := range records {
-		if r.Layer.Digest != image.EmptyLayer {
-			roots.Chains, roots.Blobs = append(roots.Chains, r.Chain()), append(roots.Blobs, r.Layer.Digest)
-		}
+		roots.Chains, roots.Blobs = append(roots.Chains, r.Chain()), append(roots.Blobs, r.Layer.Digest)
 	}
 	return roots, err
 }

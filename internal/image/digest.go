@@ -126,9 +126,6 @@ func (d Digest) Verify(data []byte) error {
 	return nil
 }
 
-// EmptyLayer is the digest of a layer with nothing in it: the two blocks of zeros that end every tar.
-const EmptyLayer Digest = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
-
 // ChainIDs names the stack of layers that ends with each layer: the first chain ID is the first diff ID, each
 // further one the digest of the chain ID below, a space and the diff ID (image-spec, config.md, "Layer ChainID").
 func ChainIDs(diffIDs []Digest) []Digest {

@@ -39,19 +39,14 @@ func Open(dataRoot string) Store { return Store{filepath.Join(dataRoot, "build")
 // Record is what a key stands for.
 type Record struct {
 	Parent  image.Digest     `json:"parent,omitempty"` // the chain that the layer lies on
-	Layer   image.Descriptor `json:"layer"`            // its blob, which is its plain tar; image.EmptyLayer is none
+	Layer   image.Descriptor `json:"layer"`            // its blob, which is its plain tar
 	Created time.Time        `json:"created"`
 	Used    time.Time        `json:"used"`
 	What    string           `json:"what,omitempty"` // the step's title, for people
 }
 
 // Chain is the chain that the record leads to.
-func (r Record) Chain() image.Digest {
-	if r.Layer.Digest == image.EmptyLayer {
-		return r.Parent
-	}
-	return image.ChainID(r.Parent, r.Layer.Digest)
-}
+func (r Record) Chain() image.Digest { return image.ChainID(r.Parent, r.Layer.Digest) }
 
 func (s Store) cacheDir() string         { return filepath.Join(s.dir, "cache") }
 func (s Store) mountsDir() string        { return filepath.Join(s.dir, "mounts") }
@@ -78,7 +73,7 @@ func (s Store) Get(key string) (r Record, ok bool, err error) {
 
 // Here reports whether what a record leads to is there.
 func (r Record) Here(blobs *content.Store, layers *layer.Store) bool {
-	return r.Layer.Digest == image.EmptyLayer || layers.Has(image.ChainID(r.Parent, r.Layer.Digest)) && blobs.Has(r.Layer.Digest)
+	return layers.Has(r.Chain()) && blobs.Has(r.Layer.Digest)
 }
 
 // Put writes the record of a key.

@@ -152,6 +152,14 @@ func (o Options) owner(st *unix.Stat_t) Owner {
 	return Owner{int(st.Uid), int(st.Gid)}
 }
 
+// parentMode is the mode of directories that are made on the way.
+func (o Options) parentMode() uint32 {
+	if o.Mode != nil {
+		return o.Mode(0o755, true)
+	}
+	return 0o755
+}
+
 func (o Options) parents() Owner {
 	if o.Owner != nil {
 		return *o.Owner
@@ -188,7 +196,7 @@ func (l *Layer) Copy(ctx context.Context, from Item, dest string, opt Options) e
 			return errdef.New(errdef.Invalid, "cannot replace the directory /%s by a file", found.Path)
 		}
 	}
-	in, err := l.directory(path.Dir(found.Path), 0o755, opt.parents())
+	in, err := l.directory(path.Dir(found.Path), opt.parentMode(), opt.parents())
 	if err != nil {
 		return err
 	}
@@ -210,7 +218,7 @@ func (l *Layer) Write(name string, data []byte, mode uint32, dest string, opt Op
 	if found.Kind == unix.S_IFDIR {
 		return errdef.New(errdef.Invalid, "cannot replace the directory /%s by a file", found.Path)
 	}
-	in, err := l.directory(path.Dir(found.Path), 0o755, opt.parents())
+	in, err := l.directory(path.Dir(found.Path), opt.parentMode(), opt.parents())
 	if err != nil {
 		return err
 	}
@@ -251,10 +259,11 @@ type copier struct {
 	links map[inode]string // files with several names: where the first one was copied to
 }
 
-// tree copies a directory's content into the directory found, which is made if need be.
+// tree copies a directory's content into the directory found, which is made if need be. That one does not become what the source is: it
+// has only its times.
 func (c *copier) tree(from Item, found merged.Found) error {
-	l, made := c.layer, found.Kind == 0
-	to, err := l.directory(found.Path, 0o755, c.opt.parents())
+	l := c.layer
+	to, err := l.directory(found.Path, c.opt.parentMode(), c.opt.parents())
 	if err != nil {
 		return err
 	}
@@ -269,10 +278,7 @@ func (c *copier) tree(from Item, found merged.Found) error {
 	if err := c.content(from, to, found.Path, below); err != nil {
 		return err
 	}
-	if !made {
-		return nil
-	}
-	return c.describe(from.Dir.FD(), to, true)
+	return unpack.CopyTimes(from.Dir.FD(), to)
 }
 
 // lower opens a directory of the layers below; nil if there is none at that path, which has no links.

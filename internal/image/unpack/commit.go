@@ -14,25 +14,20 @@ import (
 )
 
 // Commit makes a layer on top of parent of the upper directory of an overlay that nobody uses any more. Its tar becomes a blob, and the
-// directory itself the layer's tree: it is gone afterwards. Nothing in it makes no layer; the blob then has the digest image.EmptyLayer. The caller
-// holds content.HoldAdditions.
+// directory itself the layer's tree: it is gone afterwards. The caller holds content.HoldAdditions.
 func Commit(ctx context.Context, blobs *content.Store, layers *layer.Store, parent image.Digest, dir string, opt DiffOptions) (image.Descriptor, error) {
 	upper, err := os.Open(dir)
 	if err != nil {
 		return image.Descriptor{}, err
 	}
 	defer upper.Close()
-	names, err := upper.Readdirnames(1)
-	if errors.Is(err, io.EOF) && len(names) == 0 {
-		return image.Descriptor{MediaType: image.MediaTypeLayer, Digest: image.EmptyLayer}, nil
-	}
 	var size int64
 	opt.Size = &size
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(Diff(ctx, upper, w, opt)) }()
 	desc, err := blobs.PutReader(r, image.MediaTypeLayer)
 	_ = r.CloseWithError(err)
-	if err != nil || desc.Digest == image.EmptyLayer {
+	if err != nil {
 		return desc, err
 	}
 	st, err := layers.Begin(ctx, parent, desc.Digest)

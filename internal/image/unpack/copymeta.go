@@ -63,6 +63,15 @@ func CopyMeta(from int, to *os.File, owner func(*unix.Stat_t) (uid, gid int), mo
 	return decorate(to, &m)
 }
 
+// CopyTimes gives a file the times of the open file from.
+func CopyTimes(from int, to *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(from, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	return utimes(int(to.Fd()), ".", &meta{atime: st.Atim, mtime: st.Mtim})
+}
+
 // SetMeta gives a new file its mode, owner and time.
 func SetMeta(f *os.File, mode uint32, uid, gid int, when time.Time) error {
 	t, err := unix.TimeToTimespec(when)
