@@ -32,7 +32,22 @@ type Vertex struct {
 	number  int
 	title   string
 	started time.Time
+	streams []*stream
+}
+
+// stream is one stream of a command's output.
+type stream struct {
+	v       *Vertex
 	partial []byte // of a line
+}
+
+// Stream takes what a command prints to one of its streams: each line with the seconds since it was begun.
+func (v *Vertex) Stream() io.Writer {
+	v.p.mu.Lock()
+	defer v.p.mu.Unlock()
+	s := &stream{v: v}
+	v.streams = append(v.streams, s)
+	return s
 }
 
 // Begin begins something.
@@ -73,18 +88,17 @@ func (v *Vertex) line(text string) {
 	fmt.Fprintf(v.p.w, "#%d %s\n", v.number, text)
 }
 
-// Write takes what a command prints: each line with the seconds since it was begun.
-func (v *Vertex) Write(b []byte) (int, error) {
-	v.p.mu.Lock()
-	defer v.p.mu.Unlock()
-	v.partial = append(v.partial, b...)
+func (s *stream) Write(b []byte) (int, error) {
+	s.v.p.mu.Lock()
+	defer s.v.p.mu.Unlock()
+	s.partial = append(s.partial, b...)
 	for {
-		line, rest, ok := bytes.Cut(v.partial, []byte("\n"))
+		line, rest, ok := bytes.Cut(s.partial, []byte("\n"))
 		if !ok {
 			return len(b), nil
 		}
-		v.printed(line)
-		v.partial = append([]byte(nil), rest...)
+		s.v.printed(line)
+		s.partial = append([]byte(nil), rest...)
 	}
 }
 
@@ -95,9 +109,11 @@ func (v *Vertex) printed(line []byte) {
 func (v *Vertex) end(format string, args ...any) {
 	v.p.mu.Lock()
 	defer v.p.mu.Unlock()
-	if len(v.partial) > 0 {
-		v.printed(v.partial)
-		v.partial = nil
+	for _, s := range v.streams {
+		if len(s.partial) > 0 {
+			v.printed(s.partial)
+			s.partial = nil
+		}
 	}
 	v.line(fmt.Sprintf(format, args...))
 	v.p.current = nil

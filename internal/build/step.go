@@ -268,7 +268,7 @@ func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Ve
 		if err := m.all(ctx); err != nil {
 			return err
 		}
-		ended, err := b.engine.RunStep(ctx, engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v, v)
+		ended, err := b.engine.RunStep(ctx, engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v.Stream(), v.Stream())
 		switch {
 		case err != nil:
 			return err

@@ -444,7 +444,7 @@ func (c *call) engine() (*engine.Engine, error) {
 	}
 	e.Fetch = c.fetch
 	e.Notice = func(text string) { fmt.Fprintf(c.err, "berth: %s\n", visible(text)) }
-	e.Program = func(name string) (string, error) { return c.programs.Path(c.settings.DataRoot, name) }
+	e.Program = c.program
 	c.openedEngine = e
 	return e, nil
 }

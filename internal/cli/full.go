@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
+	"berth/internal/host"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,7 +49,35 @@ func (c *call) become() error {
 			return err
 		}
 		env = append(env, variable)
+		if !host.Probe().InUserNS {
+			return c.execute(path, env)
+		}
+		// Its containers may be the first of this user on a network, and that program is carried by this one alone.
+		uplink, err := c.programs.Path(c.settings.DataRoot, uplinkName)
+		if err != nil {
+			return err
+		}
+		env = append(env, uplinkPath+"="+uplink)
 	}
+	return c.execute(path, env)
+}
+
+// uplinkName is the program that connects a user's networks; uplinkPath says to the full program where it is.
+const (
+	uplinkName = "berth-uplink"
+	uplinkPath = "BERTH_UPLINK"
+)
+
+// program is where a program is that comes with berth.
+func (c *call) program(name string) (string, error) {
+	if path := os.Getenv(uplinkPath); path != "" && name == uplinkName {
+		return path, nil
+	}
+	return c.programs.Path(c.settings.DataRoot, name)
+}
+
+// execute becomes another program with the same command line.
+func (c *call) execute(path string, env []string) error {
 	c.debug("become %s", path)
 	unix.Umask(int(c.umask))
 	return cannotExecute(path, &os.PathError{Op: "execve", Path: path, Err: unix.Exec(path, append([]string{"berth"}, c.argv...), env)})

@@ -44,7 +44,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
 	o.Settle, o.Notice, o.Home, o.CgroupManager = e.settlePorts, e.Notice, e.home, cgroup.Driver(e.Settings.CgroupManager)
-	o.HostLoopback = e.Settings.HostLoopback
+	o.HostLoopback, o.Program = e.Settings.HostLoopback, e.Program
 	conn, err := monitor.Begin(o, monitor.Launch{Program: program, Args: e.monitorArgs("attend", c.ID), Env: e.monitorEnv()}, request)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)

@@ -50,6 +50,8 @@ type Options struct {
 	Inherited *Inherited
 	// Home is where the networks of a user without root are; nil as root.
 	Home *Home
+	// Program finds a program that comes with berth, if that is not to be looked for in this one.
+	Program func(name string) (string, error)
 	// HostLoopback lets a user's containers reach the host's loopback interface, by way of the uplink.
 	HostLoopback bool
 	// Network is the container's network namespace, if it is being made already.
