@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,8 +89,25 @@ func (b *bench) carry(name string) error {
 	return err
 }
 
-// uplinkCode is in the program that a user's networks are carried by, and not in berth.
+// uplinkCode is in the program that a user's networks are carried by.
 const uplinkCode = "internal/network/netstack/"
+
+// carriedCode is in programs that berth carries, and not in berth itself.
+var carriedCode = []struct{ code, program string }{
+	{uplinkCode, "berth-uplink"},
+	{"internal/build/", "berth-full"},
+	{"internal/image/merged/resolve.go", "berth-full"},
+}
+
+// carrier is the program that the code of a file is in, if it is not berth.
+func (b *bench) carrier(file string) string {
+	for _, c := range carriedCode {
+		if strings.HasPrefix(file, filepath.Join(b.root, c.code)) {
+			return c.program
+		}
+	}
+	return ""
+}
 
 // pack builds a program at path, and packs it beside it.
 func (b *bench) pack(name, path, overlay string) error {
@@ -197,12 +215,17 @@ func (b *bench) attempt(t test, replace map[string]string, name string) (passed 
 		return false, "", err
 	}
 	for file := range replace {
-		if strings.HasPrefix(file, filepath.Join(b.root, uplinkCode)+"/") && t.pkg == "" {
-			path := filepath.Join(b.dir, name+"-uplink")
-			if err := b.pack("berth-uplink", path, overlay); err != nil {
+		if carrier := b.carrier(file); carrier != "" && t.pkg == "" {
+			inside := maps.Clone(replace)
+			inside[b.packed("berth-box")] = filepath.Join(b.dir, "berth-box.gz") // which berth-full carries
+			if overlay, err = b.overlay(name, inside); err != nil {
 				return false, "", err
 			}
-			if overlay, err = b.overlay(name, map[string]string{b.packed("berth-uplink"): path + ".gz"}); err != nil {
+			path := filepath.Join(b.dir, name+"-"+carrier)
+			if err := b.pack(carrier, path, overlay); err != nil {
+				return false, "", err
+			}
+			if overlay, err = b.overlay(name, map[string]string{b.packed(carrier): path + ".gz"}); err != nil {
 				return false, "", err
 			}
 			break
