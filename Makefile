@@ -10,7 +10,7 @@ BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldfla
 # As internal/program unpacks it: one block, CRC32.
 XZ        = xz -9ecT1 --check=crc32
 
-.PHONY: build run test attacks crash soak debian shop powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
+.PHONY: build corpus run test attacks crash soak debian shop powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -27,7 +27,7 @@ all-programs:
 	$(XZ) $(OUT)/berth-box > $(PACKED)/berth-box.xz
 	$(BUILD) -o $(OUT)/berth-full ./cmd/berth-full
 	rm $(PACKED)/berth-box.xz
-	gzip -9nc $(OUT)/berth-full > $(PACKED)/berth-full.gz
+	$(XZ) $(OUT)/berth-full > $(PACKED)/berth-full.xz
 	$(XZ) $(OUT)/berth-uplink > $(PACKED)/berth-uplink.xz
 	$(BUILD) -o $(OUT)/berth ./cmd/berth
 	rm -f $(PACKED)/*.gz $(PACKED)/*.xz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init $(OUT)/berth-uplink
@@ -80,6 +80,10 @@ debian: build
 # subordinate ids and may read this checkout; or as whoever calls.
 shop: build
 	./test/shop/run $(abspath $(OUT)/berth) $(SHOP_USER)
+
+# Dockerfiles built by berth and by the BuildKit of Debian's docker.io, and compared; as root.
+corpus: build
+	test/build/run $(OUT)/berth
 
 # Cut the power of an ext4 under a working berth; 2000 cuts, 200 with BERTH_SHORT=1.
 powercut: build

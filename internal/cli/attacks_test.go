@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,11 +45,14 @@ func withoutRoot(t *testing.T, program, attacker string) {
 	}
 	scripts, err := filepath.Glob("testdata/script/attack-*.txt")
 	networks, err2 := filepath.Glob("testdata/script/networks-*.txt")
-	if err := errors.Join(err, err2); err != nil || len(scripts) == 0 || len(networks) == 0 {
+	builds, err3 := filepath.Glob("testdata/script/build*.txt")
+	if err := errors.Join(err, err2, err3); err != nil || len(scripts) == 0 || len(networks) == 0 {
 		t.Fatalf("%d scripts, %d of networks: %v", len(scripts), len(networks), err)
 	}
-	scripts = append(append(scripts, networks...), "testdata/script/rootless.txt", "testdata/script/devices.txt", "testdata/script/links.txt", "testdata/script/metadata.txt",
-		"testdata/script/modes.txt", "testdata/script/update.txt")
+	scripts = slices.Concat(scripts, networks, builds, []string{
+		"testdata/script/rootless.txt", "testdata/script/devices.txt", "testdata/script/links.txt", "testdata/script/metadata.txt",
+		"testdata/script/modes.txt", "testdata/script/update.txt",
+	})
 	openTUN(t)
 	files := [][2]string{{self, "cli.test"}, {filepath.Join(program, "berth"), "berth"}, {attacker, "attacker"}}
 	for _, s := range scripts {

@@ -98,7 +98,11 @@ type Call struct {
 	Engine   *engine.Engine
 	In       *os.File
 	Out, Err io.Writer
+	Umask    os.FileMode // the caller's, for files that are his own
 }
+
+// ExitStatus is an error that has been said already, and is the exit status of the command.
+func ExitStatus(n int) error { return exitError(n) }
 
 // exitError is an exit status without words: a container's own.
 type exitError int
@@ -455,7 +459,7 @@ func (c *call) engine() (*engine.Engine, error) {
 	}
 	e.Fetch = c.fetch
 	e.Notice = func(text string) { fmt.Fprintf(c.err, "berth: %s\n", visible(text)) }
-	e.Program = func(name string) (string, error) { return c.programs.Path(c.settings.DataRoot, name) }
+	e.Program = c.program
 	c.openedEngine = e
 	return e, nil
 }

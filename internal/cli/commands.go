@@ -201,6 +201,25 @@ func commands() []command {
 				flagPruned, flagYes,
 			},
 		},
+		{
+			name: "image build", inside: true, starts: true, alias: "build", args: "PATH | URL | -", short: "Build an image from a Dockerfile",
+			example: "berth build -t shop .", least: 1, most: 1, full: true, flags: buildFlags(),
+		},
+		{
+			name: "builder prune", inside: true, short: "Remove build cache", example: "berth builder prune -f", run: (*call).cmdBuilderPrune,
+			flags: []flag{
+				{"all", "a", "", "Remove all build cache, not just what no image has", boolean(func(o *options) *bool { return &o.all })},
+				{"filter", "", "filter", "Provide filter values (e.g. \"until=24h\")", list(func(o *options) *[]string { return &o.filters })},
+				flagYes,
+				{"keep-storage", "", "bytes", "Amount of disk space to keep for cache", set(func(o *options, v string) (err error) {
+					o.keepBytes, err = container.ParseBytes(v)
+					return err
+				})},
+			},
+		},
+		{name: "builder du", inside: true, short: "Show what the build cache holds", example: "berth builder du", run: (*call).cmdBuilderDu, flags: []flag{
+			{"verbose", "", "", "Say which step each entry is of", boolean(func(o *options) *bool { return &o.noTrunc })},
+		}},
 
 		{
 			name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs,
@@ -331,6 +350,12 @@ func canonical(name string) string {
 	switch name {
 	case "container list", "container ps":
 		return "container ls"
+	case "builder build", "buildx build", "buildx b":
+		return "image build"
+	case "buildx prune":
+		return "builder prune"
+	case "buildx du":
+		return "builder du"
 	case "image list":
 		return "image ls"
 	case "image remove":
@@ -347,4 +372,45 @@ func canonical(name string) string {
 		return "volume rm"
 	}
 	return name
+}
+
+// buildFlags are the flags of build; what they mean is the full program's business.
+func buildFlags() []flag {
+	return []flag{
+		{"add-host", "", "list", "Add a custom host-to-IP mapping (format: \"host:ip\")", nil},
+		{"allow", "", "strings", "Allow extra privileged entitlement (security.insecure)", nil},
+		{"annotation", "", "list", "Add annotation to the image", nil},
+		{"build-arg", "", "list", "Set build-time variables", nil},
+		{"build-context", "", "list", "Additional build contexts (e.g., name=path)", nil},
+		{"check", "", "", "Only look at the Dockerfile, and say what could be better", nil},
+		{"compress", "", "", "Compress the build context using gzip (it is not sent anywhere)", nil},
+		{"cpu-period", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) period", nil},
+		{"cpu-quota", "", "int", "Limit the CPU CFS (Completely Fair Scheduler) quota", nil},
+		{"cpu-shares", "c", "int", "CPU shares (relative weight)", nil},
+		{"cpuset-cpus", "", "string", "CPUs in which to allow execution (0-3, 0,1)", nil},
+		{"file", "f", "string", "Name of the Dockerfile (default: \"PATH/Dockerfile\")", nil},
+		{"force-rm", "", "", "Always remove intermediate containers (they always are)", nil},
+		{"iidfile", "", "string", "Write the image ID to a file", nil},
+		{"label", "", "list", "Set metadata for an image", nil},
+		{"load", "", "", "Put the image into the store (it is put there anyway)", nil},
+		{"memory", "m", "bytes", "Memory limit", nil},
+		{"memory-swap", "", "bytes", "Swap limit equal to memory plus swap: -1 to enable unlimited swap", nil},
+		{"metadata-file", "", "string", "Write build result metadata to a file", nil},
+		{"network", "", "string", "Set the networking mode for the RUN instructions during build", nil},
+		{"no-cache", "", "", "Do not use cache when building the image", nil},
+		{"no-cache-filter", "", "strings", "Do not cache specified stages", nil},
+		{"output", "o", "list", "Output destination (format: \"type=local,dest=path\")", nil},
+		{"platform", "", "string", "Set target platform for build", nil},
+		{"progress", "", "string", "Set type of progress output (auto|plain|quiet)", nil},
+		{"pull", "", "", "Always attempt to pull all referenced images", nil},
+		{"quiet", "q", "", "Suppress the build output and print the image ID on success", nil},
+		{"rm", "", "", "Remove intermediate containers after a successful build (they always are)", nil},
+		{"secret", "", "list", "Secret to expose to the build (format: \"id=mysecret[,src=/local/secret]\")", nil},
+		{"security-opt", "", "strings", "Security options", nil},
+		{"shm-size", "", "bytes", "Shared memory size for build containers", nil},
+		{"ssh", "", "list", "SSH agent socket to expose to the build (format: \"default|<id>[=<socket>]\")", nil},
+		{"tag", "t", "list", "Image identifier (format: \"[registry/]repository[:tag]\")", nil},
+		{"target", "", "string", "Set the target build stage to build", nil},
+		{"ulimit", "", "ulimit", "Ulimit options", nil},
+	}
 }

@@ -50,6 +50,7 @@ type options struct {
 	fileLabels                map[string]string
 	noHealth                  bool
 	noStream                  bool
+	keepBytes                 int64
 
 	// Of the network that --network names, if it is one.
 	networks []container.Endpoint

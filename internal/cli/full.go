@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
+	"berth/internal/host"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +33,7 @@ func (c *call) full(cmd *command, given map[string][]string) error {
 	if err != nil {
 		return err
 	}
-	return engine.Explained(c.settings, do(Call{Context: c.context(), Args: c.args, Options: given, Engine: e, In: c.in, Out: c.out, Err: c.err}))
+	return engine.Explained(c.settings, do(Call{Context: c.context(), Args: c.args, Options: given, Engine: e, In: c.in, Out: c.out, Err: c.err, Umask: c.umask}))
 }
 
 // become replaces this process by the full program with the same command line.
@@ -41,8 +42,45 @@ func (c *call) become() error {
 	if err != nil {
 		return err
 	}
+	env := os.Environ()
+	if c.command.starts {
+		variable, err := engine.Lend()
+		if err != nil {
+			return err
+		}
+		env = append(env, variable)
+		if !host.Probe().InUserNS {
+			return c.execute(path, env)
+		}
+		// Its containers may be the first of this user on a network, and that program is carried by this one alone.
+		uplink, err := c.programs.Path(c.settings.DataRoot, uplinkName)
+		if err != nil {
+			return err
+		}
+		env = append(env, uplinkPath+"="+uplink)
+	}
+	return c.execute(path, env)
+}
+
+// uplinkName is the program that connects a user's networks; uplinkPath says to the full program where it is.
+const (
+	uplinkName = "berth-uplink"
+	uplinkPath = "BERTH_UPLINK"
+)
+
+// program is where a program is that comes with berth.
+func (c *call) program(name string) (string, error) {
+	if path := os.Getenv(uplinkPath); path != "" && name == uplinkName {
+		return path, nil
+	}
+	return c.programs.Path(c.settings.DataRoot, name)
+}
+
+// execute becomes another program with the same command line.
+func (c *call) execute(path string, env []string) error {
 	c.debug("become %s", path)
-	return cannotExecute(path, &os.PathError{Op: "execve", Path: path, Err: unix.Exec(path, append([]string{"berth"}, c.argv...), os.Environ())})
+	unix.Umask(int(c.umask))
+	return cannotExecute(path, &os.PathError{Op: "execve", Path: path, Err: unix.Exec(path, append([]string{"berth"}, c.argv...), env)})
 }
 
 // cannotExecute is the error of a program of our own that does not start.
@@ -59,6 +97,9 @@ func cannotExecute(path string, err error) error {
 func (c *call) fetch(ctx context.Context, ref, platform string) error {
 	if !c.options.quiet && !isBuiltin(ref) {
 		fmt.Fprintf(c.err, "Unable to find image '%s' locally\n", visible(ref))
+	}
+	if c.programs.Full != nil {
+		return c.fetchHere(ctx, ref, platform)
 	}
 	path, err := c.programs.Path(c.settings.DataRoot, FullName)
 	if err != nil {
@@ -96,6 +137,21 @@ func (c *call) fetch(ctx context.Context, ref, platform string) error {
 		return cannotExecute(path, err)
 	}
 	return nil
+}
+
+// fetchHere is fetch in the full program.
+func (c *call) fetchHere(ctx context.Context, ref, platform string) error {
+	pull := Call{Context: ctx, Engine: c.openedEngine, In: c.in, Out: c.err, Err: c.err, Args: []string{ref}, Options: map[string][]string{}}
+	if isBuiltin(ref) {
+		return c.programs.Full["box"](pull)
+	}
+	if platform != "" {
+		pull.Options["platform"] = []string{platform}
+	}
+	if c.options.quiet {
+		pull.Options["quiet"] = []string{"true"}
+	}
+	return c.programs.Full["image pull"](pull)
 }
 
 // isBuiltin reports whether ref is the image that comes with berth.

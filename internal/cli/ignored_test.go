@@ -18,6 +18,10 @@ var withoutEffect = map[string]string{
 	"network create --ipv4":      "every network has IPv4; --ipv4=false is refused",
 	"runtime run --no-subreaper": "a container's orphans are never adopted",
 	"network inspect --verbose":  "it adds to what a swarm's networks are shown with; there are none",
+	"image build --compress":     "the context is read where it is",
+	"image build --force-rm":     "no container of a build outlives it; --force-rm=false is what docker does, too",
+	"image build --load":         "the result is in the store anyway",
+	"image build --rm":           "no container of a build outlives it",
 }
 
 // source is what the functions of a package mention and whom they call, by their names without receivers.
@@ -136,7 +140,7 @@ func sampleOf(f flag, envFile string) []string {
 		return []string{"5"}
 	case f.kind == "duration":
 		return []string{"5s"}
-	case f.kind == "int":
+	case f.kind == "int", f.kind == "bytes":
 		return []string{"5"}
 	}
 	if s := samples[f.name]; len(s) > 0 {

@@ -39,7 +39,7 @@ func (c *call) cmdPs() error {
 	if err != nil {
 		return err
 	}
-	all, err := e.List()
+	all, err := e.ListOwn()
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (c *call) samples(e *engine.Engine) ([]sample, error) {
 		all = append(all, sample{asked: ref, of: of})
 	}
 	if len(c.args) == 0 {
-		listed, err := e.List()
+		listed, err := e.ListOwn()
 		if err != nil {
 			return nil, err
 		}

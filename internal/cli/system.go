@@ -52,7 +52,7 @@ func (c *call) cmdInfo() error {
 	if err != nil {
 		return err
 	}
-	all, err := e.List()
+	all, err := e.ListOwn()
 	if err != nil {
 		return err
 	}

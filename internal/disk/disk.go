@@ -141,6 +141,9 @@ func ShareLock(path string) (*Lock, error) { return lock(path, unix.LOCK_SH) }
 // TryLock is TakeLock that returns ErrLocked rather than wait.
 func TryLock(path string) (*Lock, error) { return lock(path, unix.LOCK_EX|unix.LOCK_NB) }
 
+// TryShareLock is ShareLock that returns ErrLocked rather than wait.
+func TryShareLock(path string) (*Lock, error) { return lock(path, unix.LOCK_SH|unix.LOCK_NB) }
+
 // TryLockDir is TryLock for a directory that is there.
 func TryLockDir(path string) (*Lock, error) {
 	return lockAs(path, os.O_RDONLY|unix.O_DIRECTORY, unix.LOCK_EX|unix.LOCK_NB)

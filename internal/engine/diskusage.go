@@ -44,7 +44,7 @@ func (e *Engine) DiskUsage() (DiskUse, error) {
 	if err := e.imageUsage(&u); err != nil {
 		return u, err
 	}
-	all, err := e.List()
+	all, err := e.ListOwn()
 	if err != nil {
 		return u, err
 	}

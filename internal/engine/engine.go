@@ -41,6 +41,7 @@ type Engine struct {
 	// RemoveTree deletes a directory whose content may belong to ids that only a user namespace has.
 	RemoveTree func(dir string) error
 	home       *monitor.Home // where the networks are, without root
+	lent       *os.File      // the program of monitors, if it is not this one
 	// Host is the facts about this machine, looked at when they are first asked for.
 	Host func() host.Facts
 }
@@ -60,6 +61,7 @@ func Open(v settings.Values) (*Engine, error) {
 		Images:     images,
 		Volumes:    volume.Store{Dir: filepath.Join(v.DataRoot, "volumes")},
 		Host:       sync.OnceValue(host.Probe),
+		lent:       borrowed(),
 	}
 	e.RemoveTree, e.home = e.removeTree, home(e.Containers)
 	return e, nil

@@ -2,7 +2,10 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"time"
 
+	"berth/internal/build/cache"
 	"berth/internal/event"
 	"berth/internal/image/store"
 )
@@ -22,6 +25,16 @@ func (e *Engine) Uses() ([]store.Use, error) {
 	return uses, nil
 }
 
+// roots are what containers and the cache of builds need.
+func (e *Engine) roots(uses []store.Use) (store.Roots, error) {
+	roots := store.RootsOf(uses)
+	records, err := cache.Open(e.Settings.DataRoot).List()
+	for _, r := range records {
+		roots.Chains, roots.Blobs = append(roots.Chains, r.Chain()), append(roots.Blobs, r.Layer.Digest)
+	}
+	return roots, err
+}
+
 // RemoveImage takes an image's name, and what nothing else needs.
 func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) (store.Removed, error) {
 	uses, err := e.Uses()
@@ -29,7 +42,11 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) (store
 		return store.Removed{}, err
 	}
 	named, _ := e.Images.Find(ref) // what is amiss with it, Remove says
-	removed, err := e.Images.Remove(ctx, ref, force, uses, store.RootsOf(uses))
+	roots, err := e.roots(uses)
+	if err != nil {
+		return store.Removed{}, err
+	}
+	removed, err := e.Images.Remove(ctx, ref, force, uses, roots)
 	if err != nil {
 		return removed, err
 	}
@@ -59,4 +76,20 @@ func (e *Engine) TagImage(ref, name string) error {
 // NoteImage notes in the journal what has happened to an image.
 func (e *Engine) NoteImage(action, id, name string) {
 	e.Containers.NoteAll(event.Event{Type: event.Image, Action: action, ID: id, Attributes: map[string]string{"name": name}})
+}
+
+// SweepImages removes all of images that no name, no container and no cache of builds needs, and what killed builds have left. What
+// interrupted pulls have left is kept for partialAge.
+func (e *Engine) SweepImages(ctx context.Context, partialAge time.Duration) (store.Swept, error) {
+	uses, err := e.Uses()
+	if err != nil {
+		return store.Swept{}, err
+	}
+	left := cache.Open(e.Settings.DataRoot).Sweep(e.RemoveTree)
+	roots, err := e.roots(uses)
+	if err != nil {
+		return store.Swept{}, err
+	}
+	swept, err := e.Images.Sweep(ctx, roots, partialAge)
+	return swept, errors.Join(left, err)
 }

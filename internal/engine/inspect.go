@@ -194,7 +194,8 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		DNS: orNone(cfg.DNS), DNSOptions: orNone(cfg.DNSOptions), DNSSearch: orNone(cfg.DNSSearch), ExtraHosts: hostLines(cfg),
 	}
 	v.HostConfig.MaskedPaths, v.HostConfig.ReadonlyPaths = spec.Protected(cfg)
-	v.GraphDriver = ViewDriver{driverOf(c), map[string]string{"UpperDir": e.Containers.Dir(c.ID) + "/upper", "WorkDir": e.Containers.Dir(c.ID) + "/work"}}
+	upper, work := e.Containers.Writable(c)
+	v.GraphDriver = ViewDriver{driverOf(c), map[string]string{"UpperDir": upper, "WorkDir": work}}
 	if c.Driver == state.DriverCopy {
 		v.GraphDriver.Data = map[string]string{"TreeDir": e.Containers.Tree(c.ID)}
 	}

@@ -37,7 +37,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 		return nil, err
 	}
 	defer alive.Unlock() // from here on it is the monitor's
-	program, err := ownProgram()
+	program, err := e.monitorProgram()
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
 	o.Settle, o.Notice, o.Home, o.CgroupManager = e.settlePorts, e.Notice, e.home, cgroup.Driver(e.Settings.CgroupManager)
-	o.HostLoopback, o.CDIDirs = e.Settings.HostLoopback, e.Settings.CDIDirs()
+	o.HostLoopback, o.CDIDirs, o.Program = e.Settings.HostLoopback, e.Settings.CDIDirs(), e.Program
 	if request.Stdin || request.Output {
 		e.Containers.Note(c, "attach")
 	}
@@ -110,7 +110,7 @@ func (e *Engine) startMonitor(id string, socket *os.File) error {
 		_, err := place(e.Containers).Start(programInside, args, e.monitorEnv(), files)
 		return err
 	}
-	program, err := ownProgram()
+	program, err := e.monitorProgram()
 	if err != nil {
 		return err
 	}
@@ -189,6 +189,47 @@ func protected() bool {
 	defer f.Close()
 	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
 	return err == nil && seals&unix.F_SEAL_WRITE != 0
+}
+
+// lent says to the full program by which descriptor it has the quick one, of which its monitors are made.
+const lent = "BERTH_LENT"
+
+// Lend lends this program, which no container can write to, to the one that this process is about to execute, and returns the
+// variable that says so.
+func Lend() (string, error) {
+	program, err := ownProgram()
+	if err != nil {
+		return "", err
+	}
+	defer program.Close()
+	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD, 3) // for the next program to have
+	if err != nil {
+		return "", os.NewSyscallError("fcntl", err)
+	}
+	return lent + "=" + strconv.Itoa(fd), nil
+}
+
+// borrowed is the program that another one has lent to this one, or nil.
+func borrowed() *os.File {
+	fd, err := strconv.Atoi(os.Getenv(lent))
+	if err != nil {
+		return nil
+	}
+	_ = os.Unsetenv(lent)
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "berth")
+}
+
+// monitorProgram opens the program of monitors: the one that was lent, else this one.
+func (e *Engine) monitorProgram() (*os.File, error) {
+	if e.lent == nil {
+		return ownProgram()
+	}
+	fd, err := unix.FcntlInt(e.lent.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), "berth"), nil
 }
 
 // ownProgram opens this program in a way in which no container can write to it: the children of a monitor are for a moment

@@ -53,14 +53,14 @@ func (e *Engine) PruneImages(ctx context.Context, all bool, keep func(store.Imag
 				sizes[chain] = info.Size
 			}
 		}
-		removed, err := e.Images.Remove(ctx, string(r.ID), true, uses, store.RootsOf(uses))
+		removed, err := e.RemoveImage(ctx, string(r.ID), true)
 		errs = errors.Join(errs, err)
 		p.Untagged, p.Deleted = append(p.Untagged, removed.Untagged...), append(p.Deleted, removed.Deleted...)
 		for _, d := range removed.Deleted {
 			p.Bytes += sizes[d]
 		}
 	}
-	swept, err := e.Images.Sweep(ctx, store.RootsOf(uses), partialAge)
+	swept, err := e.SweepImages(ctx, partialAge)
 	p.Deleted = append(append(p.Deleted, swept.Blobs...), swept.Layers...)
 	p.Bytes += swept.Bytes
 	return p, errors.Join(errs, err)

@@ -89,7 +89,7 @@ func (e *Engine) remove(c *state.Container, volumes bool) error {
 // Prune removes all containers that do not run, but for those that keep names, and what killed commands have left. It returns what it has removed, and
 // how many bytes they had written.
 func (e *Engine) Prune(ctx context.Context, keep func(*state.Container) bool) (removed []string, bytes int64, _ error) {
-	all, err := e.List()
+	all, err := e.ListOwn()
 	if err != nil {
 		return nil, 0, err
 	}

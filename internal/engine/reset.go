@@ -14,8 +14,8 @@ import (
 
 // What berth has in its roots (docs/state.md). Nothing else is removed from there: somebody may have named a directory that holds more.
 var (
-	dataEntries = [...]string{"containers", "names", "containers.lock", "ids.lock", "mountpoints", "volumes", "networks", "images", "layers", "content", "programs"}
-	runEntries  = [...]string{"containers", "networks", "events", "rootless", "uplink.sock", "uplink.lock", "uplink.log"}
+	dataEntries = [...]string{"containers", "names", "containers.lock", "ids.lock", "mountpoints", "volumes", "networks", "images", "layers", "content", "programs", "build"}
+	runEntries  = [...]string{"containers", "networks", "events", "rootless", "uplink.sock", "uplink.lock", "uplink.log", "build"}
 )
 
 // Reset removes all that is berth's: containers that run as well, volumes, networks, images, and the roots if nothing else is in there.

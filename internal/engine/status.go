@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"berth/internal/container"
@@ -111,7 +112,7 @@ func (e *Engine) settleLocked(c *state.Container) error {
 	}
 }
 
-// List returns all containers with what they are doing, the newest first.
+// List returns all containers with what they are doing, the newest first; the steps of builds are among them.
 func (e *Engine) List() ([]Listed, error) {
 	all, err := e.Containers.List()
 	if err != nil {
@@ -160,6 +161,12 @@ func (e *Engine) Health(c *state.Container, r state.Record) *container.Health {
 		h.Log = []container.HealthResult{}
 	}
 	return &h
+}
+
+// ListOwn is List without the steps of builds.
+func (e *Engine) ListOwn() ([]Listed, error) {
+	all, err := e.List()
+	return slices.DeleteFunc(all, func(l Listed) bool { return l.Step != "" }), err
 }
 
 // process is where a container runs, or that it does not.

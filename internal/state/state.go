@@ -54,7 +54,23 @@ type Container struct {
 	UIDMaps, GIDMaps []specs.LinuxIDMapping `json:",omitempty"`
 	// InitProgram is the path of the init for --init.
 	InitProgram string `json:",omitempty"`
+	// Step, unless it is empty, says that the container is a step of a build: the directory has its writable layer, which is the build's. It is
+	// not listed, and ends with the build.
+	Step string `json:",omitempty"`
 }
+
+// Writable are the directories of a container's writable layer.
+func (s Store) Writable(c *Container) (upper, work string) {
+	dir := s.Dir(c.ID)
+	if c.Step != "" {
+		dir = c.Step
+	}
+	return filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+}
+
+// StepPoints is a directory of empty places for the mounts of a step of a build; it need not be there. It lies below all layers, so that
+// nothing has to be made in them.
+func StepPoints(step string) string { return filepath.Join(step, "points") }
 
 // Image is the image that a container was made from.
 type Image struct {

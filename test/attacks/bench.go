@@ -89,13 +89,13 @@ func (b *bench) carry(name string) error {
 	return err
 }
 
-// uplinkCode is in the program that a user's networks are carried by, and not in berth.
+// uplinkCode is in the program that a user's networks are carried by.
 const uplinkCode = "internal/network/netstack/"
 
 // carriers are the programs that berth carries, and code that is in them and not in berth itself, or is used there alone.
 var carriers = map[string][]string{
 	"berth-uplink": {uplinkCode},
-	"berth-full":   {"internal/fullcli/", "internal/image/unpack/", "internal/tree/", "internal/engine/copy.go"},
+	"berth-full":   {"internal/fullcli/", "internal/build/", "internal/image/merged/resolve.go", "internal/image/unpack/", "internal/tree/", "internal/engine/copy.go"},
 }
 
 // carrier is the program that is to be built anew when a file is replaced; none is berth itself.

@@ -159,7 +159,7 @@ func run(dir, only string, jobs int, short bool) error {
 func choose(only string, short bool) []mutant {
 	var out []mutant
 	last := 0
-	for _, m := range slices.Concat(runtimeMutants(), imageMutants(), networkMutants()) {
+	for _, m := range slices.Concat(runtimeMutants(), imageMutants(), buildMutants(), networkMutants()) {
 		if !strings.Contains(m.String(), only) || short && m.class == last {
 			continue
 		}

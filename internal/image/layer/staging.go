@@ -69,6 +69,24 @@ func (st *Staging) prepare() error {
 // Tree is the empty directory to fill.
 func (st *Staging) Tree() *os.File { return st.tree }
 
+// Adopt takes the directory dir, which is on the same file system and in overlayfs's form already, for the tree. It is gone from where it was.
+func (st *Staging) Adopt(dir string) error {
+	tree := st.tree.Name()
+	if err := os.Remove(tree); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, tree); err != nil {
+		return err
+	}
+	f, err := os.Open(tree)
+	if err != nil {
+		return err
+	}
+	err = st.tree.Close()
+	st.tree = f
+	return err
+}
+
 // Abort ends the making and leaves nothing. After Publish it does nothing.
 func (st *Staging) Abort() error {
 	if st == nil || st.lock == nil {

@@ -2,6 +2,7 @@ package merged
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 
@@ -38,6 +39,15 @@ func (d *Dir) Close() { d.stack.close() }
 
 // FD is the topmost part, which has the owner, the mode and the attributes of the directory.
 func (d *Dir) FD() int { return d.parts[0] }
+
+// Single is where the directory is if no other layer has a part of it; then all below it is there, too.
+func (d *Dir) Single() (path string, ok bool) {
+	if len(d.parts) != 1 {
+		return "", false
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", d.parts[0]))
+	return path, err == nil
+}
 
 // Entry is something in a directory.
 type Entry struct {

@@ -24,6 +24,7 @@ import (
 type DiffOptions struct {
 	UserXattr bool      // overlayfs marks opaque directories by user.overlay.opaque
 	Latest    time.Time // later times of change become this one, for reproducible layers; zero is no limit
+	Size      *int64    // unless it is nil: the bytes of all regular files are added to it
 }
 
 // Diff writes the tar of a layer out of the upper directory of an overlay. The same tree gives the same bytes. A
@@ -226,6 +227,9 @@ func (d *differ) file(in int, base string, h *tar.Header) error {
 		_, err = io.CopyN(d.tar, nothing{}, h.Size-n)
 	case err == nil && n < h.Size:
 		err = changing(h.Name)
+	}
+	if d.opt.Size != nil {
+		*d.opt.Size += n
 	}
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -36,6 +35,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	if err := cgroup.CheckParent(choice.Driver, c.Config.CgroupParent); err != nil {
 		return lifecycle.Input{}, err
 	}
+	upper, _ := s.Writable(c)
 	in := spec.Input{
 		ID: c.ID, Config: c.Config, Host: h, CgroupPath: cgroup.PathOf(h, choice.Driver, c.Config.CgroupParent, c.ID),
 		Hosts: EtcFile(s, c, "hosts"), HostnameFile: EtcFile(s, c, "hostname"), ResolvConf: EtcFile(s, c, "resolv.conf"),
@@ -52,7 +52,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		}
 		in.UIDMaps, in.GIDMaps = maps.UID, maps.GID
 	}
-	stack := append([]string{s.Upper(c.ID)}, layers...)
+	stack := append([]string{upper}, layers...)
 	if c.Driver == state.DriverCopy {
 		stack = []string{s.Tree(c.ID)}
 		if _, err := os.Stat(stack[0]); err != nil {
@@ -91,6 +91,11 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		Overlay:    overlayOf(s, c, h, layers),
 		MountPoint: s.Run,
 	}
+	if c.Step != "" {
+		if points := state.StepPoints(c.Step); isDir(points) {
+			out.Overlay.Lower = append(out.Overlay.Lower, points)
+		}
+	}
 	if c.UIDMaps != nil {
 		out.MountPoint = "/tmp" // whoever its root is, he gets there
 	}
@@ -105,8 +110,9 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 
 // overlayOf is the root file system of a container.
 func overlayOf(s state.Store, c *state.Container, h host.Facts, layers []string) *plan.Overlay {
+	upper, work := s.Writable(c)
 	return &plan.Overlay{
-		Lower: append(slices.Clone(layers), s.MountPoints()), Upper: s.Upper(c.ID), Work: filepath.Join(s.Dir(c.ID), "work"), UserXattr: h.InUserNS,
+		Lower: append(slices.Clone(layers), s.MountPoints()), Upper: upper, Work: work, UserXattr: h.InUserNS,
 		Volatile: c.Config.AutoRemove,
 	}
 }
@@ -127,6 +133,11 @@ func AssembleRoot(s state.Store, c *state.Container, h host.Facts, layers []stri
 		in.Overlay.Upper, in.Overlay.Work = "", ""
 	}
 	return in
+}
+
+func isDir(p string) bool {
+	st, err := os.Lstat(p)
+	return err == nil && st.IsDir()
 }
 
 // checkLimits refuses limits where there is no control group to set them for.

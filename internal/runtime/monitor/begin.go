@@ -444,6 +444,7 @@ func (m *monitor) attend(record *state.Record) (Ended, error) {
 			reapAll()
 			return Ended{}, errdef.New(errdef.Unknown, "cannot start the container: the command that was starting it was killed")
 		}
+		m.doomed = m.c.Step != ""
 		if err := m.openInstead(p.PID); err != nil {
 			fmt.Fprintln(os.Stderr, err) // the container lives; monitor.log says what it lacks
 		}

@@ -181,7 +181,20 @@ func (m *monitor) drop(c *client) {
 	if known && c.Stdin && c.StdinOnce {
 		m.streams.closeIn()
 	}
+	if known && m.c.Step != "" {
+		m.doom() // nobody else will want what it makes
+	}
 	_ = c.conn.Close()
+}
+
+// doom kills the container, now or as soon as it runs.
+func (m *monitor) doom() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.doomed = true
+	if m.running {
+		_ = unix.PidfdSendSignal(m.pidfd, unix.SIGKILL, nil, 0)
+	}
 }
 
 // show sends output to all clients who want it. A client that does not read holds the container up, as with docker:

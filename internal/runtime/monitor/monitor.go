@@ -54,6 +54,8 @@ type Options struct {
 	Inherited *Inherited
 	// Home is where the networks of a user without root are; nil as root.
 	Home *Home
+	// Program finds a program that comes with berth, if that is not to be looked for in this one.
+	Program func(name string) (string, error)
 	// HostLoopback lets a user's containers reach the host's loopback interface, by way of the uplink.
 	HostLoopback bool
 	// Network is the container's network namespace, if it is being made already.
@@ -111,6 +113,7 @@ type monitor struct {
 	over    bool // the monitor is about to go: no new clients
 	// startOver says that the container is to be started again when it has ended, whatever its policy.
 	startOver bool
+	doomed    bool // the container is to be killed as soon as it runs
 }
 
 // Attend stays with a container that a command is just starting (Begin), until it has ended for good.
@@ -313,6 +316,9 @@ func (m *monitor) runs(p state.Process, pidfd int, record *state.Record) {
 	*record = state.Record{Status: state.Running, StartedAt: p.StartedAt, RestartCount: record.RestartCount}
 	m.mu.Lock()
 	m.process, m.pidfd, m.running = p, pidfd, true
+	if m.doomed {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	}
 	m.mu.Unlock()
 	m.ended = make(chan struct{})
 }
@@ -548,7 +554,7 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 		return Ended{}, errors.Join(errNothingToAdopt, m.Store.Forget(m.c.ID))
 	}
 	m.mu.Lock()
-	m.process = p
+	m.process, m.doomed = p, m.c.Step != "" // whose build has lost sight of it
 	m.mu.Unlock()
 	layers, err := m.Layers()
 	if err != nil {

@@ -97,7 +97,11 @@ func (o Options) linkUp(c *connection) error {
 		return nil
 	}
 	if c.uplink == nil {
-		path, err := program.Path(o.Store.Data, uplink.Program)
+		find := o.Program
+		if find == nil {
+			find = func(name string) (string, error) { return program.Path(o.Store.Data, name) }
+		}
+		path, err := find(uplink.Program)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,319 @@
+package build
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"berth/internal/build/cache"
+	"berth/internal/build/files"
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/image/unpack"
+
+	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
+)
+
+// Source is where a build's files come from.
+type Source struct {
+	// Context is a directory, or "-": then Stdin has a tar, or a Dockerfile for a build without a context.
+	Context string
+	// Dockerfile is a path, or "-" for Stdin, or "" for the one of the context.
+	Dockerfile string
+	Stdin      io.Reader
+}
+
+// source is a Source that has been opened.
+type source struct {
+	name   string // of the Dockerfile
+	text   []byte
+	dir    string // the context; "" is none
+	ignore *patternmatcher.PatternMatcher
+	work   *cache.Work // what it was unpacked into
+	remove func(string) error
+}
+
+func (s *source) close() {
+	if s.work != nil {
+		_ = s.work.End(s.remove) // what is left is swept
+	}
+}
+
+// Limits of what is read as a whole.
+const (
+	maxDockerfile = 16 << 20
+	maxIgnore     = 1 << 20
+)
+
+// open opens the context, and reads the Dockerfile and what is to be left out.
+func (b *builder) open(ctx context.Context) (_ *source, err error) {
+	s := &source{remove: b.engine.RemoveTree}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	var stdin []byte // a Dockerfile
+	if b.Source.Context == "-" {
+		if b.Source.Dockerfile == "-" {
+			return nil, errdef.New(errdef.Invalid, "invalid argument: can't use stdin for both build context and dockerfile")
+		}
+		if stdin, err = b.unpackContext(ctx, s); err != nil {
+			return nil, err
+		}
+	} else if s.dir, err = contextDir(b.Source.Context); err != nil {
+		return nil, err
+	}
+	if b.Source.Dockerfile == "-" {
+		if stdin, err = readAll(b.Source.Stdin); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.readDockerfile(s, stdin); err != nil {
+		return nil, err
+	}
+	if s.dir != "" && s.work == nil {
+		b.loadDigests(s.dir)
+		b.later(func() error { b.saveDigests(s.dir); return nil })
+	}
+	return s, b.readIgnore(s)
+}
+
+func contextDir(p string) (string, error) {
+	st, err := os.Stat(p)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", errdef.New(errdef.NotFound, "unable to prepare context: path %q not found", p)
+	case err != nil:
+		return "", errdef.New(errdef.Invalid, "unable to prepare context: %w", err)
+	case !st.IsDir():
+		return "", errdef.New(errdef.Invalid, "unable to prepare context: context must be a directory: %s", p)
+	}
+	return filepath.Abs(p)
+}
+
+func readAll(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxDockerfile+1))
+	if err == nil && len(data) > maxDockerfile {
+		err = errdef.New(errdef.Invalid, "the Dockerfile has more than %d bytes", maxDockerfile)
+	}
+	return data, err
+}
+
+// unpackContext takes the context from standard input: a tar, packed or not. Anything else is a Dockerfile, which is returned.
+func (b *builder) unpackContext(ctx context.Context, s *source) (dockerfile []byte, err error) {
+	in := bufio.NewReaderSize(b.Source.Stdin, 64<<10)
+	head, err := in.Peek(512)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if !isArchive(head) {
+		return readAll(in)
+	}
+	v := b.Progress.Begin("[internal] load remote build context")
+	if s.work, err = b.cache.Begin(); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(s.work.Upper())
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	opt := b.unpackOptions()
+	opt.SkipDevices = true
+	if _, err := unpack.Apply(ctx, dir, in, opt); err != nil {
+		v.Failed(err)
+		return nil, fmt.Errorf("cannot unpack the build context: %w", err)
+	}
+	s.dir = s.work.Upper()
+	v.Done()
+	return nil, nil
+}
+
+// isArchive tells a tar, or what packs one, from a text.
+func isArchive(head []byte) bool {
+	for _, magic := range []string{"\x1f\x8b\x08", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return true
+		}
+	}
+	return len(head) == 512 && bytes.HasPrefix(head[257:], []byte("ustar"))
+}
+
+// readDockerfile reads the Dockerfile: given is one that has come already.
+func (b *builder) readDockerfile(s *source, given []byte) (err error) {
+	named := b.Source.Dockerfile
+	switch {
+	case given != nil:
+		s.name, s.text = "Dockerfile", given
+	case named == "" || s.work != nil:
+		if s.text, s.name, err = inContext(s.dir, named); err != nil {
+			return err
+		}
+	default:
+		s.name = filepath.Base(named)
+		f, err := os.Open(named)
+		if errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(named) {
+			if text, _, err := inContext(s.dir, named); err == nil { // as docker has it
+				s.text = text
+				break
+			}
+		}
+		if err != nil {
+			return errdef.New(errdef.NotFound, "failed to read dockerfile: %w", err)
+		}
+		defer f.Close()
+		if st, err := f.Stat(); err == nil && st.IsDir() {
+			return errdef.New(errdef.Invalid, "failed to read dockerfile: %s is a directory", named)
+		}
+		if s.text, err = readAll(f); err != nil {
+			return err
+		}
+	}
+	v := b.Progress.Begin("[internal] load build definition from %s", s.name)
+	v.Say("transferring dockerfile: %dB done", len(s.text))
+	v.Done()
+	if len(bytes.TrimSpace(s.text)) == 0 {
+		return errdef.New(errdef.Invalid, "the Dockerfile (%s) cannot be empty", s.name)
+	}
+	return nil
+}
+
+// inContext reads a Dockerfile of the context, no link of which leads out of it.
+func inContext(dir, name string) (text []byte, found string, err error) {
+	names := []string{name}
+	if name == "" {
+		names = []string{"Dockerfile", "Containerfile"}
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		return nil, "", err
+	}
+	defer root.Close()
+	for _, n := range names {
+		text, err := disk.ReadBounded(int(root.Fd()), n, maxDockerfile)
+		if err == nil {
+			return text, path.Base(n), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, "", errdef.New(errdef.Invalid, "failed to read dockerfile: %w", err)
+		}
+	}
+	return nil, "", errdef.New(errdef.NotFound, "failed to read dockerfile: open %s: no such file or directory", names[0])
+}
+
+// readIgnore reads what is to be left out: of NAME.dockerignore beside the Dockerfile, else of .dockerignore.
+func (b *builder) readIgnore(s *source) error {
+	if s.dir == "" {
+		return nil
+	}
+	v := b.Progress.Begin("[internal] load .dockerignore")
+	text, err := b.ignoreText(s)
+	if err == nil {
+		s.ignore, err = ignoring(text)
+	}
+	if err != nil {
+		v.Failed(err)
+		return err
+	}
+	v.Say("transferring context: %dB done", len(text))
+	v.Done()
+	return nil
+}
+
+func (b *builder) ignoreText(s *source) ([]byte, error) {
+	named := b.Source.Dockerfile
+	if named == "" {
+		named = s.name
+	}
+	own := filepath.Join(s.dir, named)
+	if _, err := os.Stat(named); s.work == nil && b.Source.Dockerfile != "" && err == nil {
+		own = named
+	}
+	own += ".dockerignore"
+	if text, err := ignoreIn(filepath.Dir(own), filepath.Base(own)); text != nil || err != nil {
+		return text, err
+	}
+	return ignoreIn(s.dir, ".dockerignore")
+}
+
+// ignoreIn reads a file of patterns in a directory; nil says that there is none.
+func ignoreIn(dir, name string) ([]byte, error) {
+	root, err := os.Open(dir)
+	if err != nil {
+		return nil, nil //nolint:nilerr // there is none in it
+	}
+	defer root.Close()
+	text, err := disk.ReadBounded(int(root.Fd()), name, maxIgnore)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errdef.New(errdef.Invalid, "cannot read %s: %w", name, err)
+	}
+	return text, nil
+}
+
+// ignoring understands a .dockerignore; nil leaves nothing out.
+func ignoring(text []byte) (*patternmatcher.PatternMatcher, error) {
+	patterns, err := ignorefile.ReadAll(bytes.NewReader(bytes.TrimPrefix(text, []byte("\ufeff"))))
+	if err != nil {
+		return nil, errdef.New(errdef.Invalid, "cannot understand .dockerignore: %w", err)
+	}
+	if len(patterns) == 0 {
+		return nil, nil
+	}
+	m, err := patternmatcher.New(patterns)
+	if err != nil {
+		return nil, errdef.New(errdef.Invalid, "cannot understand .dockerignore: %w", err)
+	}
+	return m, nil
+}
+
+// tree is the context as a tree to copy from.
+func (s *source) tree() (files.Tree, error) {
+	if s.dir == "" {
+		return files.Tree{}, nil
+	}
+	t := files.Tree{Layers: []string{s.dir}}
+	if s.ignore != nil {
+		t.Keep = except(s.ignore)
+	}
+	return t, nil
+}
+
+// named is a further context that is a directory.
+func (b *builder) named(name string) (files.Tree, error) {
+	dir, err := contextDir(b.Contexts[name])
+	if err != nil {
+		return files.Tree{}, err
+	}
+	s := source{dir: dir}
+	text, err := ignoreIn(dir, ".dockerignore")
+	if err == nil {
+		s.ignore, err = ignoring(text)
+	}
+	if err != nil {
+		return files.Tree{}, err
+	}
+	return s.tree()
+}
+
+// except keeps what a matcher does not match. Below what it matches something may be kept only if there are exceptions.
+func except(m *patternmatcher.PatternMatcher) func(string, bool) (keep, below bool) {
+	return func(p string, dir bool) (bool, bool) {
+		matched, err := m.MatchesOrParentMatches(filepath.FromSlash(p))
+		if err != nil {
+			return false, false
+		}
+		return !matched, !matched || dir && m.Exclusions()
+	}
+}

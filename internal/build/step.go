@@ -1,0 +1,639 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"berth/internal/build/cache"
+	"berth/internal/build/dockerfile"
+	"berth/internal/build/files"
+	"berth/internal/container"
+	"berth/internal/engine"
+	"berth/internal/errdef"
+	"berth/internal/image"
+	"berth/internal/image/merged"
+	"berth/internal/image/unpack"
+
+	"github.com/moby/patternmatcher"
+	"golang.org/x/sys/unix"
+)
+
+// keyVersion changes when the same key would stand for something else.
+const keyVersion = 1
+
+// key is all that a step's result depends on.
+type key struct {
+	Version  int
+	Parent   image.Digest
+	Platform string
+	Latest   time.Time         `json:",omitzero"`
+	Epoch    *time.Time        `json:",omitempty"`
+	Run      *runKey           `json:",omitempty"`
+	Copy     *copyKey          `json:",omitempty"`
+	Mkdir    *dockerfile.Mkdir `json:",omitempty"`
+}
+
+type runKey struct {
+	Args, Env     []string
+	User, Workdir string
+	Network       string
+	Script        dockerfile.File
+	Insecure      bool
+	Hosts         []container.Host
+	ShmBytes      int64
+	Ulimits       []container.Ulimit
+	Inputs        []string // digests of mounted files
+	Mounts        []dockerfile.Mount
+}
+
+type copyKey struct {
+	Dest, Chown, Chmod string
+	Add, Parents, Link bool
+	Unpack             *bool
+	Contents           []dockerfile.File
+	Inputs             []input
+}
+
+// input is something that is copied.
+type input struct {
+	Name   string // the name that a file has where the destination is a directory
+	Digest string
+}
+
+func (k key) sum() string {
+	data, err := json.Marshal(k)
+	if err != nil {
+		panic(err) // a struct of strings, numbers and times
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// step carries out a step, or finds what it comes to.
+func (b *builder) step(ctx context.Context, s *dockerfile.Stage, step *dockerfile.Step, number int, r *result) error {
+	if err := tooMany(r.layers); err != nil {
+		return err
+	}
+	v := b.Progress.Begin("%s", step.Title)
+	record, cached, err := b.resultOf(ctx, s, step, r.layers, v)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		v.Canceled()
+		return err
+	case err != nil:
+		v.Failed(err)
+		return err
+	case cached:
+		v.Cached()
+	default:
+		v.Done()
+	}
+	r.created[step.History] = record.Created
+	r.add(record.Layer)
+	return nil
+}
+
+// resultOf is the record of a step, of the cache if it has one.
+func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *dockerfile.Step, on layers, v *Vertex) (r cache.Record, cached bool, err error) {
+	k := key{Version: keyVersion, Parent: on.top(), Platform: s.Platform.String(), Epoch: b.Epoch, Latest: b.latest(), Mkdir: step.Mkdir}
+	var carryOut func(context.Context, *cache.Work) error
+	switch {
+	case step.Run != nil:
+		k.Run, carryOut, err = b.run(s, step.Run, on, v)
+	case step.Copy != nil:
+		k.Copy, carryOut, err = b.copy(ctx, step.Copy, on)
+		if step.Copy.Link {
+			k.Parent = ""
+		}
+	default:
+		carryOut = func(_ context.Context, w *cache.Work) error { return b.mkdir(step.Mkdir, on, w) }
+	}
+	if err != nil {
+		return r, false, err
+	}
+	sum := k.sum()
+	unlock, err := b.cache.Lock(ctx, sum)
+	if err != nil {
+		return r, false, err
+	}
+	defer unlock()
+	if !b.NoCache && !slices.Contains(b.NoCacheFor, s.Name) {
+		r, ok, err := b.cache.Get(sum)
+		if err != nil {
+			return r, false, err
+		}
+		if ok && step.Copy != nil && step.Copy.Link && r.Parent != on.top() {
+			if ok, err = b.link(ctx, &r, on.top()); err != nil {
+				return r, false, err
+			}
+		}
+		if ok && r.Here(b.engine.Images.Content, b.engine.Images.Layers) {
+			return r, true, b.cache.Touch(sum, r, time.Now().UTC())
+		}
+	}
+	r, err = b.make(ctx, on, carryOut)
+	if err != nil {
+		return r, false, err
+	}
+	r.What = step.Title
+	return r, false, b.cache.Put(sum, r)
+}
+
+// link puts a layer that does not depend on what it lies on onto something else, if its blob is there.
+func (b *builder) link(ctx context.Context, r *cache.Record, parent image.Digest) (ok bool, err error) {
+	images := b.engine.Images
+	if !images.Content.Has(r.Layer.Digest) {
+		return false, nil
+	}
+	blob, err := images.Content.Open(r.Layer.Digest)
+	if err != nil {
+		return false, err
+	}
+	defer blob.Close()
+	r.Parent = parent
+	_, err = unpack.Layer(ctx, images.Layers, parent, r.Layer.Digest, blob, b.unpackOptions())
+	return err == nil, err
+}
+
+// unpackOptions are for whoever unpacks: root of the machine, or of a user namespace.
+func (b *builder) unpackOptions() unpack.Options {
+	h := b.engine.Host()
+	if !h.InUserNS {
+		return unpack.Options{}
+	}
+	return unpack.Options{UserXattr: true, SkipDevices: true, OwnersIgnored: h.SingleID}
+}
+
+// make makes a layer of what carryOut writes.
+func (b *builder) make(ctx context.Context, on layers, carryOut func(context.Context, *cache.Work) error) (r cache.Record, err error) {
+	w, err := b.cache.Begin()
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, w.End(b.engine.RemoveTree)) }()
+	if err := b.likeRoot(w, on); err != nil {
+		return r, err
+	}
+	if err := carryOut(ctx, w); err != nil {
+		return r, err
+	}
+	images := b.engine.Images
+	d, err := unpack.Commit(ctx, images.Content, images.Layers, on.top(), w.Upper(), unpack.DiffOptions{UserXattr: b.engine.Host().InUserNS, Latest: b.latest()})
+	if err != nil {
+		return r, err
+	}
+	now := time.Now().UTC()
+	created := now
+	if b.Epoch != nil {
+		created = *b.Epoch
+	}
+	return cache.Record{Parent: on.top(), Layer: d, Created: created, Used: now}, nil
+}
+
+// likeRoot gives the root of a new layer what the root below it has: overlayfs shows the topmost one's.
+func (b *builder) likeRoot(w *cache.Work, on layers) error {
+	trees, err := b.trees(on)
+	if err != nil || len(trees) == 0 {
+		return err
+	}
+	below, err := os.Open(trees[0])
+	if err != nil {
+		return err
+	}
+	defer below.Close()
+	upper, err := os.Open(w.Upper())
+	if err != nil {
+		return err
+	}
+	defer upper.Close()
+	return unpack.CopyMeta(int(below.Fd()), upper, nil, nil)
+}
+
+// trees are the directories of layers, the topmost first.
+func (b *builder) trees(l layers) ([]string, error) { return b.engine.Images.Layers.Stack(l.chain) }
+
+// run prepares a RUN.
+func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Vertex) (*runKey, func(context.Context, *cache.Work) error, error) {
+	cfg := b.Run
+	cfg.Image = s.Ref
+	cfg.Command, cfg.EntrypointSet = run.Args, true
+	cfg.Env = append(slices.Clone(run.Env), run.Proxy...)
+	cfg.User, cfg.Workdir, cfg.Hostname = run.User, run.Workdir, "buildkitsandbox"
+	cfg.Log.Driver = "none"
+	cfg.Privileged = run.Insecure
+	switch {
+	case run.Network == "none" || run.Network == "host":
+		cfg.Network = run.Network
+	case cfg.Network == "" || cfg.Network == "default":
+		cfg.Network = container.NetworkBridge
+	}
+	if cfg.Network != "none" && cfg.Network != "host" {
+		cfg.Networks = []container.Endpoint{{Network: cfg.Network}}
+	}
+	switch {
+	case run.Insecure && !b.Insecure:
+		return nil, nil, errdef.Hint(errdef.New(errdef.Denied, "security.insecure is not allowed"), "allow it with --allow security.insecure")
+	case len(run.Devices) > 0:
+		return nil, nil, errdef.New(errdef.Unsupported, "RUN --device: devices by CDI are not known")
+	}
+	inputs, err := b.mounted(run)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := interpreted(s.Platform); err != nil {
+		return nil, nil, err
+	}
+	k := &runKey{
+		Args: run.Args, Env: run.Env, User: run.User, Workdir: run.Workdir, Network: cfg.Network, Script: run.Script, Insecure: run.Insecure,
+		Hosts: cfg.Hosts, ShmBytes: cfg.ShmBytes, Ulimits: cfg.Ulimits, Inputs: inputs, Mounts: run.Mounts,
+	}
+	return k, func(ctx context.Context, w *cache.Work) (err error) {
+		trees, err := b.trees(on)
+		if err != nil {
+			return err
+		}
+		m := &mounting{b: b, run: run, on: trees, w: w, cfg: &cfg}
+		defer func() { err = errors.Join(err, m.end()) }()
+		if err := m.all(ctx); err != nil {
+			return err
+		}
+		ended, err := b.engine.RunStep(ctx, engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v.Stream(), v.Stream())
+		switch {
+		case err != nil:
+			return err
+		case ended.ExitCode != 0 && ended.OOMKilled:
+			return errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d: killed for lack of memory", strings.Join(run.Args, " "), ended.ExitCode)
+		case ended.ExitCode != 0:
+			return errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d", strings.Join(run.Args, " "), ended.ExitCode)
+		}
+		return nil
+	}, nil
+}
+
+// mounted are digests of the files that a RUN has mounted. What caches, secrets and agents have is none of the result's business.
+func (b *builder) mounted(run *dockerfile.Run) (digests []string, err error) {
+	for _, m := range run.Mounts {
+		switch {
+		case m.From != nil && !fromHost(m.From):
+			digests = append(digests, string(b.results[m.From].top()))
+		case m.Type == "bind":
+			tree, err := b.tree(m.From)
+			if err != nil {
+				return nil, err
+			}
+			item, err := tree.Find(path.Join(".", m.Source))
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, notFound(m.Source)
+			}
+			if err != nil {
+				return nil, err
+			}
+			digest, err := b.digester(m.From).Digest(item)
+			item.Close()
+			if err != nil {
+				return nil, err
+			}
+			digests = append(digests, digest)
+		}
+	}
+	return digests, nil
+}
+
+// mkdir carries out a WORKDIR.
+func (b *builder) mkdir(m *dockerfile.Mkdir, on layers, w *cache.Work) error {
+	l, owner, err := b.layer(on, w, m.User)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if owner == nil {
+		owner = &files.Owner{}
+	}
+	return l.Mkdir(m.Path, 0o755, *owner)
+}
+
+// layer opens the layer of a step, and looks up whose its files are to be; nil is nobody in particular.
+func (b *builder) layer(on layers, w *cache.Work, user string) (*files.Layer, *files.Owner, error) {
+	trees, err := b.trees(on)
+	if err != nil {
+		return nil, nil, err
+	}
+	var owner *files.Owner
+	if user != "" {
+		if owner, err = lookup(trees, user); err != nil {
+			return nil, nil, err
+		}
+	}
+	l, err := files.Open(w.Upper(), trees, b.now)
+	return l, owner, err
+}
+
+// lookup finds a user of a tree: names of it, or numbers.
+func lookup(trees []string, user string) (*files.Owner, error) {
+	const limit = 4 << 20
+	var text [2][]byte
+	for i, name := range []string{"etc/passwd", "etc/group"} {
+		data, err := merged.ReadFile(trees, name, limit)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return nil, errdef.New(errdef.Invalid, "cannot read /%s: %w", name, err)
+		}
+		text[i] = data
+	}
+	u, err := container.LookupUser(user, nil, text[0], text[1])
+	if err != nil {
+		return nil, err
+	}
+	o := &files.Owner{UID: int(u.UID), GID: int(u.GID)}
+	if name, _, ok := strings.Cut(user, ":"); !ok {
+		// buildkit: a number without a group is that group, too; a name has its own.
+		if n, err := strconv.Atoi(name); err == nil {
+			o.GID = n
+		}
+	}
+	return o, nil
+}
+
+// tree is where files of a stage, or of the context, are copied from.
+func (b *builder) tree(from *dockerfile.Stage) (files.Tree, error) {
+	switch {
+	case from == nil:
+		return b.source.tree()
+	case from.Named != "" && from.Bare:
+		return b.named(from.Named)
+	}
+	trees, err := b.trees(b.results[from].layers)
+	return files.Tree{Layers: trees}, err
+}
+
+// fromHost reports whether a tree is a directory of the host: its owners mean nothing in an image, and its files may change.
+func fromHost(from *dockerfile.Stage) bool { return from == nil || from.Named != "" && from.Bare }
+
+// digester takes digests of files of a tree. Those of the context are remembered: what is copied is what the key is of.
+func (b *builder) digester(from *dockerfile.Stage) files.Digester {
+	d := files.Digester{Owners: !fromHost(from)}
+	if !fromHost(from) {
+		return d
+	}
+	of := ""
+	if from != nil {
+		of = from.Named + "\x00"
+	}
+	d.Learn = func(path string, st *unix.Stat_t, sum [sha256.Size]byte) {
+		path = of + path
+		id := identity(st)
+		id.sum = sum
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.digests[path], b.learnt = id, true
+	}
+	d.Known = func(path string, st *unix.Stat_t) (sum [sha256.Size]byte, ok bool) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		have, ok := b.digests[of+path]
+		sum, have.sum = have.sum, sum
+		return sum, ok && have == identity(st)
+	}
+	return d
+}
+
+// piece is one thing that a COPY or an ADD copies.
+type piece struct {
+	tree files.Tree
+	path string
+	as   string // the name of its copy in a directory
+	pick func(files.Item) files.Item
+	// archive says that it is to be unpacked if it is an archive.
+	archive bool
+	// get brings it, if it is not there before it is needed; digest is then known all the same.
+	get    func(context.Context) (dir string, err error)
+	digest string
+}
+
+func (p piece) find() (files.Item, error) {
+	item, err := p.tree.Find(p.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return item, notFound(p.path)
+	}
+	if err != nil {
+		return item, err
+	}
+	item.As = p.as
+	if p.pick != nil {
+		item = p.pick(item)
+	}
+	return item, nil
+}
+
+// pieces are what the sources of a COPY or an ADD select.
+func (b *builder) pieces(ctx context.Context, c *dockerfile.Copy) (all []piece, err error) {
+	tree, err := b.tree(c.From)
+	if err != nil {
+		return nil, err
+	}
+	var exclude func(string, bool) (bool, bool)
+	if len(c.Exclude) > 0 {
+		m, err := patternmatcher.New(c.Exclude)
+		if err != nil {
+			return nil, errdef.New(errdef.Invalid, "cannot understand --exclude: %w", err)
+		}
+		exclude = except(m)
+	}
+	for _, source := range c.Sources {
+		switch {
+		case isRemote(source):
+			p, err := b.remote(ctx, c, source)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, p)
+		case c.Parents:
+			p, err := withParents(tree, source)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, p)
+		default:
+			paths, err := tree.Match(source)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range paths {
+				if exclude != nil {
+					if keep, below := exclude(path.Base(p), true); !keep && !below && files.HasWildcards(source) {
+						continue
+					}
+				}
+				all = append(all, piece{tree: tree, path: p, as: path.Base(p), archive: c.Add && (c.Unpack == nil || *c.Unpack)})
+			}
+		}
+	}
+	if exclude != nil {
+		for i := range all {
+			pick := all[i].pick
+			all[i].pick = func(item files.Item) files.Item {
+				if pick != nil {
+					item = pick(item)
+				}
+				return item.Except(exclude)
+			}
+		}
+	}
+	return all, nil
+}
+
+// withParents selects paths by a pattern, to be copied with the directories that they are in: those after "/./", if there is one.
+func withParents(tree files.Tree, source string) (piece, error) {
+	root, pattern, ok := strings.Cut(source, "/./")
+	if !ok {
+		root, pattern = "/", source
+	}
+	pattern = strings.TrimPrefix(path.Clean("/"+pattern), "/")
+	p := piece{tree: tree, path: root}
+	if pattern == "" {
+		return p, nil
+	}
+	if !files.HasWildcards(root) && !files.HasWildcards(pattern) {
+		item, err := tree.Find(path.Join(root, pattern))
+		if errors.Is(err, fs.ErrNotExist) {
+			return p, notFound(path.Join(root, pattern))
+		}
+		if err != nil {
+			return p, err
+		}
+		item.Close()
+	}
+	m, err := patternmatcher.New([]string{pattern})
+	if err != nil {
+		return p, errdef.New(errdef.Invalid, "invalid pattern %q: %w", source, err)
+	}
+	p.pick = func(item files.Item) files.Item {
+		return item.Except(func(p string, dir bool) (keep, below bool) {
+			matched, err := m.MatchesOrParentMatches(p)
+			return err == nil && matched, dir
+		})
+	}
+	return p, nil
+}
+
+// copy prepares a COPY or an ADD.
+func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*copyKey, func(context.Context, *cache.Work) error, error) {
+	mode, err := parseMode(c.Chmod)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Link && c.Chown != "" && strings.Trim(c.Chown, "0123456789:") != "" {
+		return nil, nil, errdef.New(errdef.Invalid, "--chown=%s: user and group names can't be resolved when used with --link, use numeric uid[:gid] instead", c.Chown)
+	}
+	if c.Checksum != "" && (len(c.Sources) != 1 || !isRemote(c.Sources[0])) {
+		return nil, nil, errdef.New(errdef.Invalid, "checksum requires one HTTP(S) source")
+	}
+	pieces, err := b.pieces(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	k := &copyKey{
+		Dest: c.Dest, Chown: c.Chown, Chmod: c.Chmod, Add: c.Add, Parents: c.Parents, Link: c.Link, Unpack: c.Unpack, Contents: c.Contents,
+	}
+	digester := b.digester(c.From)
+	for _, p := range pieces {
+		if p.get != nil {
+			k.Inputs = append(k.Inputs, input{p.as, p.digest})
+			continue
+		}
+		item, err := p.find()
+		if err != nil {
+			return nil, nil, err
+		}
+		in := input{}
+		if item.Dir == nil {
+			in.Name = p.as
+		}
+		in.Digest, err = digester.Digest(item)
+		item.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+		k.Inputs = append(k.Inputs, in)
+	}
+	return k, func(ctx context.Context, w *cache.Work) error {
+		below := on
+		if c.Link {
+			below = layers{}
+		}
+		l, owner, err := b.layer(below, w, c.Chown)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		opt := files.Options{Owner: owner, Mode: mode, Anonymous: fromHost(c.From)}
+		if digester.Known != nil {
+			opt.Unchanged = func(path string, st *unix.Stat_t) bool { _, ok := digester.Known(path, st); return ok }
+		}
+		if err := severalToOne(l, c, len(pieces)+len(c.Contents)); err != nil {
+			return err
+		}
+		for _, p := range pieces {
+			if err := b.copyPiece(ctx, p, l, c.Dest, w, opt); err != nil {
+				return fmt.Errorf("cannot copy %s: %w", p.path, err)
+			}
+		}
+		for _, f := range c.Contents {
+			if err := l.Write(f.Name, []byte(f.Data), f.Mode, c.Dest, opt); err != nil {
+				return fmt.Errorf("cannot write %s: %w", f.Name, err)
+			}
+		}
+		return nil
+	}, nil
+}
+
+func (b *builder) copyPiece(ctx context.Context, p piece, l *files.Layer, dest string, w *cache.Work, opt files.Options) error {
+	if p.get != nil {
+		dir, err := p.get(ctx)
+		if err != nil {
+			return err
+		}
+		p.tree, opt.Unchanged = files.Tree{Layers: []string{dir}}, nil
+	}
+	item, err := p.find()
+	if err != nil {
+		return err
+	}
+	defer item.Close()
+	if p.archive && item.Dir == nil {
+		unpacked, err := b.unpack(ctx, item, w)
+		if err != nil {
+			return err
+		}
+		if unpacked != "" {
+			return copyUnpacked(ctx, unpacked, l, dest, opt)
+		}
+	}
+	return l.Copy(ctx, item, dest, opt)
+}
+
+// severalToOne refuses to copy several files to one name.
+func severalToOne(l *files.Layer, c *dockerfile.Copy, n int) error {
+	if n < 2 || strings.HasSuffix(c.Dest, "/") || c.Dest == "/" || len(c.Sources)+len(c.Contents) < 2 {
+		return nil
+	}
+	found, err := l.Place(c.Dest)
+	if err == nil && found.Kind != unix.S_IFDIR {
+		err = errdef.New(errdef.Invalid, "when using COPY or ADD with more than one source file, the destination must be a directory and end with a /")
+	}
+	return err
+}
+
+func notFound(p string) error {
+	return errdef.New(errdef.NotFound, "failed to calculate checksum: %q: not found", path.Join("/", p))
+}
