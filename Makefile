@@ -27,7 +27,7 @@ all-programs:
 	$(XZ) $(OUT)/berth-box > $(PACKED)/berth-box.xz
 	$(BUILD) -o $(OUT)/berth-full ./cmd/berth-full
 	rm $(PACKED)/berth-box.xz
-	$(XZ) $(OUT)/berth-full > $(PACKED)/berth-full.xz
+	gzip -9nc $(OUT)/berth-full > $(PACKED)/berth-full.gz
 	$(XZ) $(OUT)/berth-uplink > $(PACKED)/berth-uplink.xz
 	$(BUILD) -o $(OUT)/berth ./cmd/berth
 	rm -f $(PACKED)/*.gz $(PACKED)/*.xz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init $(OUT)/berth-uplink
