@@ -92,6 +92,7 @@ func commands() []command {
 		{
 			name: "container logs", alias: "logs", args: "CONTAINER", short: "Fetch the logs of a container", example: "berth logs -f --tail 10 web", least: 1, most: 1, run: (*call).cmdLogs,
 			flags: []flag{
+				{"details", "", "", "Show extra details provided to logs", boolean(func(o *options) *bool { return &o.details })},
 				{"follow", "f", "", "Follow log output", boolean(func(o *options) *bool { return &o.follow })},
 				{"since", "", "string", "Show logs since timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\")", text(func(o *options) *string { return &o.since })},
 				{"tail", "n", "string", "Number of lines to show from the end of the logs", text(func(o *options) *string { return &o.tail })},
@@ -341,6 +342,11 @@ func commands() []command {
 			example: "berth unshare ls -l ~/.local/share/berth/volumes", most: -1, stop: true, status: 125, run: (*call).cmdUnshare,
 		},
 		{name: "config", short: "Print each setting in force and where it comes from", example: "berth config", run: (*call).cmdConfig},
+		{name: "log-send", args: "CONTAINER", short: "Send what a container prints to its log driver", example: "berth log-send web", least: 1, most: 1, full: true, hidden: true, flags: []flag{
+			{"ready", "", "", "Say on descriptor 4 that it is connected, or why not", nil},
+		}},
+		{name: "log-compress", args: "CONTAINER", short: "Compress the logs of a container that have been rotated", example: "berth log-compress web", least: 1, most: 1, full: true, hidden: true},
+		{name: "log-names", short: "Print the names that the patterns of a log driver's options match", example: "berth log-names < REQUEST", full: true, hidden: true},
 		{name: "box", inside: true, short: "Make the image that comes with berth", example: "berth box", full: true, hidden: true},
 	}, runtimeCommands()...)
 }

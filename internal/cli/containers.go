@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
-	"time"
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
-	"berth/internal/logs"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
-	"berth/internal/tail"
 
 	"golang.org/x/sys/unix"
 )
@@ -236,87 +232,6 @@ func (c *call) confirmed(warning string) (bool, error) {
 	}
 	answer := strings.ToLower(strings.TrimSpace(line))
 	return answer == "y" || answer == "yes", nil
-}
-
-func (c *call) cmdLogs() error {
-	e, of, err := c.container()
-	if err != nil {
-		return err
-	}
-	if of.Config.Log.Driver == "none" {
-		return errdef.New(errdef.Unsupported, "configured logging driver does not support reading: container %s has --log-driver none", of.Name)
-	}
-	q := logs.Query{Tail: -1}
-	if t := c.options.tail; t != "" && t != "all" {
-		if q.Tail, err = strconv.Atoi(t); err != nil {
-			return errdef.New(errdef.Invalid, "invalid value %q for --tail: it is a number or all", t)
-		}
-	}
-	if q.Since, err = parseTime(c.options.since); err != nil {
-		return err
-	}
-	if q.Until, err = parseTime(c.options.until); err != nil {
-		return err
-	}
-	if c.options.follow {
-		watch, err := tail.NewWatch(e.Containers.Dir(of.ID), e.Containers.RunDir(of.ID))
-		if err != nil {
-			return err
-		}
-		defer watch.Close()
-		q.Follow = func() bool {
-			if c.context().Err() != nil || !q.Until.IsZero() && time.Now().After(q.Until) || !e.Containers.Monitored(of.ID) {
-				return false
-			}
-			watch.Wait(c.context(), 100*time.Millisecond) // the end of a monitor, or of the time, changes nothing there
-			return true
-		}
-		if _, _, err := e.Status(of); err != nil {
-			return err
-		}
-	}
-	out, errs := bufio.NewWriterSize(c.out, 64<<10), bufio.NewWriterSize(c.err, 64<<10)
-	if c.options.follow {
-		out, errs = bufio.NewWriterSize(c.out, 0), bufio.NewWriterSize(c.err, 0)
-	}
-	err = logs.Read(monitor.LogPath(e.Containers.Dir(of.ID), of.ID), monitor.LogFiles(of.Config.Log), q, func(l logs.Entry) error {
-		w := out
-		if l.Stream == "stderr" {
-			w = errs
-		}
-		if c.options.timestamps {
-			if _, err := w.WriteString(l.Time.Format("2006-01-02T15:04:05.000000000Z07:00") + " "); err != nil {
-				return err
-			}
-		}
-		if _, err := w.WriteString(l.Text); err != nil {
-			return err
-		}
-		if c.options.follow {
-			return w.Flush()
-		}
-		return nil
-	})
-	return errors.Join(err, out.Flush(), errs.Flush())
-}
-
-// parseTime reads what --since and --until take: RFC 3339 with parts left out, a Unix time, or how long ago.
-func parseTime(s string) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(s); err == nil {
-		return time.Now().Add(-d), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02"} {
-		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	if f, err := strconv.ParseFloat(s, 64); err == nil {
-		return time.UnixMicro(int64(f * 1e6)), nil
-	}
-	return time.Time{}, errdef.New(errdef.Invalid, "invalid time %q: it is a duration like 10m, a time like 2006-01-02T15:04:05Z, or seconds since 1970", s)
 }
 
 func resizeConsole(f *os.File, rows, columns uint16) {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bufio"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -22,7 +21,7 @@ import (
 type options struct {
 	config container.Config
 
-	detach, all, force, quiet, noTrunc, latest, follow, timestamps, volumes, explain, noSigProxy, noStdin bool
+	detach, all, force, quiet, noTrunc, latest, follow, timestamps, details, volumes, explain, noSigProxy, noStdin bool
 
 	attach       []string
 	cidfile      string
@@ -205,8 +204,8 @@ func containerFlags() []flag {
 			o.endpoint.LinkLocal = append(o.endpoint.LinkLocal, a)
 			return nil
 		})},
-		{"log-driver", "", "string", "Logging driver for the container (json-file|none)", choice(func(o *options) *string { return &o.config.Log.Driver }, "log driver", "json-file", "none")},
-		{"log-opt", "", "list", "Log driver options (max-size, max-file)", set(setLogOption)},
+		{"log-driver", "", "string", "Logging driver for the container (json-file|local|journald|syslog|none)", set(setLogDriver)},
+		{"log-opt", "", "list", "Log driver options", set(setLogOption)},
 		{"mac-address", "", "string", "Container MAC address (e.g., 92:d0:c6:0a:29:33)", set(func(o *options, v string) error {
 			o.endpoint.MAC = v
 			if m, err := net.ParseMAC(v); err != nil || len(m) != 6 {
@@ -454,23 +453,21 @@ func setDevice(o *options, v string) error {
 	return err
 }
 
+func setLogDriver(o *options, v string) error {
+	o.config.Log.Driver = v
+	return container.LogConfig{Driver: v}.Check()
+}
+
+// setLogOption takes an option of whatever driver it is; which one that has is known when all flags have been read.
 func setLogOption(o *options, v string) error {
-	key, value, _ := strings.Cut(v, "=")
-	var err error
-	switch key {
-	case "max-size":
-		o.config.Log.MaxBytes, err = container.ParseBytes(value)
-	case "max-file":
-		o.config.Log.MaxFiles, err = strconv.Atoi(value)
-		if err == nil && o.config.Log.MaxFiles < 1 {
-			err = fmt.Errorf("it is at least 1")
-		}
-	default:
-		return errdef.New(errdef.Invalid, "unknown log opt '%s' for json-file log driver", key)
+	key, value, has := strings.Cut(v, "=")
+	if !has || key == "" {
+		return errdef.New(errdef.Invalid, "invalid logging opts format: '%s' should be in the form key=value", v)
 	}
-	if err != nil {
-		return errdef.New(errdef.Invalid, "invalid log opt %s: %v", v, err)
+	if o.config.Log.Options == nil {
+		o.config.Log.Options = map[string]string{}
 	}
+	o.config.Log.Options[key] = value
 	return nil
 }
 

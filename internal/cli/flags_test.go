@@ -17,7 +17,7 @@ var samples = map[string][]string{
 	"cpuset-cpus": {"0"}, "device": {"/dev/null:/dev/x:r", "/dev/x,optional", "vendor.com/class=name"}, "gpus": {"all", "driver=x,device=a,capabilities=compute,options=a=b"}, "domainname": {"d"}, "entrypoint": {"/x"}, "env": {"A=1"},
 	"health-cmd": {"true"}, "health-interval": {"1s"}, "health-on-failure": {"kill"}, "health-retries": {"2"}, "health-start-interval": {"1s"}, "health-start-period": {"1s"}, "health-timeout": {"1s"}, "no-healthcheck": {"true"},
 	"group-add": {"5"}, "hostname": {"h"}, "init": {"true"}, "interactive": {"true"}, "ipc": {"host"}, "label": {"a=b"},
-	"log-driver": {"none"}, "log-opt": {"max-size=1m", "max-file=2"}, "memory": {"1g"}, "memory-swap": {"2g"},
+	"log-driver": {"none", "local"}, "log-opt": {"max-size=1m", "max-file=2"}, "memory": {"1g"}, "memory-swap": {"2g"},
 	"mount": {
 		"type=bind,src=/a,dst=/b,readonly,bind-propagation=shared,bind-recursive=disabled", "type=bind,src=/a,dst=/c,readonly,bind-recursive=writable", "src=vol,dst=/b,volume-nocopy,volume-label=a=b",
 		"type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700", "src=vol,dst=/b,volume-subpath=a/b,volume-opt=type=tmpfs,volume-driver=local", "type=bind,src=/a,dst=/b,bind-create-src",
@@ -45,6 +45,8 @@ var withoutFlag = map[string]string{
 	"Network":           "the first of Networks",
 	"Mounts.Filesystem": "the options of the volume",
 	"Shell":             "the image's",
+	"Log.Labels":        "what --log-opt labels-regex matches",
+	"Log.Env":           "what --log-opt env-regex matches",
 }
 
 // reached adds the names of the fields of v that are not zero to names, those of structures and lists by their parts.
@@ -151,8 +153,8 @@ func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 		"memory-reservation": {"x"}, "memory-swappiness": {"x", "101", "-2"}, "storage-opt": {"x", "size=0", "a=b"},
 		"add-host": {"x", "a:b"}, "dns": {"x"}, "expose": {"x", "80/x"}, "ip": {"x", "::1"}, "ip6": {"10.0.0.1"}, "mac-address": {"x"}, "network": {"", "a=b"},
 		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x", "a.com/b=", "a/b=-c"}, "gpus": {"", "x", "count=x", "a=b", "count=1,device=2", "1,2"}, "env": {"", "=x"},
-		"env-file": {"/nonexistent"}, "health-interval": {"x", "-1s"}, "health-on-failure": {"x"}, "health-retries": {"x", "-1"}, "health-start-interval": {"5"}, "health-start-period": {"-1s"}, "health-timeout": {"-1s"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"syslog"},
-		"log-opt": {"max-size=x", "max-file=0", "color=red"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x", "type=image,src=a,dst=/b", "type=bind,src=/a,dst=/b,volume-subpath=x", "src=a,dst=/b,volume-subpath=../x", "src=a,dst=/b,volume-driver=x", "src=a,dst=/b,bind-recursive=disabled", "type=bind,src=/a,dst=/b,bind-recursive=readonly", "type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly"}, "oom-score-adj": {"1001", "x"},
+		"env-file": {"/nonexistent"}, "health-interval": {"x", "-1s"}, "health-on-failure": {"x"}, "health-retries": {"x", "-1"}, "health-start-interval": {"5"}, "health-start-period": {"-1s"}, "health-timeout": {"-1s"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"gelf"},
+		"log-opt": {"max-size", "=x"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x", "type=image,src=a,dst=/b", "type=bind,src=/a,dst=/b,volume-subpath=x", "src=a,dst=/b,volume-subpath=../x", "src=a,dst=/b,volume-driver=x", "src=a,dst=/b,bind-recursive=disabled", "type=bind,src=/a,dst=/b,bind-recursive=readonly", "type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly"}, "oom-score-adj": {"1001", "x"},
 		"pid": {"x"}, "pids-limit": {"x"}, "pull": {"x"}, "restart": {"x"}, "security-opt": {"x"}, "shm-size": {"x"}, "stop-signal": {"SIGX"},
 		"stop-timeout": {"x"}, "sysctl": {"x"}, "tmpfs": {"x"}, "ulimit": {"x"}, "uts": {"x"}, "volume": {"x", "/a:/b:idmap", "/a:/b:x"}, "attach": {"x"}, "detach-keys": {"ctrl-1"},
 	} {

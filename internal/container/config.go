@@ -200,19 +200,6 @@ type RestartPolicy struct {
 // Lasting reports whether a container with that policy is to be there for good.
 func (p RestartPolicy) Lasting() bool { return p.Name != "" }
 
-// LogConfig says what becomes of the output. Driver is json-file or none.
-type LogConfig struct {
-	Driver   string `json:",omitempty"`
-	MaxBytes int64  `json:",omitempty"` // of one file; 0: DefaultLogBytes
-	MaxFiles int    `json:",omitempty"` // 0: DefaultLogFiles
-}
-
-// Logs are bounded unless the caller asks otherwise.
-const (
-	DefaultLogBytes = 10 << 20
-	DefaultLogFiles = 3
-)
-
 // DefaultStopTimeout is how long stop waits before it kills.
 const DefaultStopTimeout = 10 * time.Second
 

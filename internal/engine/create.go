@@ -91,7 +91,7 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 			return nil, err
 		}
 	}
-	if err := errors.Join(cfg.CheckNetwork(), e.volumesFrom(&cfg)); err != nil {
+	if err := errors.Join(cfg.CheckNetwork(), cfg.Log.Check(), e.volumesFrom(&cfg)); err != nil {
 		return nil, err
 	}
 	im, err := e.Ensure(ctx, cfg.Image, cfg.Platform, pull)
@@ -118,10 +118,7 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 		return nil, err
 	}
 	defer ids.Unlock() // when it is on disk which it has
-	if c.Config.Log.MaxBytes == 0 {
-		c.Config.Log.MaxBytes, c.Config.Log.MaxFiles = e.Settings.LogBytes, e.Settings.LogFiles
-	}
-	if err := e.check(c); err != nil {
+	if err := errors.Join(e.boundLog(&c.Config), e.check(c)); err != nil {
 		return nil, err
 	}
 	made, err := e.volumes(c, im)

@@ -155,9 +155,11 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	v := View{
 		ID: c.ID, Created: c.Created, Path: args[0], Args: args[1:], Image: string(c.Image.ID), Name: "/" + c.Name,
 		RestartCount: r.RestartCount, Driver: driverOf(c), Platform: "linux",
-		LogPath:        monitor.LogPath(e.Containers.Dir(c.ID), c.ID),
 		ResolvConfPath: monitor.EtcFile(e.Containers, c, "resolv.conf"), HostnamePath: monitor.EtcFile(e.Containers, c, "hostname"), HostsPath: monitor.EtcFile(e.Containers, c, "hosts"),
 		Mounts: []ViewMount{},
+	}
+	if f, kept := monitor.LogFiles(e.Containers, c); kept && cfg.Log.DriverName() == container.LogJSON {
+		v.LogPath = f.Path
 	}
 	v.State = ViewState{
 		Status: status, Running: status == state.Running || status == state.Paused || status == state.Restarting, Paused: status == state.Paused, Restarting: status == state.Restarting,
@@ -172,9 +174,9 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		}
 		v.State.Pid = p.PID
 	}
-	driver := cfg.Log.Driver
-	if driver == "" {
-		driver = "json-file"
+	logOptions := cfg.Log.Options
+	if logOptions == nil {
+		logOptions = map[string]string{}
 	}
 	restart := cfg.Restart.Name
 	if restart == "" {
@@ -185,7 +187,7 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		shm = spec.ShmBytes
 	}
 	v.HostConfig = ViewHost{
-		LogConfig: ViewLog{driver, map[string]string{}}, NetworkMode: cfg.Network, RestartPolicy: ViewRestart{restart, cfg.Restart.Retries},
+		LogConfig: ViewLog{cfg.Log.DriverName(), logOptions}, NetworkMode: cfg.Network, RestartPolicy: ViewRestart{restart, cfg.Restart.Retries},
 		AutoRemove: cfg.AutoRemove, CapAdd: cfg.CapAdd, CapDrop: cfg.CapDrop, CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups, VolumesFrom: cfg.VolumesFrom,
 		IpcMode: orDefault(cfg.IPC, "private"), OomScoreAdj: cfg.OOMScoreAdj, PidMode: cfg.PID, Privileged: cfg.Privileged, ReadonlyRootfs: cfg.ReadOnly,
 		UTSMode: cfg.UTS, ShmSize: shm, Runtime: orDefault(cfg.Runtime, container.Runtimes[0]), VolumeDriver: cfg.VolumeDriver, Isolation: cfg.Isolation, Annotations: cfg.Annotations, Links: e.viewLinks(c), Sysctls: cfg.Sysctls,

@@ -34,6 +34,7 @@ func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
 		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
 		"container cp": copyFiles, "container export": export, "container commit": commit,
+		"log-send": sendLog, "log-compress": compressLog, "log-names": logNames,
 		"volume export": exportVolume, "volume import": importVolume,
 		"image build": buildImage,
 	}

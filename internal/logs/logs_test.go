@@ -17,7 +17,7 @@ var noon = time.Date(2024, 5, 1, 12, 0, 0, 123456789, time.UTC)
 func open(t *testing.T, maxBytes int64, maxFiles int) (*Writer, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "log")
-	w, err := Open(path, maxBytes, maxFiles)
+	w, err := Open(Files{Path: path, MaxBytes: maxBytes, MaxFiles: maxFiles})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func write(t *testing.T, w *Writer, s Stream, text string, at time.Time) {
 func read(t *testing.T, path string, maxFiles int, q Query) []string {
 	t.Helper()
 	var got []string
-	if err := Read(path, maxFiles, q, func(e Entry) error { got = append(got, e.Text); return nil }); err != nil {
+	if err := Read(Files{Path: path, MaxFiles: maxFiles}, q, func(e Entry) error { got = append(got, e.Text); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return got
@@ -97,7 +97,7 @@ func TestBytesThatAreNotUTF8AreReplacedAsEncodingJSONDoes(t *testing.T) {
 func check(t *testing.T, text []byte) {
 	t.Helper()
 	var got Entry
-	line := appendEntry(nil, text, Stdout, noon)
+	line := appendJSON(nil, text, Stdout, noon, nil)
 	if err := json.Unmarshal(line, &got); err != nil {
 		t.Fatalf("%q becomes %q: %v", text, line, err)
 	}
@@ -189,7 +189,7 @@ func TestFollowAcrossRotation(t *testing.T) {
 
 func TestFollowWaitsForTheFileAndForTheEndOfALine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	line := string(appendEntry(nil, []byte("a\n"), Stdout, noon))
+	line := string(appendJSON(nil, []byte("a\n"), Stdout, noon, nil))
 	steps := []string{line[:10], line[10:], line}
 	q := Query{Tail: -1, Follow: func() bool {
 		if len(steps) == 0 {
@@ -221,7 +221,7 @@ func TestLineCutByACrashIsLeftOutAndSpoilsNoOther(t *testing.T) {
 	if got := read(t, path, 1, Query{Tail: -1}); !slices.Equal(got, []string{"before\n"}) {
 		t.Errorf("after the crash: %q", got)
 	}
-	w, err := Open(path, 0, 1)
+	w, err := Open(Files{Path: path, MaxFiles: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

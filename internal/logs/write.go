@@ -1,18 +1,21 @@
-// Package logs writes and reads what containers print, in docker's json-file format: a JSON object a line, with the
-// text, the stream and the time. Files are bounded and rotated.
+// Package logs writes and reads what containers print: in docker's json-file format, a JSON object a line with the text, the stream and
+// the time, or as plain lines with the same. Files are bounded and rotated, and those that have been rotated may be compressed.
 //
 // It copies no streams and follows no container's life: the monitor writes, and a reader that follows is told by its
-// caller when there will be no more.
+// caller when there will be no more. It compresses nothing in the process that writes, and sends nothing anywhere (logs/forward).
 package logs
 
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"time"
 	"unicode/utf8"
+
+	"berth/internal/tail"
 )
 
 // Stream is where a text was printed.
@@ -34,21 +37,44 @@ func (s Stream) String() string {
 // line feed.
 const maxLine = 16 << 10
 
-// Writer appends to the log of one container. It is not for several goroutines at once.
-type Writer struct {
-	path     string
-	maxBytes int64
-	maxFiles int
-	f        *os.File
-	size     int64
-	partial  [3][]byte // the begun line of each stream
-	out      []byte
+// Format is how an entry is written.
+type Format byte
+
+const (
+	// JSON is docker's json-file: {"log":"…\n","stream":"stdout","time":"…"}.
+	JSON Format = iota
+	// Text is that of the kubelet's logs: time, stream, F or P for a text with or without a line feed at its end, and the text, with
+	// a space between. It keeps every byte.
+	Text
+)
+
+// Files are the files of a log: Path is written to, and rotated to Path.1, Path.2, … when it has more than MaxBytes.
+type Files struct {
+	Path     string
+	Format   Format
+	MaxBytes int64 // of one; 0: no bound
+	MaxFiles int
+	Compress bool // those that have been rotated
 }
 
-// Open opens the log at path, which rotates to path.1, path.2, … when it has more than maxBytes. A log that is not there is made
-// when there is something to write.
-func Open(path string, maxBytes int64, maxFiles int) (*Writer, error) {
-	w := &Writer{path: path, maxBytes: maxBytes, maxFiles: maxFiles}
+// Writer appends to the log of one container. It is not for several goroutines at once.
+type Writer struct {
+	// Attributes are said with every entry, if the format can.
+	Attributes map[string]string
+	// BeforeRotation is called when the oldest file is about to go, AfterRotation when Path.1 is one that nobody writes to any more.
+	// Both may be nil.
+	BeforeRotation, AfterRotation func() error
+
+	Files
+	f       *os.File
+	size    int64
+	partial [3][]byte // the begun line of each stream
+	out     []byte
+}
+
+// Open opens a log. One that is not there is made when there is something to write.
+func Open(files Files) (*Writer, error) {
+	w := &Writer{Files: files}
 	err := w.open(0)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -58,7 +84,7 @@ func Open(path string, maxBytes int64, maxFiles int) (*Writer, error) {
 
 // open opens the file; create is os.O_CREATE to make one that is not there.
 func (w *Writer) open(create int) error {
-	f, err := os.OpenFile(w.path, os.O_WRONLY|os.O_APPEND|create, 0o640)
+	f, err := os.OpenFile(w.Path, os.O_WRONLY|os.O_APPEND|create, 0o640)
 	if err != nil {
 		return err
 	}
@@ -75,7 +101,7 @@ func (w *Writer) mend() error {
 	if w.size == 0 {
 		return nil
 	}
-	r, err := os.Open(w.path)
+	r, err := os.Open(w.Path)
 	if err != nil {
 		return err
 	}
@@ -94,6 +120,12 @@ func (w *Writer) mend() error {
 func (w *Writer) Write(s Stream, p []byte, now time.Time) error {
 	w.out = w.out[:0]
 	for len(p) > 0 {
+		if w.MaxBytes > 0 && int64(len(w.out)) >= w.MaxBytes { // small files of many short lines
+			if err := w.flush(); err != nil {
+				return err
+			}
+			w.out = w.out[:0]
+		}
 		line := p
 		end := bytes.IndexByte(p, '\n') + 1
 		if end > 0 {
@@ -109,11 +141,11 @@ func (w *Writer) Write(s Stream, p []byte, now time.Time) error {
 		}
 		if len(w.partial[s]) > 0 {
 			w.partial[s] = append(w.partial[s], line...)
-			w.out = appendEntry(w.out, w.partial[s], s, now)
+			w.out = w.entry(w.partial[s], s, now)
 			w.partial[s] = w.partial[s][:0]
 			continue
 		}
-		w.out = appendEntry(w.out, line, s, now)
+		w.out = w.entry(line, s, now)
 	}
 	return w.flush()
 }
@@ -126,7 +158,7 @@ func (w *Writer) Flush(now time.Time) error {
 	w.out = w.out[:0]
 	for _, s := range []Stream{Stdout, Stderr} {
 		if len(w.partial[s]) > 0 {
-			w.out = appendEntry(w.out, w.partial[s], s, now)
+			w.out = w.entry(w.partial[s], s, now)
 			w.partial[s] = nil
 		}
 	}
@@ -137,7 +169,7 @@ func (w *Writer) flush() error {
 	if len(w.out) == 0 {
 		return nil
 	}
-	if w.maxBytes > 0 && w.size > 0 && w.size+int64(len(w.out)) > w.maxBytes {
+	if w.MaxBytes > 0 && w.size > 0 && w.size+int64(len(w.out)) > w.MaxBytes {
 		if err := w.rotate(); err != nil {
 			return err
 		}
@@ -157,25 +189,37 @@ func (w *Writer) flush() error {
 
 // rotate makes path path.1, path.1 path.2 and so on; the oldest goes.
 func (w *Writer) rotate() error {
+	if w.BeforeRotation != nil {
+		if err := w.BeforeRotation(); err != nil {
+			return err
+		}
+	}
 	if err := w.f.Close(); err != nil {
 		return err
 	}
-	for i := w.maxFiles - 1; i > 0; i-- {
-		from := w.path
-		if i > 1 {
-			from = fmt.Sprintf("%s.%d", w.path, i-1)
-		}
-		if err := os.Rename(from, fmt.Sprintf("%s.%d", w.path, i)); err != nil && !os.IsNotExist(err) {
-			return err
-		}
-	}
-	if w.maxFiles <= 1 {
-		if err := os.Remove(w.path); err != nil {
-			return err
-		}
-	}
 	w.f = nil
-	return w.open(os.O_CREATE)
+	oldest := tail.Rotated(w.Path, w.MaxFiles-1)
+	if err := errors.Join(remove(oldest), remove(oldest+tail.Compressed)); err != nil {
+		return err
+	}
+	for i := w.MaxFiles - 2; i >= 0; i-- {
+		for _, suffix := range []string{"", tail.Compressed} {
+			if err := os.Rename(tail.Rotated(w.Path, i)+suffix, tail.Rotated(w.Path, i+1)+suffix); err != nil && !os.IsNotExist(err) {
+				return err
+			}
+		}
+	}
+	if err := w.open(os.O_CREATE); err != nil || w.AfterRotation == nil {
+		return err
+	}
+	return w.AfterRotation()
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
 }
 
 // Close writes the begun lines and closes the file.
@@ -187,16 +231,53 @@ func (w *Writer) Close() error {
 	return errors.Join(err, w.f.Close())
 }
 
-// appendEntry appends one entry: {"log":"…\n","stream":"stdout","time":"…"}. Bytes that are not UTF-8 become U+FFFD, as
+// entry appends an entry to what is to be written.
+func (w *Writer) entry(line []byte, s Stream, now time.Time) []byte {
+	if w.Format == Text {
+		return appendText(w.out, line, s, now)
+	}
+	return appendJSON(w.out, line, s, now, w.Attributes)
+}
+
+// appendJSON appends one entry: {"log":"…\n","stream":"stdout","attrs":{…},"time":"…"}. Bytes that are not UTF-8 become U+FFFD, as
 // docker's do.
-func appendEntry(b, line []byte, s Stream, now time.Time) []byte {
+func appendJSON(b, line []byte, s Stream, now time.Time, attributes map[string]string) []byte {
 	b = append(b, `{"log":"`...)
 	b = appendEscaped(b, line)
 	b = append(b, `","stream":"`...)
 	b = append(b, s.String()...)
-	b = append(b, `","time":"`...)
+	b = append(b, '"')
+	for i, name := range slices.Sorted(maps.Keys(attributes)) {
+		if i == 0 {
+			b = append(b, `,"attrs":{"`...)
+		} else {
+			b = append(b, `,"`...)
+		}
+		b = appendEscaped(b, []byte(name))
+		b = append(b, `":"`...)
+		b = appendEscaped(b, []byte(attributes[name]))
+		b = append(b, '"')
+		if i == len(attributes)-1 {
+			b = append(b, '}')
+		}
+	}
+	b = append(b, `,"time":"`...)
 	b = now.UTC().AppendFormat(b, time.RFC3339Nano)
 	return append(b, "\"}\n"...)
+}
+
+func appendText(b, line []byte, s Stream, now time.Time) []byte {
+	b = now.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = append(b, ' ')
+	b = append(b, s.String()...)
+	if text, ended := bytes.CutSuffix(line, []byte{'\n'}); ended {
+		b = append(b, " F "...)
+		b = append(b, text...)
+	} else {
+		b = append(b, " P "...)
+		b = append(b, line...)
+	}
+	return append(b, '\n')
 }
 
 func appendEscaped(b, text []byte) []byte {

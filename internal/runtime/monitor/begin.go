@@ -57,6 +57,9 @@ func begin(o Options, l Launch, request AttachRequest) (_ *Conn, born bool, _ er
 	if err := hide(); err != nil {
 		return nil, false, err
 	}
+	if err := startSender(o, l.Env); err != nil {
+		return nil, false, err
+	}
 	p, err := prepare(o, true)
 	if err != nil {
 		return nil, false, err

@@ -141,6 +141,7 @@ func run(o Options, first life) (err error) {
 	if m.streams, err = newStreams(m); err != nil {
 		return err
 	}
+	m.keepSending()
 	if o.Inherited != nil {
 		if err := m.inherit(o.Inherited); err != nil {
 			return err

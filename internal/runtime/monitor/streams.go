@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"berth/internal/container"
 	"berth/internal/logs"
 
 	"golang.org/x/sys/unix"
@@ -26,9 +25,17 @@ type streams struct {
 	ended   [2]bool // of output and error: there is no more to come
 
 	mu  sync.Mutex // guards what follows
-	log *logs.Writer
+	log keeper     // nil: nothing is kept
 	// logErr is the first error of writing the log; output goes on without it.
 	logErr error
+}
+
+// keeper is a log: *logs.Writer, or *logs.Ring.
+type keeper interface {
+	Write(s logs.Stream, p []byte, now time.Time) error
+	Begun() bool
+	Flush(now time.Time) error
+	Close() error
 }
 
 // drainTime is how long output is waited for when the first process has ended and others, outside its pid namespace,
@@ -37,34 +44,10 @@ const drainTime = 2 * time.Second
 
 func newStreams(m *monitor) (*streams, error) {
 	s := &streams{m: m}
-	l := m.c.Config.Log
-	if l.Driver == "none" {
-		return s, nil
-	}
 	var err error
-	s.log, err = logs.Open(LogPath(m.Store.Dir(m.c.ID), m.c.ID), logBytes(l), logFiles(l))
+	s.log, err = m.openLog()
 	return s, err
 }
-
-// LogPath is the log of a container; its name is docker's.
-func LogPath(dir, id string) string { return filepath.Join(dir, id+"-json.log") }
-
-func logBytes(l container.LogConfig) int64 {
-	if l.MaxBytes != 0 {
-		return l.MaxBytes
-	}
-	return container.DefaultLogBytes
-}
-
-func logFiles(l container.LogConfig) int {
-	if l.MaxFiles != 0 {
-		return l.MaxFiles
-	}
-	return container.DefaultLogFiles
-}
-
-// LogFiles is how many files a container's log may have.
-func LogFiles(l container.LogConfig) int { return logFiles(l) }
 
 // reopen opens our ends of the pipes of a container that a monitor before us has started.
 func (s *streams) reopen() error {
