@@ -203,6 +203,16 @@ func commands() []command {
 		},
 
 		{
+			name: "login", args: "[SERVER]", short: "Authenticate to a registry", example: "berth login -u me registry.example.com", most: 1, full: true,
+			flags: []flag{
+				{"password", "p", "string", "Password or Personal Access Token (PAT)", nil},
+				{"password-stdin", "", "", "Take the Password or Personal Access Token (PAT) from stdin", nil},
+				{"username", "u", "string", "Username", nil},
+			},
+		},
+		{name: "logout", args: "[SERVER]", short: "Log out from a registry", example: "berth logout registry.example.com", most: 1, full: true},
+
+		{
 			name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs,
 			flags: []flag{
 				flagFilter,

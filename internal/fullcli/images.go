@@ -32,6 +32,7 @@ import (
 // Commands are the commands of this package by the names of cli's table.
 func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
+		"login": login, "logout": logout,
 		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
 		"container cp": copyFiles, "container export": export, "container commit": commit,
 		"volume export": exportVolume, "volume import": importVolume,
@@ -76,6 +77,15 @@ func (n names) Put(_ context.Context, name string, target, manifest image.Descri
 	return err
 }
 
+// newClient speaks to registries as the user who is logged in there.
+func newClient(c cli.Call) *registry.Client {
+	return registry.New(registry.Options{
+		Version:     cli.Version,
+		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) }),
+		Notice:      func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) },
+	})
+}
+
 func pull(c cli.Call) error {
 	ref, err := reference.Parse(c.Args[0])
 	if err != nil {
@@ -85,10 +95,7 @@ func pull(c cli.Call) error {
 	if err != nil {
 		return err
 	}
-	client := registry.New(registry.Options{
-		Version:     cli.Version,
-		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), func(s string) { fmt.Fprintln(c.Err, "berth: "+s) }),
-	})
+	client := newClient(c)
 	defer client.Close()
 	images := c.Engine.Images
 	opt := transfer.Options{
