@@ -176,7 +176,11 @@ func commands() []command {
 		{name: "image inspect", args: "IMAGE [IMAGE...]", short: "Display detailed information on one or more images", example: "berth image inspect box", least: 1, most: -1, run: (*call).cmdInspectImage, flags: []flag{flagFormat}},
 		{
 			name: "image pull", inside: true, alias: "pull", args: "NAME[:TAG|@DIGEST]", short: "Download an image from a registry", example: "berth pull debian:bookworm", least: 1, most: 1, full: true,
-			flags: []flag{flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+			flags: []flag{{"all-tags", "a", "", "Download all tagged images in the repository", nil}, flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+		},
+		{
+			name: "image push", alias: "push", args: "NAME[:TAG]", short: "Upload an image to a registry", example: "berth push localhost:5000/box", least: 1, most: 1, full: true,
+			flags: []flag{{"all-tags", "a", "", "Push all tags of an image to the repository", nil}, flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
 		},
 		{
 			name: "image load", inside: true, alias: "load", short: "Load an image from a tar archive or STDIN", example: "berth load -i image.tar", full: true,

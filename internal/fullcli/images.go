@@ -19,10 +19,8 @@ import (
 	"berth/internal/host"
 	"berth/internal/image"
 	"berth/internal/image/archive"
-	"berth/internal/image/reference"
 	"berth/internal/image/registry"
 	"berth/internal/image/store"
-	"berth/internal/image/transfer"
 	"berth/internal/image/unpack"
 	"berth/internal/program"
 
@@ -33,7 +31,7 @@ import (
 func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
 		"login": login, "logout": logout,
-		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
+		"image pull": pull, "image push": push, "image load": load, "image save": save, "image import": importTar, "box": installBox,
 		"container cp": copyFiles, "container export": export, "container commit": commit,
 		"volume export": exportVolume, "volume import": importVolume,
 	}
@@ -84,46 +82,6 @@ func newClient(c cli.Call) *registry.Client {
 		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) }),
 		Notice:      func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) },
 	})
-}
-
-func pull(c cli.Call) error {
-	ref, err := reference.Parse(c.Args[0])
-	if err != nil {
-		return err
-	}
-	want, err := platform(c)
-	if err != nil {
-		return err
-	}
-	client := newClient(c)
-	defer client.Close()
-	images := c.Engine.Images
-	opt := transfer.Options{
-		Registry: client, Content: images.Content, Layers: images.Layers, Names: names{images}, Platform: want,
-		Unpack: func(ctx context.Context, m image.Manifest, config image.Image, open func(context.Context, int) (io.ReadCloser, error)) error {
-			return unpack.Image(ctx, open, images.Layers, m, config, unpackOptions())
-		},
-	}
-	quiet := option(c, "quiet") == "true"
-	show := transfer.NewRenderer(c.Out, terminalSize(c.Out))
-	if !quiet {
-		opt.Progress = show.Event
-		show.Begin(ref)
-	}
-	result, err := transfer.Pull(c.Context, ref, opt)
-	if err != nil {
-		if !quiet {
-			show.Fail()
-		}
-		return err
-	}
-	c.Engine.NoteImage("pull", ref.Familiar(), ref.FamiliarName())
-	if quiet {
-		_, err := fmt.Fprintln(c.Out, ref)
-		return err
-	}
-	show.End(ref, result)
-	return nil
 }
 
 // terminalSize tells the size of the terminal behind w; nil says that there is none.

@@ -91,6 +91,9 @@ func (c *Client) hop(ctx context.Context, h *host, x exchange, at *url.URL, home
 			transport = c.elsewhere
 		}
 	} else {
+		if x.body != nil {
+			transport = h.uploads
+		}
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { h.reached(i.Conn.RemoteAddr()) }})
 	}
 	var body io.Reader
