@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"berth/internal/event"
+	"berth/internal/image"
 	"berth/internal/image/store"
 )
 
@@ -22,14 +23,19 @@ func (e *Engine) Uses() ([]store.Use, error) {
 	return uses, nil
 }
 
-// RemoveImage takes an image's name, and what nothing else needs.
-func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) (store.Removed, error) {
+// RemoveImage takes an image's name, and what nothing else needs; or what it has for some platforms, if any are named.
+func (e *Engine) RemoveImage(ctx context.Context, ref string, platforms []image.Platform, force bool) (store.Removed, error) {
 	uses, err := e.Uses()
 	if err != nil {
 		return store.Removed{}, err
 	}
 	named, _ := e.Images.Find(ref) // what is amiss with it, Remove says
-	removed, err := e.Images.Remove(ctx, ref, force, uses, store.RootsOf(uses))
+	var removed store.Removed
+	if len(platforms) > 0 {
+		removed, err = e.Images.RemovePlatforms(ctx, ref, platforms, force, uses, store.RootsOf(uses))
+	} else {
+		removed, err = e.Images.Remove(ctx, ref, force, uses, store.RootsOf(uses))
+	}
 	if err != nil {
 		return removed, err
 	}

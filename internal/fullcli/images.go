@@ -32,7 +32,8 @@ func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
 		"login": login, "logout": logout,
 		"image pull": pull, "image push": push, "image load": load, "image save": save, "image import": importTar, "box": installBox,
-		"container cp": copyFiles, "container export": export, "container commit": commit,
+		"manifest annotate": manifestAnnotate, "manifest create": manifestCreate, "manifest inspect": manifestInspect, "manifest push": manifestPush, "manifest rm": manifestRm,
+		"search": search, "container cp": copyFiles, "container export": export, "container commit": commit,
 		"volume export": exportVolume, "volume import": importVolume,
 	}
 }
@@ -77,7 +78,9 @@ func (n names) Put(_ context.Context, name string, target, manifest image.Descri
 
 // newClient speaks to registries as the user who is logged in there.
 func newClient(c cli.Call) *registry.Client {
+	insecure := option(c, "insecure") == "true"
 	return registry.New(registry.Options{
+		Host:        func(string) registry.Host { return registry.Host{Insecure: insecure} },
 		Version:     cli.Version,
 		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) }),
 		Notice:      func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) },
@@ -144,14 +147,18 @@ func load(c cli.Call) error {
 }
 
 func save(c cli.Call) error {
+	want, err := platform(c)
+	if err != nil {
+		return err
+	}
 	path := option(c, "output")
 	if path == "" {
 		if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 			return errdef.Hint(errdef.New(errdef.Invalid, "cowardly refusing to save to a terminal"), "use the -o flag or redirect")
 		}
-		return archive.Save(c.Context, c.Engine.Images, c.Args, c.Out)
+		return archive.Save(c.Context, c.Engine.Images, c.Args, want, c.Out)
 	}
-	return writeWhole(path, func(w io.Writer) error { return archive.Save(c.Context, c.Engine.Images, c.Args, w) })
+	return writeWhole(path, func(w io.Writer) error { return archive.Save(c.Context, c.Engine.Images, c.Args, want, w) })
 }
 
 // writeWhole lets write write a file that has its name when it is whole.

@@ -92,16 +92,16 @@ func TestPutBlob(t *testing.T) {
 	for _, tt := range []struct {
 		summary string
 		data    []byte
-		taker   taker
+		taker   *taker
 		most    int64 // bytes that may be sent
 	}{
-		{"a small one", small, taker{}, 1000},
-		{"an empty one", nil, taker{}, 0},
-		{"a small one whose PUT fails", small, taker{fail: map[string]int{http.MethodPut: 2}}, 3000},
-		{"a large one", large, taker{}, int64(len(large))},
-		{"a large one whose chunk breaks twice goes on where it stopped", large, taker{fail: map[string]int{http.MethodPatch: 2}}, int64(len(large)) + chunkBytes},
-		{"a large one whose end fails", large, taker{fail: map[string]int{http.MethodPut: 1}}, int64(len(large))},
-		{"a large one for a registry that takes no parts", large, taker{noParts: true}, int64(len(large)) + chunkBytes},
+		{"a small one", small, &taker{}, 1000},
+		{"an empty one", nil, &taker{}, 0},
+		{"a small one whose PUT fails", small, &taker{fail: map[string]int{http.MethodPut: 2}}, 3000},
+		{"a large one", large, &taker{}, int64(len(large))},
+		{"a large one whose chunk breaks twice goes on where it stopped", large, &taker{fail: map[string]int{http.MethodPatch: 2}}, int64(len(large)) + chunkBytes},
+		{"a large one whose end fails", large, &taker{fail: map[string]int{http.MethodPut: 1}}, int64(len(large))},
+		{"a large one for a registry that takes no parts", large, &taker{noParts: true}, int64(len(large)) + chunkBytes},
 	} {
 		t.Run(tt.summary, func(t *testing.T) {
 			h := newHostile(t, tt.taker.ServeHTTP)
