@@ -62,7 +62,7 @@ func (b *builder) output(ctx context.Context, o Output, stored store.Record) err
 		if len(b.Tags) > 0 {
 			ref = b.Tags[0]
 		}
-		return archive.Save(ctx, b.engine.Images, []string{ref}, w)
+		return archive.Save(ctx, b.engine.Images, []string{ref}, nil, w)
 	}
 	if o.Dest == "-" {
 		return write(b.Stdout)

@@ -30,6 +30,8 @@ var (
 		return err
 	})}
 	flagDetachKeys = flag{"detach-keys", "", "string", "Override the key sequence for detaching a container", set(setDetachKeys)}
+	flagInsecure   = flag{"insecure", "", "", "Allow communication with an insecure registry", nil}
+	flagPlatforms  = flag{"platform", "", "string", "Platform of the image, like linux/arm64", commaList(func(o *options) *[]string { return &o.platforms })}
 	flagPlatform   = flag{"platform", "", "string", "Platform of the image, like linux/arm64", nil}
 )
 
@@ -170,14 +172,31 @@ func commands() []command {
 				flagFilter,
 				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
 				flagNoTrunc, flagQuiet,
+				{"tree", "", "", "List multi-platform images as a tree", boolean(func(o *options) *bool { return &o.tree })},
 			},
 		},
-		{name: "image rm", inside: true, alias: "rmi", args: "IMAGE [IMAGE...]", short: "Remove one or more images", example: "berth rmi box", least: 1, most: -1, run: (*call).cmdRmi, flags: []flag{flagForce}},
+		{
+			name: "image history", alias: "history", args: "IMAGE", short: "Show the history of an image", example: "berth history box", least: 1, most: 1, run: (*call).cmdHistory,
+			flags: []flag{
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				{"human", "H", "", "Print sizes and dates in human readable format (default true)", set(func(o *options, v string) error { o.plain = v == "false"; return nil })},
+				flagNoTrunc, flagPlatforms,
+				{"quiet", "q", "", "Only show image IDs", boolean(func(o *options) *bool { return &o.quiet })},
+			},
+		},
+		{
+			name: "image rm", inside: true, alias: "rmi", args: "IMAGE [IMAGE...]", short: "Remove one or more images", example: "berth rmi box", least: 1, most: -1, run: (*call).cmdRmi,
+			flags: []flag{flagForce, {"no-prune", "", "", "Do not delete untagged parents (there are none)", nil}, {"platform", "", "strings", "Remove only the given platform variant", flagPlatforms.set}},
+		},
 		{name: "image tag", alias: "tag", args: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", example: "berth tag box localhost:5000/box", least: 2, most: 2, run: (*call).cmdTag},
-		{name: "image inspect", args: "IMAGE [IMAGE...]", short: "Display detailed information on one or more images", example: "berth image inspect box", least: 1, most: -1, run: (*call).cmdInspectImage, flags: []flag{flagFormat}},
+		{name: "image inspect", args: "IMAGE [IMAGE...]", short: "Display detailed information on one or more images", example: "berth image inspect box", least: 1, most: -1, run: (*call).cmdInspectImage, flags: []flag{flagFormat, flagPlatforms}},
 		{
 			name: "image pull", inside: true, alias: "pull", args: "NAME[:TAG|@DIGEST]", short: "Download an image from a registry", example: "berth pull debian:bookworm", least: 1, most: 1, full: true,
-			flags: []flag{flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+			flags: []flag{{"all-tags", "a", "", "Download all tagged images in the repository", nil}, flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+		},
+		{
+			name: "image push", alias: "push", args: "NAME[:TAG]", short: "Upload an image to a registry", example: "berth push localhost:5000/box", least: 1, most: 1, full: true,
+			flags: []flag{{"all-tags", "a", "", "Push all tags of an image to the repository", nil}, flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
 		},
 		{
 			name: "image load", inside: true, alias: "load", short: "Load an image from a tar archive or STDIN", example: "berth load -i image.tar", full: true,
@@ -185,7 +204,7 @@ func commands() []command {
 		},
 		{
 			name: "image save", alias: "save", args: "IMAGE [IMAGE...]", short: "Save one or more images to a tar archive (streamed to STDOUT by default)", example: "berth save -o box.tar box", least: 1, most: -1, full: true,
-			flags: []flag{{"output", "o", "string", "Write to a file, instead of STDOUT", nil}},
+			flags: []flag{{"output", "o", "string", "Write to a file, instead of STDOUT", nil}, flagPlatform},
 		},
 		{
 			name: "image import", inside: true, alias: "import", args: "FILE|URL|- [REPOSITORY[:TAG]]", short: "Import the contents from a tarball to create a filesystem image", example: "berth import rootfs.tar debian:mine", least: 1, most: 2, full: true,
@@ -221,6 +240,49 @@ func commands() []command {
 		{name: "builder du", inside: true, short: "Show what the build cache holds", example: "berth builder du", run: (*call).cmdBuilderDu, flags: []flag{
 			{"verbose", "", "", "Say which step each entry is of", boolean(func(o *options) *bool { return &o.noTrunc })},
 		}},
+
+		{
+			name: "manifest annotate", args: "MANIFEST_LIST MANIFEST", short: "Add additional information to a local image manifest", example: "berth manifest annotate --variant v8 me/app:1 me/app:1-arm64", least: 2, most: 2, full: true,
+			flags: []flag{
+				{"arch", "", "string", "Set architecture", nil},
+				{"os", "", "string", "Set operating system", nil},
+				{"os-features", "", "strings", "Set operating system feature", nil},
+				{"os-version", "", "string", "Set operating system version", nil},
+				{"variant", "", "string", "Set architecture variant", nil},
+			},
+		},
+		{
+			name: "manifest create", args: "MANIFEST_LIST MANIFEST [MANIFEST...]", short: "Create a local manifest list for annotating and pushing to a registry", example: "berth manifest create me/app:1 me/app:1-amd64 me/app:1-arm64", least: 2, most: -1, full: true,
+			flags: []flag{{"amend", "a", "", "Amend an existing manifest list", nil}, flagInsecure},
+		},
+		{
+			name: "manifest inspect", args: "[MANIFEST_LIST] MANIFEST", short: "Display an image manifest, or manifest list", example: "berth manifest inspect debian:bookworm", least: 1, most: 2, full: true,
+			flags: []flag{flagInsecure, {"verbose", "v", "", "Output additional info including layers and platform", nil}},
+		},
+		{
+			name: "manifest push", args: "MANIFEST_LIST", short: "Push a manifest list to a repository", example: "berth manifest push me/app:1", least: 1, most: 1, full: true,
+			flags: []flag{flagInsecure, {"purge", "p", "", "Remove the local manifest list after push", nil}},
+		},
+		{name: "manifest rm", args: "MANIFEST_LIST [MANIFEST_LIST...]", short: "Delete one or more manifest lists from local storage", example: "berth manifest rm me/app:1", least: 1, most: -1, full: true},
+		{
+			name: "search", args: "TERM", short: "Search Docker Hub, or a registry that lists its repositories, for images", example: "berth search localhost:5000/app", least: 1, most: 1, full: true,
+			flags: []flag{
+				{"filter", "f", "filter", "Filter output based on conditions provided", nil},
+				{"format", "", "string", "Pretty-print search using a Go template", nil},
+				{"limit", "", "int", "Max number of search results", nil},
+				{"no-trunc", "", "", "Don't truncate output", nil},
+			},
+		},
+
+		{
+			name: "login", args: "[SERVER]", short: "Authenticate to a registry", example: "berth login -u me registry.example.com", most: 1, full: true,
+			flags: []flag{
+				{"password", "p", "string", "Password or Personal Access Token (PAT)", nil},
+				{"password-stdin", "", "", "Take the Password or Personal Access Token (PAT) from stdin", nil},
+				{"username", "u", "string", "Username", nil},
+			},
+		},
+		{name: "logout", args: "[SERVER]", short: "Log out from a registry", example: "berth logout registry.example.com", most: 1, full: true},
 
 		{
 			name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs,

@@ -61,6 +61,8 @@ type options struct {
 	volume                    volume.Volume // that is to be made
 	availability              string
 	link, verbose             bool
+	platforms                 []string // of an image
+	plain, tree               bool
 	refused                   error // why a flag of docker's can have no effect here
 }
 

@@ -194,6 +194,9 @@ func printJSON(w io.Writer, v any, indent string) error {
 // leastColumn is how wide docker's columns are at least.
 const leastColumn = 10
 
+// Table is table for the commands of the full program.
+func Table(w io.Writer, head []string, rows [][]string) error { return table(w, head, rows) }
+
 // table prints rows in columns as docker does: three spaces and more between them, control characters made harmless.
 func table(w io.Writer, head []string, rows [][]string) error {
 	widths := make([]int, len(head))

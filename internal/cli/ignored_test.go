@@ -15,6 +15,7 @@ import (
 // withoutEffect are the flags that change nothing, and why that is their meaning.
 var withoutEffect = map[string]string{
 	"image ls --all":             "docker hides intermediate images without it; there are none",
+	"image rm --no-prune":        "images have no parents here that could be pruned",
 	"network create --ipv4":      "every network has IPv4; --ipv4=false is refused",
 	"runtime run --no-subreaper": "a container's orphans are never adopted",
 	"network inspect --verbose":  "it adds to what a swarm's networks are shown with; there are none",
@@ -124,7 +125,7 @@ func sampleOf(f flag, envFile string) []string {
 	case f.name == "env-file", f.name == "label-file":
 		return []string{envFile}
 	case f.name == "no-stdin", f.kind == "":
-		if f.name == "sig-proxy" {
+		if f.name == "sig-proxy" || f.name == "human" {
 			return []string{"false"}
 		}
 		return []string{"true"}

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
+	"berth/internal/image"
 	"berth/internal/image/reference"
 	"berth/internal/image/store"
 
@@ -46,25 +48,34 @@ func (c *call) cmdImages() error {
 		}
 		only, anyTag = &ref, !strings.Contains(c.args[0][strings.LastIndexByte(c.args[0], '/')+1:], ":")
 	}
-	dangling := ""
-	for _, f := range c.options.filters {
-		key, value, _ := strings.Cut(f, "=")
-		if key != "dangling" || value != "true" && value != "false" {
-			return errdef.New(errdef.Invalid, "invalid filter '%s'", f)
-		}
-		dangling = value
+	keep, err := imageFilters(c.options.filters, func(name string) (listedImage, error) {
+		im, err := e.Images.Resolve(name)
+		return listedImage{Record: im.Record, image: im}, err
+	})
+	if err != nil {
+		return err
 	}
-	var rows []any
-	var cells [][]string
+	var listed []listedImage
 	for _, r := range records {
 		ref, named := r.Reference()
 		if only != nil && (!named || ref.Repository() != only.Repository() || !anyTag && ref.Tag != only.Tag) {
 			continue
 		}
-		if dangling != "" && named == (dangling == "true") {
-			continue
+		im, err := e.Images.Load(r)
+		l := listedImage{r, im, err != nil}
+		if keep(l) {
+			listed = append(listed, l)
 		}
-		row := c.imageRow(e.Images, r)
+	}
+	// The newest first, as docker has it; those of one time by their names.
+	slices.SortStableFunc(listed, func(a, b listedImage) int { return b.created().Compare(a.created()) })
+	if c.options.tree {
+		return c.imageTree(e, listed)
+	}
+	var rows []any
+	var cells [][]string
+	for _, l := range listed {
+		row := c.imageRow(e.Images, l.Record)
 		rows = append(rows, row)
 		line := []string{row.Repository, row.Tag, row.ID, row.CreatedSince, row.Size}
 		if c.options.size { // --digests
@@ -93,6 +104,64 @@ func (c *call) cmdImages() error {
 		head = []string{"REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"}
 	}
 	return table(c.out, head, cells)
+}
+
+// imageTree prints images with what they have for each platform, as docker's --tree does.
+func (c *call) imageTree(e *engine.Engine, listed []listedImage) error {
+	if c.options.quiet || c.options.format != "" || c.options.size {
+		return errdef.New(errdef.Invalid, "--tree cannot be used with --quiet, --format or --digests")
+	}
+	uses, err := e.Uses()
+	if err != nil {
+		return err
+	}
+	used := map[image.Digest]bool{}
+	for _, u := range uses {
+		used[u.Image] = true
+	}
+	short := func(d image.Digest) string {
+		if c.options.noTrunc {
+			return string(d)
+		}
+		return d.Short()
+	}
+	extra := func(id image.Digest) string {
+		if used[id] {
+			return "U"
+		}
+		return ""
+	}
+	var cells [][]string
+	for _, l := range listed {
+		name := "<untagged>"
+		if ref, ok := l.Reference(); ok {
+			name = ref.Familiar()
+		}
+		variants, err := e.Images.Variants(l.Record)
+		if err != nil {
+			return err
+		}
+		var lines [][]string
+		var disk, content int64
+		for _, v := range variants {
+			if v.Attestation {
+				continue
+			}
+			unpacked := engine.ImageSize(e.Images, v.Chain)
+			disk, content = disk+unpacked+v.Bytes, content+v.Bytes
+			lines = append(lines, []string{v.Platform().String(), short(v.Descriptor.Digest), humanSize(unpacked + v.Bytes), humanSize(v.Bytes), extra(v.ID)})
+		}
+		cells = append(cells, []string{name, short(l.Target.Digest), humanSize(disk), humanSize(content), extra(l.ID)})
+		for i, line := range lines {
+			branch := "├─ "
+			if i == len(lines)-1 {
+				branch = "└─ "
+			}
+			line[0] = branch + line[0]
+			cells = append(cells, line)
+		}
+	}
+	return table(c.out, []string{"IMAGE", "ID", "DISK USAGE", "CONTENT SIZE", "EXTRA"}, cells)
 }
 
 func (c *call) imageRow(s *store.Store, r store.Record) imageRow {
@@ -127,8 +196,16 @@ func (c *call) cmdRmi() error {
 	if err != nil {
 		return err
 	}
+	var platforms []image.Platform
+	for _, text := range c.options.platforms {
+		p, err := image.ParsePlatform(text)
+		if err != nil {
+			return err
+		}
+		platforms = append(platforms, p)
+	}
 	return c.each(func(ref string) error {
-		removed, err := e.RemoveImage(c.context(), ref, c.options.force)
+		removed, err := e.RemoveImage(c.context(), ref, platforms, c.options.force)
 		if err != nil {
 			if errdef.Is(err, errdef.NotFound) && c.options.force {
 				c.report(err)

@@ -55,7 +55,7 @@ func (c *call) inspectContainer(e *engine.Engine, ref string) (any, error) {
 
 func (c *call) cmdInspectContainer() error { return c.inspect(c.inspectContainer) }
 
-func (c *call) cmdInspectImage() error { return c.inspect(inspectImage) }
+func (c *call) cmdInspectImage() error { return c.inspect(c.inspectImage) }
 
 func (c *call) cmdVolumeInspect() error { return c.inspect(inspectVolume) }
 
@@ -64,7 +64,7 @@ func (c *call) cmdInspect() error {
 		for _, k := range []struct {
 			name string
 			find func(*engine.Engine, string) (any, error)
-		}{{"container", c.inspectContainer}, {"image", inspectImage}, {"network", inspectNetwork}, {"volume", inspectVolume}} {
+		}{{"container", c.inspectContainer}, {"image", c.inspectImage}, {"network", inspectNetwork}, {"volume", inspectVolume}} {
 			if c.options.kind != "" && c.options.kind != k.name {
 				continue
 			}
@@ -98,8 +98,8 @@ type imageView struct {
 	Descriptor image.Descriptor
 }
 
-func inspectImage(e *engine.Engine, ref string) (any, error) {
-	im, err := e.Images.Resolve(ref)
+func (c *call) inspectImage(e *engine.Engine, ref string) (any, error) {
+	im, err := c.variant(e.Images, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +107,9 @@ func inspectImage(e *engine.Engine, ref string) (any, error) {
 		ID: string(im.ID), RepoTags: []string{}, RepoDigests: []string{}, Created: im.Config.Created, Author: im.Config.Author,
 		Config: im.Config.Config, Architecture: im.Config.Architecture, Variant: im.Config.Variant, Os: im.Config.OS,
 		Size: engine.ImageSize(e.Images, im.Chain), Descriptor: im.Target,
+	}
+	if len(im.Config.History) > 0 {
+		v.Comment = im.Config.History[len(im.Config.History)-1].Comment
 	}
 	v.RootFS.Type, v.RootFS.Layers = "layers", im.Config.RootFS.DiffIDs
 	v.Metadata.LastTagTime = im.Updated
@@ -116,7 +119,7 @@ func inspectImage(e *engine.Engine, ref string) (any, error) {
 	}
 	for _, r := range records {
 		name, ok := r.Reference()
-		if !ok || r.ID != im.ID {
+		if !ok || r.ID != im.Record.ID && r.Target.Digest != im.Target.Digest {
 			continue
 		}
 		if name.Tag != "" {

@@ -57,6 +57,7 @@ func TestScript(t *testing.T) {
 				"eventually": slow.eventually,
 				"exitcode":   exitcode,
 				"freeport":   freeport,
+				"registry":   startRegistry,
 			},
 		})
 	})
@@ -308,6 +309,8 @@ func condition(name string) (bool, error) {
 		return os.Getenv("BERTH_SHOP") != "", nil
 	case "root":
 		return os.Geteuid() == 0, nil
+	case "registry": // there is a registry's program
+		return haveRegistry(), nil
 	case "userns":
 		return userNamespaces(), nil
 	case "subids": // this user has subordinate ids, and more than one

@@ -7,6 +7,7 @@ import (
 
 	"berth/internal/build/cache"
 	"berth/internal/event"
+	"berth/internal/image"
 	"berth/internal/image/store"
 )
 
@@ -35,8 +36,8 @@ func (e *Engine) roots(uses []store.Use) (store.Roots, error) {
 	return roots, err
 }
 
-// RemoveImage takes an image's name, and what nothing else needs.
-func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) (store.Removed, error) {
+// RemoveImage takes an image's name, and what nothing else needs; or what it has for some platforms, if any are named.
+func (e *Engine) RemoveImage(ctx context.Context, ref string, platforms []image.Platform, force bool) (store.Removed, error) {
 	uses, err := e.Uses()
 	if err != nil {
 		return store.Removed{}, err
@@ -46,7 +47,12 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) (store
 	if err != nil {
 		return store.Removed{}, err
 	}
-	removed, err := e.Images.Remove(ctx, ref, force, uses, roots)
+	var removed store.Removed
+	if len(platforms) > 0 {
+		removed, err = e.Images.RemovePlatforms(ctx, ref, platforms, force, uses, roots)
+	} else {
+		removed, err = e.Images.Remove(ctx, ref, force, uses, roots)
+	}
 	if err != nil {
 		return removed, err
 	}

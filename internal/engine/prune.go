@@ -53,7 +53,7 @@ func (e *Engine) PruneImages(ctx context.Context, all bool, keep func(store.Imag
 				sizes[chain] = info.Size
 			}
 		}
-		removed, err := e.RemoveImage(ctx, string(r.ID), true)
+		removed, err := e.RemoveImage(ctx, string(r.ID), nil, true)
 		errs = errors.Join(errs, err)
 		p.Untagged, p.Deleted = append(p.Untagged, removed.Untagged...), append(p.Deleted, removed.Deleted...)
 		for _, d := range removed.Deleted {

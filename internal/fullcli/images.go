@@ -19,10 +19,8 @@ import (
 	"berth/internal/host"
 	"berth/internal/image"
 	"berth/internal/image/archive"
-	"berth/internal/image/reference"
 	"berth/internal/image/registry"
 	"berth/internal/image/store"
-	"berth/internal/image/transfer"
 	"berth/internal/image/unpack"
 	"berth/internal/program"
 
@@ -32,8 +30,10 @@ import (
 // Commands are the commands of this package by the names of cli's table.
 func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
-		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
-		"container cp": copyFiles, "container export": export, "container commit": commit,
+		"login": login, "logout": logout,
+		"image pull": pull, "image push": push, "image load": load, "image save": save, "image import": importTar, "box": installBox,
+		"manifest annotate": manifestAnnotate, "manifest create": manifestCreate, "manifest inspect": manifestInspect, "manifest push": manifestPush, "manifest rm": manifestRm,
+		"search": search, "container cp": copyFiles, "container export": export, "container commit": commit,
 		"log-send": sendLog, "log-compress": compressLog, "log-names": logNames,
 		"volume export": exportVolume, "volume import": importVolume,
 		"image build": buildImage,
@@ -78,47 +78,15 @@ func (n names) Put(_ context.Context, name string, target, manifest image.Descri
 	return err
 }
 
-func pull(c cli.Call) error {
-	ref, err := reference.Parse(c.Args[0])
-	if err != nil {
-		return err
-	}
-	want, err := platform(c)
-	if err != nil {
-		return err
-	}
-	client := registry.New(registry.Options{
+// newClient speaks to registries as the user who is logged in there.
+func newClient(c cli.Call) *registry.Client {
+	insecure := option(c, "insecure") == "true"
+	return registry.New(registry.Options{
+		Host:        func(string) registry.Host { return registry.Host{Insecure: insecure} },
 		Version:     cli.Version,
-		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), func(s string) { fmt.Fprintln(c.Err, "berth: "+s) }),
+		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) }),
+		Notice:      func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) },
 	})
-	defer client.Close()
-	images := c.Engine.Images
-	opt := transfer.Options{
-		Registry: client, Content: images.Content, Layers: images.Layers, Names: names{images}, Platform: want,
-		Unpack: func(ctx context.Context, m image.Manifest, config image.Image, open func(context.Context, int) (io.ReadCloser, error)) error {
-			return unpack.Image(ctx, open, images.Layers, m, config, unpackOptions())
-		},
-	}
-	quiet := option(c, "quiet") == "true"
-	show := transfer.NewRenderer(c.Out, terminalSize(c.Out))
-	if !quiet {
-		opt.Progress = show.Event
-		show.Begin(ref)
-	}
-	result, err := transfer.Pull(c.Context, ref, opt)
-	if err != nil {
-		if !quiet {
-			show.Fail()
-		}
-		return err
-	}
-	c.Engine.NoteImage("pull", ref.Familiar(), ref.FamiliarName())
-	if quiet {
-		_, err := fmt.Fprintln(c.Out, ref)
-		return err
-	}
-	show.End(ref, result)
-	return nil
 }
 
 // terminalSize tells the size of the terminal behind w; nil says that there is none.
@@ -181,14 +149,18 @@ func load(c cli.Call) error {
 }
 
 func save(c cli.Call) error {
+	want, err := platform(c)
+	if err != nil {
+		return err
+	}
 	path := option(c, "output")
 	if path == "" {
 		if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 			return errdef.Hint(errdef.New(errdef.Invalid, "cowardly refusing to save to a terminal"), "use the -o flag or redirect")
 		}
-		return archive.Save(c.Context, c.Engine.Images, c.Args, c.Out)
+		return archive.Save(c.Context, c.Engine.Images, c.Args, want, c.Out)
 	}
-	return writeWhole(path, func(w io.Writer) error { return archive.Save(c.Context, c.Engine.Images, c.Args, w) })
+	return writeWhole(path, func(w io.Writer) error { return archive.Save(c.Context, c.Engine.Images, c.Args, want, w) })
 }
 
 // writeWhole lets write write a file that has its name when it is whole.

@@ -69,6 +69,12 @@ func isArchitecture(s string) bool {
 	return false
 }
 
+// Known reports whether images of such an operating system and architecture are seen.
+func (p Platform) Known() bool {
+	n := p.Normalized()
+	return isOS(n.OS) && isArchitecture(n.Architecture)
+}
+
 // Normalized gives every platform one spelling: x86_64 is amd64, arm64/v8 is arm64, arm is arm/v7.
 func (p Platform) Normalized() Platform {
 	p.OS = strings.ToLower(p.OS)

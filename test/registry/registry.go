@@ -22,7 +22,10 @@ type Registry struct {
 }
 
 // Start starts a registry that keeps its files in dir.
-func Start(dir string) (*Registry, error) {
+func Start(dir string) (*Registry, error) { return StartFor(dir, "") }
+
+// StartFor starts one that answers the users of an htpasswd file alone, if one is named.
+func StartFor(dir, users string) (*Registry, error) {
 	program, err := exec.LookPath("docker-registry")
 	if err != nil {
 		return nil, ErrNotInstalled
@@ -36,7 +39,11 @@ func Start(dir string) (*Registry, error) {
 		return nil, err
 	}
 	config := filepath.Join(dir, "registry.yml")
-	text := fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s\nhttp:\n  addr: %s\n", filepath.Join(dir, "registry"), r.Address)
+	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nhttp: {addr: %q}\n", r.Address)
+	text += "storage: {delete: {enabled: true}, filesystem: {rootdirectory: " + filepath.Join(dir, "registry") + "}}\n"
+	if users != "" {
+		text += "auth: {htpasswd: {realm: test, path: " + users + "}}\n"
+	}
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}

@@ -142,7 +142,7 @@ func TestSaveAndLoadAgain(t *testing.T) {
 	}
 	var first, second bytes.Buffer
 	for _, b := range []*bytes.Buffer{&first, &second} {
-		if err := Save(t.Context(), s, []string{"busybox"}, b); err != nil {
+		if err := Save(t.Context(), s, []string{"busybox"}, nil, b); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -160,13 +160,13 @@ func TestSaveAndLoadAgain(t *testing.T) {
 	}
 	// By ID there is no name.
 	first.Reset()
-	if err := Save(t.Context(), s, []string{a.ID.Short()}, &first); err != nil {
+	if err := Save(t.Context(), s, []string{a.ID.Short()}, nil, &first); err != nil {
 		t.Fatal(err)
 	}
 	if loaded := load1(t, openStore(t), first.Bytes()); len(loaded) != 1 || loaded[0].Name != "" || loaded[0].ID != a.ID {
 		t.Errorf("%+v", loaded)
 	}
-	if err := Save(t.Context(), s, []string{"missing"}, io.Discard); !errdef.Is(err, errdef.NotFound) {
+	if err := Save(t.Context(), s, []string{"missing"}, nil, io.Discard); !errdef.Is(err, errdef.NotFound) {
 		t.Error(err)
 	}
 }
@@ -197,7 +197,7 @@ func TestRoundTripWithSkopeo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Save(t.Context(), s, []string{"busybox:1"}, f); err != nil {
+	if err := Save(t.Context(), s, []string{"busybox:1"}, nil, f); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()

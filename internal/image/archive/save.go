@@ -18,8 +18,9 @@ import (
 
 // Save writes images, given by names or IDs, as a tar that is an OCI layout and a docker-archive at once. As in
 // docker a name without a tag stands for all tags of its repository. The same images give the same bytes.
-func Save(ctx context.Context, s *store.Store, namesOrIDs []string, w io.Writer) error {
-	images, err := chooseImages(s, namesOrIDs)
+// platform, unless nil, is the one that is saved of each.
+func Save(ctx context.Context, s *store.Store, namesOrIDs []string, platform *image.Platform, w io.Writer) error {
+	images, err := chooseImages(s, namesOrIDs, platform)
 	if err != nil {
 		return fmt.Errorf("cannot save images: %w", err)
 	}
@@ -36,13 +37,19 @@ type saved struct {
 	names []reference.Reference
 }
 
-func chooseImages(s *store.Store, namesOrIDs []string) ([]*saved, error) {
+func chooseImages(s *store.Store, namesOrIDs []string, platform *image.Platform) ([]*saved, error) {
 	all, err := s.List()
 	if err != nil {
 		return nil, err
 	}
 	var chosen []*saved
 	add := func(r store.Record, named bool) error {
+		if platform != nil {
+			var err error
+			if r.Manifest, err = s.For(r, *platform); err != nil {
+				return err
+			}
+		}
 		var to *saved
 		for _, c := range chosen {
 			if c.Record.Manifest.Digest == r.Manifest.Digest {

@@ -128,17 +128,8 @@ const hubServer = "https://index.docker.io/v1/"
 // find looks for credentials for the repository of ref: a helper for the registry, then the general helper, then the
 // file itself.
 func (a authFile) find(ctx context.Context, ref reference.Reference) (Credentials, error) {
-	server := ref.Domain
-	if server == reference.DefaultDomain {
-		server = hubServer
-	}
-	helper := a.CredsStore
-	for _, key := range []string{server, ref.Domain} {
-		if own := a.CredHelpers[key]; own != "" {
-			helper = own
-			break
-		}
-	}
+	server := ServerName(ref.Domain)
+	helper := a.helper(server, ref.Domain)
 	if helper != "" {
 		found, err := askHelper(ctx, helper, server)
 		if err != nil || found != (Credentials{}) {

@@ -22,6 +22,9 @@ type exchange struct {
 	header        http.Header
 	authorization string // sent for as long as we have not left the origin of url
 	form          url.Values
+	// body opens what is sent, of length bytes, as often as it is to be sent.
+	body   func() (io.ReadCloser, error)
+	length int64
 }
 
 // answer is a response and where it came from.
@@ -49,6 +52,10 @@ func (c *Client) send(ctx context.Context, h *host, x exchange) (answer, error) 
 		if x.form != nil { // its secret would go along
 			return answer{}, errdef.New(errdef.Denied, "%s redirects a request that carries a secret", at.Host)
 		}
+		// Only these keep the method and the body (RFC 9110, section 15.4).
+		if s := resp.StatusCode; x.writes() && s != http.StatusTemporaryRedirect && s != http.StatusPermanentRedirect {
+			return answer{}, errdef.New(errdef.Corrupt, "%s answers %d (%s) to an upload", at.Host, s, http.StatusText(s))
+		}
 		next, err := h.forbids().next(at, resp.Header.Get("Location"))
 		if err != nil {
 			return answer{}, err
@@ -59,6 +66,8 @@ func (c *Client) send(ctx context.Context, h *host, x exchange) (answer, error) 
 	}
 	return answer{}, errdef.New(errdef.Corrupt, "%s redirects more than %d times", x.url.Host, maxRedirects)
 }
+
+func (x exchange) writes() bool { return x.method != http.MethodGet && x.method != http.MethodHead }
 
 func isRedirect(status int) bool {
 	switch status {
@@ -82,16 +91,33 @@ func (c *Client) hop(ctx context.Context, h *host, x exchange, at *url.URL, home
 			transport = c.elsewhere
 		}
 	} else {
+		if x.body != nil {
+			transport = h.uploads
+		}
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { h.reached(i.Conn.RemoteAddr()) }})
 	}
 	var body io.Reader
-	if x.form != nil {
+	switch {
+	case x.form != nil:
 		body = strings.NewReader(x.form.Encode())
+	case x.body != nil:
+		sent, err := x.body()
+		if err != nil {
+			cancel(nil)
+			return nil, err
+		}
+		body = newFed(sent, c.opt.StallTimeout, cancel)
 	}
 	req, err := http.NewRequestWithContext(ctx, x.method, at.String(), body)
 	if err != nil {
 		cancel(nil)
 		return nil, errdef.New(errdef.Invalid, "%s: %w", at.Host, err)
+	}
+	if x.body != nil {
+		req.ContentLength = x.length
+		if x.length == 0 {
+			req.Body = http.NoBody
+		}
 	}
 	for name, values := range x.header {
 		req.Header[name] = values
@@ -223,6 +249,32 @@ func (w *watched) Read(p []byte) (int, error) {
 		err = errStalled
 	}
 	return n, err
+}
+
+// fed is a body that is sent, to a server that may be slow in taking it: every so often it must take some.
+type fed struct {
+	io.ReadCloser
+	timer  *time.Timer
+	period time.Duration
+}
+
+func newFed(body io.ReadCloser, period time.Duration, cancel context.CancelCauseFunc) *fed {
+	return &fed{body, time.AfterFunc(period, func() { cancel(errStalled) }), period}
+}
+
+func (f *fed) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if err != nil { // the end; for the answer there is a limit of its own
+		f.timer.Stop()
+	} else {
+		f.timer.Reset(f.period)
+	}
+	return n, err
+}
+
+func (f *fed) Close() error {
+	f.timer.Stop()
+	return f.ReadCloser.Close()
 }
 
 func (w *watched) Close() error {

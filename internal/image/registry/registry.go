@@ -1,4 +1,4 @@
-// Package registry speaks the pull side of the distribution specification 1.1 to a registry, which it takes
+// Package registry speaks the distribution specification 1.1 to a registry, which it takes
 // to be hostile: every answer is bounded, what can be verified is, and a redirect is followed only as far as
 // it can do no harm.
 //
@@ -13,9 +13,11 @@
 //   - A redirect drops the Authorization header for good when it leaves the registry's scheme, host and port,
 //     never leads from https to http or to another scheme, never to link-local addresses, and to loopback only
 //     from a loopback registry; names are checked when they are dialled, so that DNS cannot go around it.
+//   - An upload goes on where the registry says, by the rules for redirects; credentials go along only to the registry itself. Of
+//     redirects only those are followed that keep method and body.
 //   - A layer's "urls" are not followed, as docker on Linux does not.
 //
-// The package stores nothing and knows nothing of platforms. It does not push. We wrote it over net/http
+// The package stores nothing but credentials that are entered, and knows nothing of platforms. We wrote it over net/http
 // because containerd's resolver or authorizer alone adds 3.1 MB, 113 packages and a millisecond to every start,
 // follows "urls", and leaves most of the list above to its caller.
 package registry
@@ -40,6 +42,9 @@ const (
 	maxToken  = 1 << 20 // a token's JSON
 	maxReason = 8 << 10 // what is read of an error's body
 )
+
+// storePatience is how many times longer than otherwise a registry may send nothing when it stores what it was sent.
+const storePatience = 10
 
 // Host is how one registry is spoken to when that is not the usual way.
 type Host struct {
@@ -122,6 +127,7 @@ func (c *Client) Close() {
 	defer c.mu.Unlock()
 	for _, h := range c.hosts {
 		h.transport.CloseIdleConnections()
+		h.uploads.CloseIdleConnections()
 	}
 }
 
@@ -137,6 +143,7 @@ type host struct {
 	address   string // where it is: registry-1.docker.io
 	insecure  bool
 	transport *http.Transport
+	uploads   *http.Transport // for what is sent: when it has all of a blob, a registry may be long about storing it
 
 	mu       sync.Mutex
 	scheme   string // "" until an insecure registry has answered
@@ -167,6 +174,8 @@ func (c *Client) host(name string) *host {
 		InsecureSkipVerify: h.insecure && opt.RootCAs == nil, //nolint:gosec // that is what insecure means
 	}
 	h.transport = c.transport(config, c.dialer(forbidNothing))
+	h.uploads = c.transport(config.Clone(), c.dialer(forbidNothing))
+	h.uploads.ResponseHeaderTimeout = storePatience * c.opt.StallTimeout
 	c.hosts[name] = h
 	return h
 }

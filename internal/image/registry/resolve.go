@@ -1,9 +1,12 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"time"
 
 	"berth/internal/errdef"
@@ -21,36 +24,55 @@ type request struct {
 	path   string // behind /v2/REPOSITORY/
 	header http.Header
 	what   string // for messages
+	access access
+	query  url.Values
+	body   []byte
+	expect []int // statuses that are no failure; none means 200 and 206
 }
 
-// once carries out r, logging in if need be. An error is final or *transient. The answer is 200 or 206.
+// once carries out r, logging in if need be. An error is final or *transient. The answer has a status that r expects.
 func (c *Client) once(ctx context.Context, r request) (answer, *host, error) {
 	h := c.host(r.ref.Domain)
 	base, err := c.base(ctx, h)
 	if err != nil {
 		return answer{}, h, err
 	}
-	s := h.session(r.ref)
+	x := exchange{method: r.method, url: base.JoinPath(r.ref.Path, r.path), header: r.header}
+	if r.query != nil {
+		x.url.RawQuery = r.query.Encode()
+	}
+	if r.body != nil {
+		x.length = int64(len(r.body))
+		x.body = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
+	}
+	resp, err := c.admitted(ctx, h, h.session(r.ref, r.access), x, r.what, r.expect)
+	return resp, h, err
+}
+
+// admitted carries out x, which asks the registry itself, logging in if need be.
+func (c *Client) admitted(ctx context.Context, h *host, s *session, x exchange, what string, expect []int) (answer, error) {
+	if expect == nil {
+		expect = []int{http.StatusOK, http.StatusPartialContent}
+	}
 	authorization, err := s.current(ctx, c, h)
 	if err != nil {
-		return answer{}, h, err
+		return answer{}, err
 	}
-	x := exchange{method: r.method, url: base.JoinPath(r.ref.Path, r.path), header: r.header}
 	// Two answers to challenges: a token may have expired early, and the next one is then new.
 	for challenged := 0; ; challenged++ {
 		x.authorization = authorization
 		resp, err := c.send(ctx, h, x)
 		if err != nil {
-			return answer{}, h, err
+			return answer{}, err
 		}
 		switch {
-		case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusPartialContent:
-			return resp, h, nil
+		case slices.Contains(expect, resp.StatusCode):
+			return resp, nil
 		case resp.StatusCode == http.StatusUnauthorized && resp.home && challenged < 2:
 			found, err := s.answer(ctx, c, h, parseChallenges(resp.Header.Values("WWW-Authenticate")), authorization)
 			if err != nil {
 				_ = resp.Body.Close()
-				return answer{}, h, err
+				return answer{}, err
 			}
 			if found != "" && found != authorization {
 				_ = resp.Body.Close()
@@ -58,7 +80,7 @@ func (c *Client) once(ctx context.Context, r request) (answer, *host, error) {
 				continue
 			}
 		}
-		return answer{}, h, failure(h, resp, r.what)
+		return answer{}, failure(h, resp, what)
 	}
 }
 
@@ -69,7 +91,7 @@ func accept() []string {
 
 // manifestRequest asks for the manifest that target, a tag or a digest, names.
 func manifestRequest(method string, ref reference.Reference, target string) request {
-	return request{method, ref, "manifests/" + target, http.Header{"Accept": accept()}, "manifest " + target + " in " + ref.Repository()}
+	return request{method: method, ref: ref, path: "manifests/" + target, header: http.Header{"Accept": accept()}, what: "manifest " + target + " in " + ref.Repository()}
 }
 
 // Resolve finds the manifest or index that ref names. What is returned is verified against the digests of ref and of

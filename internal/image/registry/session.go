@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,10 +16,12 @@ import (
 	"berth/internal/image/reference"
 )
 
-// session is what lets us into one repository of one registry.
+// session is what lets us into one repository of one registry, to do what its scopes say (distribution's token
+// specification, "Token Scope Documentation").
 type session struct {
-	ref   reference.Reference
-	scope string
+	ref    reference.Reference
+	scopes []string
+	writes bool
 
 	mu            sync.Mutex // held while a token is fetched, so that it is fetched once
 	credentials   *Credentials
@@ -27,15 +30,49 @@ type session struct {
 	expires       time.Time // zero: never
 }
 
-func (h *host) session(ref reference.Reference) *session {
+// access is what a request needs to be allowed to do.
+type access struct {
+	push bool
+	from string // another repository of this registry, to mount a blob from
+}
+
+func (a access) scopes(path string) []string {
+	if !a.push {
+		return []string{"repository:" + path + ":pull"}
+	}
+	scopes := []string{"repository:" + path + ":pull,push"}
+	if a.from != "" {
+		scopes = append(scopes, "repository:"+a.from+":pull")
+	}
+	return scopes
+}
+
+func (h *host) session(ref reference.Reference, a access) *session {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := h.sessions[ref.Path]
+	scopes := a.scopes(ref.Path)
+	key := strings.Join(scopes, " ")
+	s := h.sessions[key]
 	if s == nil {
-		s = &session{ref: ref, scope: "repository:" + ref.Path + ":pull"}
-		h.sessions[ref.Path] = s
+		s = &session{ref: ref, scopes: scopes, writes: a.push}
+		h.sessions[key] = s
 	}
 	return s
+}
+
+// wanted are the scopes to ask for: what the registry says that it needs. Before the first write it may say that reading is
+// enough, and a mount needs a second repository: then what we know is asked for with it.
+func (s *session) wanted(challenged string) []string {
+	switch {
+	case challenged == "":
+		return s.scopes
+	case !s.writes || slices.Contains(s.scopes, challenged):
+		if s.writes {
+			return s.scopes
+		}
+		return []string{challenged}
+	}
+	return append(slices.Clone(s.scopes), challenged)
 }
 
 // current is the Authorization header to begin with, renewed if it is about to expire.
@@ -100,23 +137,22 @@ func (s *session) fetchToken(ctx context.Context, c *Client, h *host, ch challen
 	if err != nil {
 		return err
 	}
-	scope := ch.params["scope"]
-	if scope == "" {
-		scope = s.scope
-	}
+	scopes := s.wanted(ch.params["scope"])
 	x := exchange{method: http.MethodGet, url: realm}
 	if refresh := s.credentials.IdentityToken; refresh != "" {
 		x.method = http.MethodPost
 		x.form = url.Values{
 			"grant_type": {"refresh_token"}, "refresh_token": {refresh},
-			"service": {ch.params["service"]}, "scope": {scope}, "client_id": {"berth"},
+			"service": {ch.params["service"]}, "scope": {strings.Join(scopes, " ")}, "client_id": {"berth"},
 		}
 	} else {
 		q := realm.Query()
 		if service := ch.params["service"]; service != "" {
 			q.Set("service", service)
 		}
-		q.Set("scope", scope)
+		if q.Del("scope"); len(scopes) > 0 {
+			q["scope"] = scopes
+		}
 		if s.credentials.Username != "" {
 			q.Set("account", s.credentials.Username)
 			x.authorization = basic(*s.credentials)
@@ -133,7 +169,7 @@ func (s *session) fetchToken(ctx context.Context, c *Client, h *host, ch challen
 			return err
 		}
 		if resp.StatusCode != http.StatusOK {
-			return failure(h, resp, "a token for "+s.ref.Repository())
+			return failure(h, resp, "a token for "+strings.TrimSuffix(s.ref.Repository(), "/"))
 		}
 		defer resp.Body.Close()
 		token, err = readToken(ctx, realm.Host, resp.Body)

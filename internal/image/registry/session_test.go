@@ -68,7 +68,7 @@ func TestBearerTokenIsFetchedOnceAndRenewed(t *testing.T) {
 		t.Errorf("%d tokens for eight requests", n)
 	}
 	// It is renewed before it expires, without asking in vain first.
-	s := c.host(ref.Domain).session(ref)
+	s := c.host(ref.Domain).session(ref, access{})
 	s.mu.Lock()
 	if left := time.Until(s.expires); left < 280*time.Second || left > 291*time.Second {
 		t.Errorf("expires in %v", left)

@@ -20,7 +20,18 @@ const (
 	Unpacking                // all bytes are here; Done of Total are unpacked
 	Done
 	Exists // it was here before
+
+	// Of a push.
+	Preparing // whether it is there is not known yet
+	Pushing   // Done of Total bytes are sent
+	Present   // it was there before
+	Mounted   // from the repository Text
+	Skipped   // it must not be pushed
+	Sent
 )
+
+// moves says that there is news within the state.
+func (s State) moves() bool { return s == Downloading || s == Unpacking || s == Pushing }
 
 // Event is a piece of news. Layer is the digest of the layer's blob.
 type Event struct {
@@ -52,12 +63,11 @@ func (e *events) emit(ev Event) {
 	}
 	if ev.Layer != "" {
 		// Fetching and unpacking are at work on one layer at the same time; a layer never goes back.
-		if was := e.state[ev.Layer]; ev.State < was || ev.State == was && ev.State > Unpacking {
+		if was := e.state[ev.Layer]; ev.State < was || ev.State == was && !ev.State.moves() && ev.State > Unpacking {
 			return
 		}
 		now := time.Now()
-		frequent := ev.State == Downloading || ev.State == Unpacking
-		if frequent && ev.State == e.state[ev.Layer] && ev.Done != ev.Total && now.Sub(e.last[ev.Layer]) < eventPause {
+		if ev.State.moves() && ev.State == e.state[ev.Layer] && ev.Done != ev.Total && now.Sub(e.last[ev.Layer]) < eventPause {
 			return
 		}
 		e.state[ev.Layer], e.last[ev.Layer] = ev.State, now

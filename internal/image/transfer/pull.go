@@ -10,6 +10,8 @@
 // killed, and memory is bounded whatever a layer's size. A layer's reader meets the end of the file only after the
 // blob was verified. Nothing has a name before all of it is there.
 //
+// Push is the way back (see there).
+//
 // The package does not speak to registries itself, does not read tar, knows no layout of layers and prints nothing
 // but what a Renderer is told: it reports Events. A *fetch* is one blob on its way; several layers may share one. A
 // pull holds the content's lock against the sweep all the time, and each of its fetches one ingest lock.

@@ -9,6 +9,7 @@ import (
 
 	"berth/internal/image"
 	"berth/internal/image/reference"
+	"berth/internal/image/registry"
 )
 
 // Renderer writes a pull as docker shows it: plain lines, or bars that move on a terminal. Its Event is an
@@ -38,14 +39,24 @@ func (r *Renderer) Begin(ref reference.Reference) {
 	r.print("%s: Pulling from %s\n", what, ref.Path)
 }
 
+// BeginPush says where to things are pushed.
+func (r *Renderer) BeginPush(ref reference.Reference) {
+	r.print("The push refers to repository [%s]\n", ref.Repository())
+}
+
+// EndPush says what is there now.
+func (r *Renderer) EndPush(ref reference.Reference, pushed Pushed) {
+	r.Fail()
+	name := ref.Tag
+	if name == "" {
+		name = string(pushed.Digest)
+	}
+	r.print("%s: digest: %s size: %d\n", name, pushed.Digest, pushed.Size)
+}
+
 // End says how it ended well.
 func (r *Renderer) End(ref reference.Reference, result Result) {
-	r.mu.Lock()
-	if r.size != nil && len(r.order) > 0 {
-		r.draw()
-	}
-	r.drawn = 0
-	r.mu.Unlock()
+	r.Fail()
 	status := "Image is up to date for"
 	if result.Newer {
 		status = "Downloaded newer image for"
@@ -53,7 +64,7 @@ func (r *Renderer) End(ref reference.Reference, result Result) {
 	r.print("Digest: %s\nStatus: %s %s\n", result.Digest, status, ref.Familiar())
 }
 
-// Fail leaves the terminal in order before an error is printed below.
+// Fail leaves the terminal in order before something is printed below.
 func (r *Renderer) Fail() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -91,15 +102,15 @@ func (r *Renderer) Event(e Event) {
 	r.last[e.Layer] = e
 	changed := !known || before.State != e.State
 	switch {
-	case r.size == nil && changed && plainWord(e.State) != "":
-		_, _ = fmt.Fprintf(r.w, "%s: %s\n", e.Layer.Short(), plainWord(e.State))
+	case r.size == nil && changed && e.State.plainWord() != "":
+		_, _ = fmt.Fprintf(r.w, "%s: %s\n", e.Layer.Short(), e.word(e.State.plainWord()))
 	case r.size != nil && (changed || time.Since(r.at) >= eventPause):
 		r.draw()
 	}
 }
 
 // plainWord is what a log says of a state. Docker, too, is silent about what merely goes on.
-func plainWord(s State) string {
+func (s State) plainWord() string {
 	switch s {
 	case Waiting:
 		return "Pulling fs layer"
@@ -109,8 +120,30 @@ func plainWord(s State) string {
 		return "Pull complete"
 	case Exists:
 		return "Already exists"
+	case Preparing:
+		return "Preparing"
+	case Present:
+		return "Layer already exists"
+	case Mounted:
+		return "Mounted from"
+	case Skipped:
+		return "Skipped foreign layer"
+	case Sent:
+		return "Pushed"
 	}
 	return ""
+}
+
+func (e Event) word(s string) string {
+	if e.State == Mounted {
+		s += " " + registry.OneLine(e.Text)
+	}
+	return s
+}
+
+// over says that nothing more happens to a layer.
+func (s State) over() bool {
+	return s == Done || s == Exists || s >= Present
 }
 
 // erase takes our lines away.
@@ -131,7 +164,7 @@ func (r *Renderer) draw() {
 	if len(show) > room {
 		show = nil
 		for _, layer := range r.order {
-			if s := r.last[layer].State; s != Done && s != Exists && len(show) < room-1 {
+			if !r.last[layer].State.over() && len(show) < room-1 {
 				show = append(show, layer)
 			}
 		}
@@ -149,7 +182,7 @@ func (r *Renderer) draw() {
 	if hidden > 0 {
 		done := 0
 		for _, e := range r.last {
-			if e.State == Done || e.State == Exists {
+			if e.State.over() {
 				done++
 			}
 		}
@@ -179,8 +212,10 @@ func liveWord(e Event, columns int) string {
 		return "Pull complete"
 	case Exists:
 		return "Already exists"
+	case Pushing:
+		return "Pushing " + bar(e.Done, e.Total, columns)
 	}
-	return ""
+	return e.word(e.State.plainWord())
 }
 
 // bar is docker's bar of fifty places, or as many as a narrow terminal has.
