@@ -35,6 +35,7 @@ func Commands() map[string]func(cli.Call) error {
 		"image pull": pull, "image load": load, "image save": save, "image import": importTar, "box": installBox,
 		"container cp": copyFiles, "container export": export, "container commit": commit,
 		"volume export": exportVolume, "volume import": importVolume,
+		"context export": exportContext, "context import": importContext,
 	}
 }
 
