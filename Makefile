@@ -10,7 +10,7 @@ BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldfla
 # As internal/program unpacks it: one block, CRC32.
 XZ        = xz -9ecT1 --check=crc32
 
-.PHONY: build corpus run test attacks crash soak debian shop powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
+.PHONY: build run test man reference compat corpus attacks crash soak debian shop powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -39,6 +39,19 @@ run: build
 
 test:
 	@./test/run
+
+# What of docker's command line exists, and what of it a test has seen; DOCKER_CLI is the list.
+DOCKER_CLI ?= ../shared/compat/docker-cli.txt
+compat:
+	CGO_ENABLED=0 $(GO) run ./test/compat -list $(DOCKER_CLI) $(COMPAT)
+
+# berth(1) and a page for each command.
+man:
+	CGO_ENABLED=0 $(GO) run ./docs/manual -man $(OUT)/man/man1
+
+# docs/cli.md, which a test compares with the table of commands.
+reference:
+	CGO_ENABLED=0 $(GO) run ./docs/manual -reference docs/cli.md
 
 clean:
 	rm -rf bin .cache

@@ -117,7 +117,7 @@ func (c *call) stream(e *engine.Engine, s *engine.Session, stdin bool, proxy boo
 	tty := s.Container.Config.TTY
 	over := make(chan error, 2)
 	if tty {
-		t, err := openTerminal(c.in, c.options.detachKeys)
+		t, err := openTerminal(c.in, c.detachKeys())
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"berth/internal/dockerconfig"
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/host"
@@ -48,6 +49,8 @@ type command struct {
 	// inside says that the command needs the rights of root over what containers consist of: without root it is carried out in the
 	// user namespace of the user's containers.
 	inside bool
+	// offline says that a command of the full program needs no engine.
+	offline bool
 	// full says that the command needs the whole program (see internal/program).
 	full   bool
 	hidden bool
@@ -76,6 +79,9 @@ type call struct {
 	openedEngine *engine.Engine
 	argv         []string
 	saidLogout   bool
+	client       clientOptions
+	given        map[string]string // settings given as flags, by key
+	configFile   *dockerconfig.File
 	umask        os.FileMode // the caller's, for files that are his own
 }
 
@@ -87,7 +93,8 @@ type Programs struct {
 	// the full program is called.
 	Full map[string]func(Call) error
 	// Template prints rows by a Go template; nil where the full program is needed for that.
-	Template func(w io.Writer, format string, rows []any) error
+	// heads are those columns' heads of "table TEMPLATE" that are not their fields' names.
+	Template func(w io.Writer, format string, heads map[string]string, rows []any) error
 }
 
 // Call is what a command of the full program is given.
@@ -95,7 +102,7 @@ type Call struct {
 	Context  context.Context
 	Args     []string
 	Options  map[string][]string
-	Engine   *engine.Engine
+	Engine   *engine.Engine // nil for commands that need none
 	In       *os.File
 	Out, Err io.Writer
 	Umask    os.FileMode // the caller's, for files that are his own
@@ -223,13 +230,13 @@ func (c *command) usageArgs() string {
 
 // main finds the command, reads its flags and runs it.
 func (c *call) main(args []string) error {
-	globals := map[string]string{}
-	rest, err := c.globals(args, globals)
+	c.given = map[string]string{}
+	rest, err := c.globals(args)
 	if err != nil {
 		return err
 	}
 	if len(rest) > 0 && rest[0] == "runtime" {
-		more, err := c.runtimeFlags(rest[1:], globals)
+		more, err := c.runtimeFlags(rest[1:], c.given)
 		if err != nil {
 			return err
 		}
@@ -239,22 +246,25 @@ func (c *call) main(args []string) error {
 		}
 		rest = append([]string{"runtime"}, more...)
 	}
-	if len(rest) == 0 || rest[0] == "help" || rest[0] == "-h" || rest[0] == "--help" {
-		return c.help(rest)
+	if len(rest) == 0 {
+		return c.help(nil)
 	}
+	if rest[0] == "help" {
+		return c.help(slices.DeleteFunc(rest[1:], func(s string) bool { return s == "--help" || s == "-h" }))
+	}
+	words := rest
 	cmd, rest, err := find(rest)
 	if err != nil {
 		return err
 	}
 	if cmd == nil {
-		return c.help(append([]string{"help"}, args...))
+		return c.help(words[:1])
 	}
 	c.command = cmd
-	given, err := c.parse(cmd, rest, globals)
+	given, err := c.parse(cmd, rest)
 	if err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
-			printCommand(c.out, cmd)
-			return nil
+			return printCommand(c.out, cmd)
 		}
 		return err
 	}
@@ -264,7 +274,7 @@ func (c *call) main(args []string) error {
 			return err
 		}
 	}
-	if c.settings, c.sources, err = settings.Load(globals); err != nil {
+	if c.settings, c.sources, err = settings.Load(c.given); err != nil {
 		return err
 	}
 	if enters {
@@ -276,6 +286,9 @@ func (c *call) main(args []string) error {
 		return c.usage("'berth %s' %s", cmd.display(), expected(cmd))
 	}
 	c.debug("data root %s (%s), run root %s (%s)", c.settings.DataRoot, c.sources["data-root"], c.settings.RunRoot, c.sources["run-root"])
+	if c.options.format == "" && !c.options.quiet {
+		c.options.format = c.configuredFormat(cmd.name)
+	}
 	if cmd.full {
 		return c.full(cmd, given)
 	}
@@ -314,114 +327,56 @@ func expected(cmd *command) string {
 	return fmt.Sprintf("requires at least %d and at most %s", cmd.least, n(cmd.most))
 }
 
-// isSwitch reports whether a setting needs no value on the command line.
-func isSwitch(name string) bool { return name == "debug" || name == "host-loopback" }
-
-// globals takes the flags before the command: the settings, by their keys, and -v.
-func (c *call) globals(args []string, into map[string]string) ([]string, error) {
-	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
-		name, value, has := strings.Cut(strings.TrimLeft(args[0], "-"), "=")
-		switch {
-		case args[0] == "-v" || args[0] == "--version":
-			return []string{"version", "--short"}, nil
-		case args[0] == "-h" || args[0] == "--help":
-			return args, nil
-		case args[0] == "-D":
-			name = "debug"
-		case !strings.HasPrefix(args[0], "--"):
-			return nil, c.usage("unknown shorthand flag: '%s' in %s", name[:min(1, len(name))], args[0])
-		}
-		if !slices.ContainsFunc(settings.Keys[:], func(k struct{ Name, Env, Help string }) bool { return k.Name == name }) {
-			return nil, c.usage("unknown flag: --%s", name)
-		}
-		args = args[1:]
-		if !has {
-			if isSwitch(name) {
-				value = "true"
-			} else if len(args) == 0 {
-				return nil, c.usage("flag needs an argument: --%s", name)
-			} else {
-				value, args = args[0], args[1:]
-			}
-		}
-		into[name] = value
-	}
-	return args, nil
-}
-
-// find finds the command that args begin with, and what follows it.
+// find finds the command that args begin with, and what follows it. It is nil if they name a group of commands.
 func find(args []string) (*command, []string, error) {
 	table := commands()
-	if len(args) > 1 {
-		for i := range table {
-			if table[i].name == args[0]+" "+args[1] {
-				return &table[i], args[2:], nil
-			}
+	two := strings.Join(args[:min(2, len(args))], " ")
+	for i := range table {
+		cmd := &table[i]
+		if len(args) > 1 && cmd.name == two {
+			return cmd, args[2:], nil
 		}
 	}
-	if len(args) > 1 {
-		if name := canonical(args[0] + " " + args[1]); name != args[0]+" "+args[1] {
-			return find(append(strings.Fields(name), args[2:]...))
-		}
-	}
-	group := false
 	for i := range table {
 		cmd := &table[i]
 		if cmd.name == args[0] || cmd.alias == args[0] {
 			return cmd, args[1:], nil
 		}
-		group = group || strings.HasPrefix(cmd.name, args[0]+" ")
 	}
-	if group && (len(args) == 1 || args[1] == "--help" || args[1] == "-h") {
+	for i := range table {
+		if len(args) > 1 && slices.Contains(table[i].names(), two) {
+			return &table[i], args[2:], nil
+		}
+	}
+	if isGroup(args[0], table) && (len(args) == 1 || args[1] == "--help" || args[1] == "-h") {
 		return nil, nil, nil
 	}
-	word := args[0]
-	if group {
-		word = args[0] + " " + args[1]
+	word, help := args[0], "berth"
+	if isGroup(args[0], table) {
+		word, help = two, "berth "+args[0]
 	}
-	hint := "Run 'berth --help' for more information\n"
-	if near := nearest(word, table); near != "" {
+	hint := "Run '" + help + " --help' for more information\n"
+	if near := nearest(args, table); near != "" {
 		hint = "Did you mean 'berth " + near + "'?\n\n" + hint
 	}
 	return nil, nil, &usageError{fmt.Sprintf("unknown command: berth %s", visible(word)), hint, 1}
 }
 
 // parse reads a command's flags; given are their values by name.
-func (c *call) parse(cmd *command, args []string, globals map[string]string) (map[string][]string, error) {
+func (c *call) parse(cmd *command, args []string) (map[string][]string, error) {
 	given := map[string][]string{}
-	set := pflag.NewFlagSet(cmd.name, pflag.ContinueOnError)
+	set := c.flagSet(cmd.name, cmd.flags, given)
 	set.SetInterspersed(!cmd.stop)
-	set.SetOutput(io.Discard)
-	set.Usage = func() {}
-	for _, f := range cmd.flags {
-		v := &value{c: c, f: f, given: given}
-		pf := set.VarPF(v, f.name, f.short, f.help)
-		if f.kind == "" {
-			pf.NoOptDefVal = "true"
+	for _, f := range settingFlags() {
+		if set.Lookup(f.name) == nil {
+			f.short = "" // -D is the command's
+			c.add(set, f, map[string][]string{})
 		}
 	}
-	for _, k := range settings.Keys {
-		if set.Lookup(k.Name) != nil {
-			continue
-		}
-		f := flag{name: k.Name, kind: "string", set: func(_ *call, s string) error { globals[k.Name] = s; return nil }}
-		pf := set.VarPF(&value{c: c, f: f, given: map[string][]string{}}, k.Name, "", k.Help)
-		pf.Hidden = true
-		if isSwitch(k.Name) {
-			pf.NoOptDefVal = "true"
-		}
-	}
-	if err := set.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return nil, err
-		}
-		text := err.Error()
-		if name, ok := strings.CutPrefix(text, "unknown flag: --"); ok {
-			if near := nearestFlag(name, cmd); near != "" {
-				text += "; did you mean --" + near + "?"
-			}
-		}
-		return nil, c.usage("%s", text)
+	if err := set.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return nil, err
+	} else if err != nil {
+		return nil, c.flagError(err, cmd.flags)
 	}
 	c.args = set.Args()
 	return given, nil
@@ -452,6 +407,9 @@ func (v *value) Set(s string) error {
 func (c *call) engine() (*engine.Engine, error) {
 	if c.openedEngine != nil {
 		return c.openedEngine, nil
+	}
+	if err := c.checkLocal(); err != nil {
+		return nil, err
 	}
 	e, err := engine.Open(c.settings)
 	if err != nil {

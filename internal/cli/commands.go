@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -370,6 +371,28 @@ func commands() []command {
 			flags: []flag{{"force", "f", "", "Force the container to disconnect from a network", boolean(func(o *options) *bool { return &o.force })}},
 		},
 
+		{
+			name: "context create", args: "CONTEXT", short: "Create a context", example: "berth context create far --docker host=ssh://me@far", least: 1, most: 1, run: (*call).cmdContextCreate,
+			flags: append(contextFlags(), flag{"from", "", "string", "Create context from a named context", text(func(o *options) *string { return &o.from })}),
+		},
+		{name: "context export", args: "CONTEXT [FILE|-]", short: "Export a context to a tar archive FILE or a tar stream on STDOUT", example: "berth context export far", least: 1, most: 2, full: true, offline: true},
+		{name: "context import", args: "CONTEXT FILE|-", short: "Import a context from a tar or zip file", example: "berth context import far far.dockercontext", least: 2, most: 2, full: true, offline: true},
+		{name: "context inspect", args: "[CONTEXT] [CONTEXT...]", short: "Display detailed information on one or more contexts", example: "berth context inspect far", most: -1, run: (*call).cmdContextInspect, flags: []flag{flagFormat}},
+		{
+			name: "context ls", short: "List contexts", example: "berth context ls", run: (*call).cmdContextLs,
+			flags: []flag{
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				{"quiet", "q", "", "Only show context names", boolean(func(o *options) *bool { return &o.quiet })},
+			},
+		},
+		{
+			name: "context rm", args: "CONTEXT [CONTEXT...]", short: "Remove one or more contexts", example: "berth context rm far", least: 1, most: -1, run: (*call).cmdContextRm,
+			flags: []flag{{"force", "f", "", "Force the removal of a context in use", boolean(func(o *options) *bool { return &o.force })}},
+		},
+		{name: "context show", short: "Print the name of the current context", example: "berth context show", run: (*call).cmdContextShow},
+		{name: "context update", args: "CONTEXT", short: "Update a context", example: "berth context update far --description 'the large one'", least: 1, most: 1, run: (*call).cmdContextUpdate, flags: contextFlags()},
+		{name: "context use", args: "CONTEXT", short: "Set the current context; commands work on this machine alone", example: "berth context use default", least: 1, most: 1, run: (*call).cmdContextUse},
+
 		{name: "version", short: "Show the berth version information", example: "berth version", run: (*call).cmdVersion, flags: []flag{flagFormat, {"short", "", "", "Print the version on one line", boolean(func(o *options) *bool { return &o.short })}}},
 		{name: "system info", alias: "info", short: "Display system-wide information", example: "berth info", run: (*call).cmdInfo, flags: []flag{flagFormat}},
 		{
@@ -409,37 +432,61 @@ func commands() []command {
 		}},
 		{name: "log-compress", args: "CONTAINER", short: "Compress the logs of a container that have been rotated", example: "berth log-compress web", least: 1, most: 1, full: true, hidden: true},
 		{name: "log-names", short: "Print the names that the patterns of a log driver's options match", example: "berth log-names < REQUEST", full: true, hidden: true},
+		{
+			name: "completion", args: "bash|zsh|fish", short: "Generate the autocompletion script for the specified shell",
+			example: "berth completion bash > ~/.local/share/bash-completion/completions/berth", least: 1, most: 1, run: (*call).cmdCompletion,
+		},
+		{name: completeCommand, args: "[WORD...]", short: "Print how a command line could go on, for the scripts of berth completion", example: "berth " + completeCommand + " container st", stop: true, most: -1, hidden: true, run: (*call).cmdComplete},
 		{name: "box", inside: true, short: "Make the image that comes with berth", example: "berth box", full: true, hidden: true},
 	}, runtimeCommands()...)
 }
 
-// canonical is the table's name of a command that docker knows under several.
-func canonical(name string) string {
-	switch name {
-	case "container list", "container ps":
-		return "container ls"
-	case "builder build", "buildx build", "buildx b":
-		return "image build"
-	case "buildx prune":
-		return "builder prune"
-	case "buildx du":
-		return "builder du"
-	case "image list":
-		return "image ls"
-	case "image remove":
-		return "image rm"
-	case "container remove":
-		return "container rm"
-	case "network list":
-		return "network ls"
-	case "network remove":
-		return "network rm"
-	case "volume list":
-		return "volume ls"
-	case "volume remove":
-		return "volume rm"
+// names are all the names of a command, the table's first: docker knows some verbs by several words, and what builds images
+// under several groups.
+func (c *command) names() []string {
+	group, verb, inGroup := strings.Cut(c.name, " ")
+	all := []string{c.name}
+	if inGroup {
+		groups, verbs := []string{group}, []string{verb}
+		switch verb {
+		case "ls":
+			verbs = append(verbs, "list")
+		case "rm":
+			verbs = append(verbs, "remove")
+		}
+		switch {
+		case c.name == "container ls":
+			verbs = append(verbs, "ps")
+		case c.name == "image build":
+			groups = append(groups, "builder", "buildx")
+		case group == "builder":
+			groups = append(groups, "buildx")
+		}
+		all = nil
+		for _, g := range groups {
+			for _, v := range verbs {
+				all = append(all, g+" "+v)
+			}
+		}
 	}
-	return name
+	if c.alias != "" {
+		all = append(all, c.alias)
+	}
+	return all
+}
+
+// groups are what the groups of commands are for.
+var groups = map[string]string{
+	"builder": "Manage builds", "buildx": "Manage builds", "checkpoint": "Manage checkpoints", "container": "Manage containers", "context": "Manage contexts", "image": "Manage images",
+	"manifest": "Manage image manifests and manifest lists", "network": "Manage networks", "plugin": "Manage plugins",
+	"runtime": "Run the containers of OCI bundles, as runc does", "system": "Manage berth", "volume": "Manage volumes",
+}
+
+// isGroup reports whether word begins the names of commands.
+func isGroup(word string, table []command) bool {
+	return slices.ContainsFunc(table, func(c command) bool {
+		return slices.ContainsFunc(c.names(), func(name string) bool { return strings.HasPrefix(name, word+" ") })
+	})
 }
 
 // buildFlags are the flags of build; what they mean is the full program's business.

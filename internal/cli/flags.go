@@ -63,7 +63,13 @@ type options struct {
 	link, verbose             bool
 	platforms                 []string // of an image
 	plain, tree               bool
-	refused                   error // why a flag of docker's can have no effect here
+
+	// Of a context that is made or changed.
+	from           string
+	description    *string
+	dockerEndpoint map[string]string
+
+	refused error // why a flag of docker's can have no effect here
 }
 
 func set(f func(o *options, v string) error) func(*call, string) error {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"berth/internal/dockerconfig"
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/host"
@@ -28,6 +29,9 @@ func (c *call) full(cmd *command, given map[string][]string) error {
 	}
 	if do == nil {
 		return c.become()
+	}
+	if cmd.offline {
+		return do(Call{Context: c.context(), Args: c.args, Options: given, In: c.in, Out: c.out, Err: c.err})
 	}
 	e, err := c.engine()
 	if err != nil {
@@ -105,7 +109,8 @@ func (c *call) fetch(ctx context.Context, ref, platform string) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"--data-root", c.settings.DataRoot, "--run-root", c.settings.RunRoot}
+	// That this machine's engine is meant has been found out already.
+	args := []string{"--host", dockerconfig.Local, "--data-root", c.settings.DataRoot, "--run-root", c.settings.RunRoot}
 	if isBuiltin(ref) {
 		args = append(args, "box")
 	} else {
@@ -181,8 +186,35 @@ func (c *call) format(rows []any) (done bool, err error) {
 	if c.programs.Template == nil {
 		return true, c.become()
 	}
-	return true, c.programs.Template(c.out, format, rows)
+	return true, c.programs.Template(c.out, format, heads(c.command.name), rows)
 }
+
+// heads are docker's heads of a command's columns, by their fields, where they are not the field's own name.
+func heads(command string) map[string]string {
+	switch command {
+	case "container ls":
+		return map[string]string{"ID": "CONTAINER ID", "RunningFor": "CREATED"}
+	case "container stats":
+		return map[string]string{
+			"ID": "CONTAINER ID", "CPUPerc": "CPU %", "MemUsage": "MEM USAGE / LIMIT", "MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O", "PIDs": "PIDS",
+		}
+	case "image ls":
+		return map[string]string{"ID": "IMAGE ID", "CreatedSince": "CREATED"}
+	case "network ls":
+		return map[string]string{"ID": "NETWORK ID"}
+	case "volume ls":
+		return map[string]string{"Name": "VOLUME NAME"}
+	case "system df":
+		return map[string]string{"TotalCount": "TOTAL"}
+	}
+	return nil
+}
+
+// labelled lets templates ask for a label of a row: {{.Label "name"}}.
+type labelled struct{ labels map[string]string }
+
+// Label is the value of a label, or "".
+func (l labelled) Label(name string) string { return l.labels[name] }
 
 func printJSON(w io.Writer, v any, indent string) error {
 	enc := json.NewEncoder(w)

@@ -133,6 +133,8 @@ func sampleOf(f flag, envFile string) []string {
 		return []string{"local"}
 	case f.name == "opt" && f.short == "o" && strings.Contains(f.help, "device="):
 		return []string{"type=tmpfs"}
+	case f.name == "docker":
+		return []string{"host=tcp://a:1"}
 	case f.name == "type":
 		return []string{"image"}
 	case f.name == "format":

@@ -14,10 +14,14 @@ func (c *call) inspect(find func(e *engine.Engine, ref string) (any, error)) err
 	if err != nil {
 		return err
 	}
+	return c.inspectEach(c.args, func(ref string) (any, error) { return find(e, ref) })
+}
+
+func (c *call) inspectEach(refs []string, find func(ref string) (any, error)) error {
 	rows := []any{}
 	var failed error
-	for _, ref := range c.args {
-		row, err := find(e, ref)
+	for _, ref := range refs {
+		row, err := find(ref)
 		if err != nil {
 			if failed != nil {
 				c.report(failed)

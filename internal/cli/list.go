@@ -18,6 +18,7 @@ import (
 
 // psRow is a container as ps shows it; the names of its fields are docker's.
 type psRow struct {
+	labelled
 	Command      string
 	CreatedAt    string
 	ID           string
@@ -122,7 +123,7 @@ func psRowOf(e *engine.Engine, l engine.Listed, noTrunc bool) (psRow, error) {
 	}
 	ports, err := portsOf(e, l)
 	return psRow{
-		Command: strconv.Quote(command), CreatedAt: l.Created.Format("2006-01-02 15:04:05 -0700 MST"), ID: id, Image: l.Image.Name,
+		labelled: labelled{l.Config.Labels}, Command: strconv.Quote(command), CreatedAt: l.Created.Format("2006-01-02 15:04:05 -0700 MST"), ID: id, Image: l.Image.Name,
 		Labels: labelText(l.Config.Labels), LocalVolumes: strconv.Itoa(len(l.Volumes)), Mounts: strings.Join(mounts, ","), Names: l.Name,
 		Networks: strings.Join(networksOf(l.Config), ","), Ports: portsText(ports), RunningFor: ago(l.Created), Size: "0B", State: string(l.Record.Status), Status: statusText(l),
 	}, err

@@ -2,28 +2,36 @@ package cli
 
 import "strings"
 
-// nearest is the command that word was probably meant to be, or "".
-func nearest(word string, table []command) string {
+// nearest is the command that args were probably meant to begin with, or "".
+func nearest(args []string, table []command) string {
 	best, bestDistance := "", 3
+	consider := func(word, name string) {
+		typed := name[strings.LastIndexByte(name, ' ')+1:]
+		if d := distance(word, name); d < bestDistance && 2*d <= len(typed) {
+			best, bestDistance = name, d
+		}
+	}
+	two := strings.Join(args[:min(2, len(args))], " ")
 	for i := range table {
 		if table[i].hidden {
 			continue
 		}
-		for _, name := range []string{table[i].name, table[i].alias} {
-			if name == "" {
-				continue
-			}
-			if d := distance(word, name); d < bestDistance && d < len(name) {
-				best, bestDistance = name, d
+		for _, name := range table[i].names() {
+			if group, _, ok := strings.Cut(name, " "); ok && len(args) > 1 {
+				consider(two, name)
+			} else if ok {
+				consider(args[0], group)
+			} else if !isGroup(args[0], table) {
+				consider(args[0], name)
 			}
 		}
 	}
 	return best
 }
 
-func nearestFlag(word string, cmd *command) string {
+func nearestFlag(word string, flags []flag) string {
 	best, bestDistance := "", 3
-	for _, f := range cmd.flags {
+	for _, f := range flags {
 		if d := distance(word, f.name); d < bestDistance && d < len(f.name) {
 			best, bestDistance = f.name, d
 		} else if len(word) > 2 && strings.HasPrefix(f.name, word) && best == "" {

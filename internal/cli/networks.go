@@ -151,6 +151,7 @@ func parseSubnets(subnets, gateways, ranges []string) ([]network.Subnet, error) 
 
 // networkRow is a network as network ls shows it; the names of its fields are docker's.
 type networkRow struct {
+	labelled
 	CreatedAt, Driver, ID, IPv4, IPv6, Internal, Labels, Name, Scope string
 }
 
@@ -185,7 +186,7 @@ func (c *call) cmdNetworkLs() error {
 			id = ident.Short(id)
 		}
 		rows = append(rows, networkRow{
-			CreatedAt: n.Created.Format("2006-01-02 15:04:05.999999999 -0700 MST"), Driver: string(n.Driver), ID: id, IPv4: "true", IPv6: strconv.FormatBool(n.EnableIPv6),
+			labelled: labelled{n.Labels}, CreatedAt: n.Created.Format("2006-01-02 15:04:05.999999999 -0700 MST"), Driver: string(n.Driver), ID: id, IPv4: "true", IPv6: strconv.FormatBool(n.EnableIPv6),
 			Internal: strconv.FormatBool(n.Internal), Labels: labelText(n.Labels), Name: n.Name, Scope: engine.ScopeLocal,
 		})
 		cells = append(cells, []string{id, n.Name, string(n.Driver), engine.ScopeLocal})

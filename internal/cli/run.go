@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"reflect"
 	"slices"
+	"strings"
 
 	"berth/internal/container"
 	"berth/internal/disk"
@@ -26,6 +27,7 @@ import (
 func (c *call) config() (container.Config, error) {
 	cfg := c.options.config
 	cfg.Image, cfg.Command = c.args[0], c.args[1:]
+	cfg.Env = withProxies(c.configured().Environment(), cfg.Env)
 	if err := c.networks(&cfg); err != nil {
 		return cfg, err
 	}
@@ -46,12 +48,23 @@ func (c *call) config() (container.Config, error) {
 		cfg.Health.Test = []string{"NONE"}
 	}
 	if c.options.kernelMemory != 0 {
-		fmt.Fprintln(c.err, "WARNING: --kernel-memory is discarded: Linux has no such limit since 5.16; --memory counts the kernel's memory, too")
+		c.warn("--kernel-memory is discarded: Linux has no such limit since 5.16; --memory counts the kernel's memory, too")
 	}
 	if cfg.Resources.OOMKillDisable && cfg.Resources.MemoryBytes == 0 {
-		fmt.Fprintln(c.err, "WARNING: OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+		c.warn("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
 	}
 	return cfg, nil
+}
+
+// withProxies adds variables for proxies to an environment that has not got them.
+func withProxies(proxies, env []string) []string {
+	for _, p := range proxies {
+		name, _, _ := strings.Cut(p, "=")
+		if !slices.ContainsFunc(env, func(e string) bool { return e == name || strings.HasPrefix(e, name+"=") }) {
+			env = append(env, p)
+		}
+	}
+	return env
 }
 
 // networks puts the networks that the flags name into a configuration.
@@ -94,7 +107,7 @@ func (c *call) networks(cfg *container.Config) error {
 	case single && (first.IPv4.IsValid() || first.IPv6.IsValid()):
 		return c.usage("conflicting options: an address needs a network")
 	case cfg.Network == container.NetworkHost && (len(cfg.Ports) > 0 || cfg.PublishAll):
-		fmt.Fprintln(c.err, "WARNING: Published ports are discarded when using host network mode")
+		c.warn("Published ports are discarded when using host network mode")
 		cfg.Ports, cfg.PublishAll = nil, false
 	}
 	if !single {
@@ -267,7 +280,7 @@ func (c *call) cmdStart() error {
 // sayWhatLogoutEnds says, once, whether a container that is to outlive this command would end when its user has logged out.
 func (c *call) sayWhatLogoutEnds(e *engine.Engine) {
 	if text := e.EndsWithSessions(); text != "" && !c.saidLogout {
-		fmt.Fprintf(c.err, "WARNING: %s\n", visible(text))
+		c.warn("%s", text)
 		c.saidLogout = true
 	}
 }
@@ -322,7 +335,7 @@ func (c *call) execTerminal(e *engine.Engine, of *state.Container, x engine.Exec
 	if err != nil {
 		return err
 	}
-	if t, err = openTerminal(c.in, c.options.detachKeys); err != nil {
+	if t, err = openTerminal(c.in, c.detachKeys()); err != nil {
 		return err
 	}
 	defer t.restore()

@@ -102,6 +102,21 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
+// Colors of a terminal's, as ECMA-48's SGR numbers them.
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+// paint is text in a color, if w is a terminal and the user has not asked for none (https://no-color.org).
+func paint(w io.Writer, color, text string) string {
+	if !isTerminal(w) || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return text
+	}
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}
+
 // samples looks at the containers that are asked for: those named, or all that run, with --all the others, too.
 func (c *call) samples(e *engine.Engine) ([]sample, error) {
 	var all []sample

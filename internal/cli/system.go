@@ -134,13 +134,14 @@ func (c *call) cmdConfig() error {
 func (c *call) cmdCheck() error {
 	all := engine.Check(c.settings)
 	for _, f := range all {
-		mark := "ok     "
+		mark, color := "ok     ", green
 		switch {
 		case !f.OK && f.Needed:
-			mark = "MISSING"
+			mark, color = "MISSING", red
 		case !f.OK:
-			mark = "absent "
+			mark, color = "absent ", yellow
 		}
+		mark = paint(c.out, color, mark)
 		fmt.Fprintf(c.out, "%s  %-24s %s\n", mark, f.Name, visible(f.Found))
 		if !f.OK {
 			fmt.Fprintf(c.out, "         needed for: %s\n", f.For)

@@ -41,6 +41,7 @@ func inspectVolume(e *engine.Engine, name string) (any, error) {
 
 // volumeRow is a volume as ls shows it; the names of its fields are docker's.
 type volumeRow struct {
+	labelled
 	Availability string
 	Driver       string
 	Group        string
@@ -81,7 +82,7 @@ func (c *call) cmdVolumeLs() error {
 			continue
 		}
 		rows = append(rows, volumeRow{
-			Availability: "N/A", Driver: v.DriverName(), Group: "N/A", Labels: labelText(v.Labels), Links: strconv.Itoa(len(uses[v.Name])), Mountpoint: e.Volumes.Path(v.Name),
+			labelled: labelled{v.Labels}, Availability: "N/A", Driver: v.DriverName(), Group: "N/A", Labels: labelText(v.Labels), Links: strconv.Itoa(len(uses[v.Name])), Mountpoint: e.Volumes.Path(v.Name),
 			Name: v.Name, Scope: "local", Size: "N/A", Status: "N/A",
 		})
 		cells = append(cells, []string{v.DriverName(), v.Name})

@@ -37,6 +37,7 @@ func Commands() map[string]func(cli.Call) error {
 		"log-send": sendLog, "log-compress": compressLog, "log-names": logNames,
 		"volume export": exportVolume, "volume import": importVolume,
 		"image build": buildImage,
+		"context export": exportContext, "context import": importContext,
 	}
 }
 

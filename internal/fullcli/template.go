@@ -5,16 +5,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"text/tabwriter"
 	"text/template"
+	"text/template/parse"
+	"unicode"
 
 	"berth/internal/errdef"
 )
 
-// Template prints each row by a Go template with docker's functions, a line each. "table TEMPLATE" prints a head, too.
-func Template(w io.Writer, format string, rows []any) error {
+// Template prints each row by a Go template with docker's functions, a line each. "table TEMPLATE" prints columns under heads: those
+// of heads, or their fields' names.
+func Template(w io.Writer, format string, heads map[string]string, rows []any) error {
 	format = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(format)
-	format, head := strings.CutPrefix(format, "table ")
+	format, columns := strings.CutPrefix(format, "table ")
 	t, err := template.New("format").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) {
 			b, err := json.Marshal(v)
@@ -31,12 +36,20 @@ func Template(w io.Writer, format string, rows []any) error {
 	if err != nil {
 		return errdef.New(errdef.Invalid, "template parsing error: %w", err)
 	}
-	if head {
-		name := strings.NewReplacer("{{", "", "}}", "", ".", "").Replace(format)
-		if _, err := fmt.Fprintln(w, strings.ToUpper(name)); err != nil {
-			return err
-		}
+	if !columns {
+		return lines(w, t, rows)
 	}
+	table := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0) // docker's
+	if err := printHead(table, format, heads); err != nil {
+		return err
+	}
+	if err := lines(table, t, rows); err != nil {
+		return err
+	}
+	return table.Flush()
+}
+
+func lines(w io.Writer, t *template.Template, rows []any) error {
 	for _, row := range rows {
 		var b strings.Builder
 		if err := t.Execute(&b, row); err != nil {
@@ -51,6 +64,85 @@ func Template(w io.Writer, format string, rows []any) error {
 		}
 	}
 	return nil
+}
+
+// head is a row that has for every field its column's head.
+type head map[string]string
+
+// Label is the head of the column of a label.
+func (head) Label(name string) string {
+	return strings.NewReplacer("-", " ", "_", " ").Replace(name[strings.LastIndexByte(name, '.')+1:])
+}
+
+// printHead prints the template for the heads of columns. What it does to values that are no text it does not do to heads.
+func printHead(w io.Writer, format string, heads map[string]string) error {
+	asIs := func(v any, _ ...any) any { return v }
+	last := func(args ...any) any { return args[len(args)-1] }
+	t, err := template.New("head").Funcs(template.FuncMap{
+		"json": asIs, "join": asIs, "split": asIs, "lower": asIs, "upper": asIs, "title": asIs, "truncate": asIs, "pad": asIs, "println": last,
+	}).Parse(format)
+	if err != nil {
+		return errdef.New(errdef.Invalid, "template parsing error: %w", err)
+	}
+	row := head{}
+	for _, name := range fieldsOf(t.Root) {
+		if row[name] = heads[name]; row[name] == "" {
+			row[name] = headOf(name)
+		}
+	}
+	if err := t.Execute(w, row); err != nil {
+		return errdef.New(errdef.Invalid, "template parsing error: %w", err)
+	}
+	_, err = io.WriteString(w, "\n")
+	return err
+}
+
+// headOf is the head of a field: CreatedAt is "CREATED AT".
+func headOf(name string) string {
+	var b strings.Builder
+	for i, r := range name {
+		if i > 0 && unicode.IsUpper(r) && unicode.IsLower(rune(name[i-1])) {
+			b.WriteByte(' ')
+		}
+		b.WriteRune(unicode.ToUpper(r))
+	}
+	return b.String()
+}
+
+// fieldsOf are the fields of the row that a template uses.
+func fieldsOf(n parse.Node) []string {
+	var all []string
+	switch n := n.(type) {
+	case *parse.ListNode:
+		if n == nil {
+			return nil
+		}
+		for _, of := range n.Nodes {
+			all = append(all, fieldsOf(of)...)
+		}
+	case *parse.ActionNode:
+		all = fieldsOf(n.Pipe)
+	case *parse.PipeNode:
+		if n == nil {
+			return nil
+		}
+		for _, of := range n.Cmds {
+			all = append(all, fieldsOf(of)...)
+		}
+	case *parse.CommandNode:
+		for _, of := range n.Args {
+			all = append(all, fieldsOf(of)...)
+		}
+	case *parse.FieldNode:
+		all = n.Ident[:1]
+	case *parse.IfNode:
+		all = slices.Concat(fieldsOf(n.Pipe), fieldsOf(n.List), fieldsOf(n.ElseList))
+	case *parse.WithNode:
+		all = slices.Concat(fieldsOf(n.Pipe), fieldsOf(n.List), fieldsOf(n.ElseList))
+	case *parse.RangeNode:
+		all = slices.Concat(fieldsOf(n.Pipe), fieldsOf(n.List), fieldsOf(n.ElseList))
+	}
+	return all
 }
 
 // asJSON is a row as one who reads its JSON sees it.
