@@ -249,3 +249,13 @@ func (m *monitor) keepSending() {
 		}
 	}()
 }
+
+// sendRest sees to it that there is a sender for what the container has printed last, although this process is about to end.
+func (m *monitor) sendRest() {
+	if !m.c.Config.Log.Sent() {
+		return
+	}
+	if _, err := ensureSender(m.Store, m.c.ID, os.Environ(), nil); err != nil {
+		fmt.Fprintln(os.Stderr, "cannot start the process that sends the log:", err)
+	}
+}

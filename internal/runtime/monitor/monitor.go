@@ -382,6 +382,7 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	if err := m.streams.drain(); err != nil && exit.Error == "" {
 		exit.Error = err.Error()
 	}
+	m.sendRest()
 	close(m.ended)
 	m.recording.Wait()
 	if m.recorded != nil && exit.Error == "" {
