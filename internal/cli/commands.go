@@ -266,7 +266,7 @@ func commands() []command {
 		},
 		{name: "manifest rm", args: "MANIFEST_LIST [MANIFEST_LIST...]", short: "Delete one or more manifest lists from local storage", example: "berth manifest rm me/app:1", least: 1, most: -1, full: true},
 		{
-			name: "search", args: "TERM", short: "Search Docker Hub, or a registry that lists its repositories, for images", example: "berth search localhost:5000/app", least: 1, most: 1, full: true,
+			name: "search", args: "TERM", short: "Search Docker Hub, or a registry that lists its repositories, for images", example: "berth search localhost:5000/app", least: 1, most: 1, full: true, offline: true,
 			flags: []flag{
 				{"filter", "f", "filter", "Filter output based on conditions provided", nil},
 				{"format", "", "string", "Pretty-print search using a Go template", nil},
@@ -276,14 +276,14 @@ func commands() []command {
 		},
 
 		{
-			name: "login", args: "[SERVER]", short: "Authenticate to a registry", example: "berth login -u me registry.example.com", most: 1, full: true,
+			name: "login", args: "[SERVER]", short: "Authenticate to a registry", example: "berth login -u me registry.example.com", most: 1, full: true, offline: true,
 			flags: []flag{
 				{"password", "p", "string", "Password or Personal Access Token (PAT)", nil},
 				{"password-stdin", "", "", "Take the Password or Personal Access Token (PAT) from stdin", nil},
 				{"username", "u", "string", "Username", nil},
 			},
 		},
-		{name: "logout", args: "[SERVER]", short: "Log out from a registry", example: "berth logout registry.example.com", most: 1, full: true},
+		{name: "logout", args: "[SERVER]", short: "Log out from a registry", example: "berth logout registry.example.com", most: 1, full: true, offline: true},
 
 		{
 			name: "volume ls", short: "List volumes", example: "berth volume ls", run: (*call).cmdVolumeLs,

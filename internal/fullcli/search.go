@@ -86,7 +86,7 @@ func search(c cli.Call) error {
 		}
 		return nil
 	default:
-		return Template(c.Out, format, rows)
+		return Template(c.Out, format, map[string]string{"StarCount": "STARS", "IsOfficial": "OFFICIAL", "IsAutomated": "AUTOMATED"}, rows)
 	}
 }
 
