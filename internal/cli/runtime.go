@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -348,35 +347,11 @@ func (c *call) cmdRuntimePs() error {
 	if c.options.runtime.format == "json" {
 		return printJSON(c.out, pids, "")
 	}
-	return c.ps(pids, c.args[1:])
-}
-
-// ps prints those lines of the host's ps that are about pids.
-func (c *call) ps(pids []int, args []string) error {
-	if len(args) == 0 {
-		args = []string{"-ef"}
-	}
-	out, err := exec.Command("ps", args...).Output()
+	head, rows, err := processTable(pids, c.args[1:])
 	if err != nil {
-		return fmt.Errorf("cannot list processes by ps %s: %w", strings.Join(args, " "), err)
+		return err
 	}
-	column := -1
-	for i, line := range strings.Split(strings.TrimRight(string(out), "\n"), "\n") {
-		fields := strings.Fields(line)
-		if i == 0 {
-			if column = slices.Index(fields, "PID"); column < 0 {
-				return errdef.New(errdef.Invalid, "ps %s prints no column PID", strings.Join(args, " "))
-			}
-			fmt.Fprintln(c.out, line)
-			continue
-		}
-		if column < len(fields) {
-			if pid, err := strconv.Atoi(fields[column]); err == nil && slices.Contains(pids, pid) {
-				fmt.Fprintln(c.out, visible(line))
-			}
-		}
-	}
-	return nil
+	return wideTable(c, head, rows)
 }
 
 func (c *call) runtimeFreeze(frozen bool) error {

@@ -32,26 +32,29 @@ func (c *call) cmdTop() error {
 	if err != nil {
 		return err
 	}
-	options := c.args[1:]
-	var text string
-	ps, err := exec.LookPath("ps")
-	switch {
-	case err == nil:
-		text, err = runPs(ps, options, pids)
-	case len(options) > 0:
-		return errdef.New(errdef.Unsupported, "cannot show processes with ps options: this host has no ps")
-	default:
-		text, err = ownPs(pids), nil
-	}
-	if err != nil {
-		return err
-	}
-	head, rows, err := psOf(text, pids)
+	head, rows, err := processTable(pids, c.args[1:])
 	if err != nil {
 		return err
 	}
 	e.Containers.Note(of, "top")
 	return wideTable(c, head, rows)
+}
+
+// processTable is what ps, with its options, says of processes; without a ps on the host, what it says without options.
+func processTable(pids []int, options []string) (head []string, rows [][]string, _ error) {
+	text := ""
+	ps, err := exec.LookPath("ps")
+	switch {
+	case err == nil:
+		if text, err = runPs(ps, options, pids); err != nil {
+			return nil, nil, err
+		}
+	case len(options) > 0:
+		return nil, nil, errdef.New(errdef.Unsupported, "cannot show processes with ps options: this host has no ps")
+	default:
+		text = ownPs(pids)
+	}
+	return psOf(text, pids)
 }
 
 // runPs runs ps; one that knows no -q, or not with these options, shows all processes.
