@@ -16,7 +16,7 @@ func runtimeMutants() []mutant {
 	)
 	return []mutant{
 		{1, "the engine's program is run through a read-only mount", launch, "Attr_set: unix.MOUNT_ATTR_RDONLY", "Attr_set: unix.MOUNT_ATTR_NOSUID", asRoot(exe)},
-		{1, "the command that starts a container runs from there, too", "internal/cli/cli.go", "	if cmd.starts {", "	if false {", asRoot(exe)},
+		{1, "the command that starts a container runs from there, too", "internal/cli/cli.go", "	if cmd.starts && !enters {", "	if false {", asRoot(exe)},
 		{1, "the copy of the engine's program is sealed", launch, "unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE", "unix.F_SEAL_SEAL", asUser(exe)},
 		{1, "a user's own file is not run itself", launch, "return sealedCopy(self)", "return os.Open(self)", asUser(exe)},
 
@@ -82,5 +82,6 @@ func runtimeMutants() []mutant {
 		{15, "cp follows no link that it finds", "internal/tree/tree.go", "flags|unix.O_NOFOLLOW|unix.O_CLOEXEC", "flags|unix.O_CLOEXEC", asRoot("15-copy")},
 		{15, "cp opens no FIFO", "internal/tree/tree.go", "	case unix.S_IFREG:\n		err = c.file", "	case unix.S_IFREG, unix.S_IFIFO:\n		err = c.file", asRoot("15-copy")},
 		{15, "cp makes no device on the host", "internal/engine/copy.go", "NoDevices: true", "NoDevices: false", asRoot("15-copy")},
+		{18, "an archive is unpacked beneath the container's root", "internal/image/unpack/place.go", "unix.O_PATH|unix.O_DIRECTORY, 0, disk.InRoot)", "unix.O_PATH|unix.O_DIRECTORY, 0, 0)", asRoot("15-copy")},
 	}
 }
