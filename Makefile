@@ -5,7 +5,8 @@ VERSION  ?= 0.1.0-dev
 ARCH     ?= $(shell $(GO) env GOARCH)
 OUT      ?= bin
 PACKED    = internal/program/embedded
-BUILD     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w -X berth/internal/cli.Version=$(VERSION)'
+# $(call build,PROGRAM,MORE FLAGS OF THE LINKER)
+build     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w -X berth/internal/cli.Version=$(VERSION)$2' -o $(OUT)/$1 ./cmd/$1
 
 # As internal/program unpacks it: one block, CRC32.
 XZ        = xz -9ecT1 --check=crc32
@@ -20,16 +21,16 @@ build:
 .PHONY: all-programs
 all-programs:
 	rm -f $(PACKED)/*.gz $(PACKED)/*.xz
-	$(BUILD) -o $(OUT)/berth-box ./cmd/berth-box
-	$(BUILD) -o $(OUT)/berth-init ./cmd/berth-init
-	$(BUILD) -o $(OUT)/berth-uplink ./cmd/berth-uplink
+	$(call build,berth-box)
+	$(call build,berth-init)
+	$(call build,berth-uplink)
 	$(XZ) $(OUT)/berth-init > $(PACKED)/berth-init.xz
 	$(XZ) $(OUT)/berth-box > $(PACKED)/berth-box.xz
-	$(BUILD) -o $(OUT)/berth-full ./cmd/berth-full
+	$(call build,berth-full)
 	rm $(PACKED)/berth-box.xz
 	gzip -9nc $(OUT)/berth-full > $(PACKED)/berth-full.gz
 	$(XZ) $(OUT)/berth-uplink > $(PACKED)/berth-uplink.xz
-	$(BUILD) -o $(OUT)/berth ./cmd/berth
+	$(call build,berth, -E main.entry)
 	rm -f $(PACKED)/*.gz $(PACKED)/*.xz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init $(OUT)/berth-uplink
 
 # A container from the image inside the binary says where it runs; on a terminal, a shell follows.
@@ -64,7 +65,7 @@ bench: build
 # berth's uplink beside slirp4netns and pasta, in alternation in one run; on a quiet machine, as root.
 bench-uplink:
 	@mkdir -p $(OUT) .cache
-	$(BUILD) -o $(OUT)/berth-uplink ./cmd/berth-uplink
+	$(call build,berth-uplink)
 	CGO_ENABLED=0 $(GO) build -o .cache/bench-uplink ./test/bench/uplink
 	.cache/bench-uplink -program $(OUT)/berth-uplink $(BENCH)
 

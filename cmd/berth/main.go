@@ -1,3 +1,6 @@
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command berth is the program that users call. It holds what must start quickly (run, exec, ps, stop, the monitor), and
 // carries the rest inside itself as a second program, berth-full.
 package main
