@@ -32,6 +32,8 @@ var sections = []section{
 	{"run", (*bench).run},
 	{"networks", (*bench).networks},
 	{"exec", (*bench).exec},
+	{"containers", (*bench).containers},
+	{"copies", (*bench).copies},
 	{"memory", (*bench).memory},
 	{"start", (*bench).starts},
 	{"pull", (*bench).pull},
