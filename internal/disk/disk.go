@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -214,6 +215,43 @@ func OpenIn(dir int, path string, flags int, mode uint32, resolve uint64) (int, 
 			return -1, &os.PathError{Op: "openat2", Path: path, Err: err}
 		}
 		return fd, nil
+	}
+}
+
+// Read reads a whole file of berth's own. os.ReadFile makes twice as many system calls, since it asks for each file whether it can be
+// waited for; whoever lists a thousand containers reads three thousand files.
+func Read(path string) ([]byte, error) {
+	fail := func(op string, err error) ([]byte, error) { return nil, &os.PathError{Op: op, Path: path, Err: err} }
+	fd, err := open(path)
+	if err != nil {
+		return fail("open", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fail("fstat", err)
+	}
+	data := make([]byte, 0, st.Size+1) // one more, so that the end is seen without another look
+	for {
+		n, err := unix.Read(fd, data[len(data):cap(data)])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return fail("read", err)
+		case n == 0, len(data)+n < cap(data):
+			return data[:len(data)+n], nil
+		default:
+			data = slices.Grow(data[:cap(data)], 512)
+		}
+	}
+}
+
+func open(path string) (int, error) {
+	for {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
 	}
 }
 

@@ -1,13 +1,13 @@
 package engine
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 
 	"berth/internal/errdef"
+	"berth/internal/ownjson"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
 
@@ -117,7 +117,7 @@ func (x *Exec) Wait() (int, error) {
 		}
 		if kind == monitor.FrameEnded {
 			var m monitor.Ended
-			return m.ExitCode, json.Unmarshal(payload, &m)
+			return m.ExitCode, ownjson.Unmarshal(payload, &m)
 		}
 	}
 }

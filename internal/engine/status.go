@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -11,6 +10,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/ownjson"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
@@ -20,7 +20,8 @@ import (
 
 // Status says what a container is doing, having put right what killed processes of berth have left.
 func (e *Engine) Status(c *state.Container) (state.Status, state.Record, error) {
-	if e.unsettled(c) || e.Containers.Updating(c.ID) {
+	attendance, r, err := e.look(c.ID)
+	if err == nil && (unsettled(attendance, r) || attendance != state.Settled && e.Containers.Updating(c.ID)) {
 		l, err := e.lock(c.ID)
 		if err != nil {
 			return "", state.Record{}, err
@@ -30,14 +31,19 @@ func (e *Engine) Status(c *state.Container) (state.Status, state.Record, error) 
 		if err != nil {
 			return "", state.Record{}, err
 		}
+		attendance, r, err = e.look(c.ID)
+		if err != nil {
+			return "", r, err
+		}
 	}
-	r, err := e.Containers.Record(c.ID)
 	if err != nil {
 		return "", r, err
 	}
-	if !e.Containers.Monitored(c.ID) {
-		if _, err := os.Stat(e.Containers.Dir(c.ID)); errors.Is(err, fs.ErrNotExist) {
-			return "", r, errdef.New(errdef.NotFound, "No such container: %s", c.ID)
+	if attendance != state.Attended {
+		if r.Status == state.Created { // or it is no more, and has no record for that reason
+			if _, err := os.Stat(e.Containers.Dir(c.ID)); errors.Is(err, fs.ErrNotExist) {
+				return "", r, errdef.New(errdef.NotFound, "No such container: %s", c.ID)
+			}
 		}
 		return r.Status, r, nil
 	}
@@ -50,6 +56,18 @@ func (e *Engine) Status(c *state.Container) (state.Status, state.Record, error) 
 	return r.Status, r, nil
 }
 
+// look reads who looks after a container and what is written of it, in this order: a monitor that goes meanwhile has written before.
+func (e *Engine) look(id string) (state.Attendance, state.Record, error) {
+	attendance := e.Containers.Attendance(id)
+	r, err := e.Containers.Record(id)
+	return attendance, r, err
+}
+
+// unsettled reports whether a container has no monitor and yet the traces of a run.
+func unsettled(a state.Attendance, r state.Record) bool {
+	return a == state.Deserted || a == state.Settled && (r.Status == state.Running || r.Status == state.Restarting)
+}
+
 func (e *Engine) frozen(p state.Process) bool {
 	if p.Cgroup == "" {
 		return false
@@ -58,35 +76,20 @@ func (e *Engine) frozen(p state.Process) bool {
 	return err == nil && g.Frozen()
 }
 
-// unsettled reports whether a container has no monitor and yet the traces of a run.
-func (e *Engine) unsettled(c *state.Container) bool {
-	if e.Containers.Monitored(c.ID) {
-		return false
-	}
-	if _, err := os.Stat(e.Containers.RunDir(c.ID)); err == nil {
-		return true
-	}
-	r, err := e.Containers.Record(c.ID)
-	return err == nil && (r.Status == state.Running || r.Status == state.Restarting)
-}
-
 // settleLocked puts right what an update that was cut off has left, and gives a container whose monitor is gone another one, which adopts
 // it or records its end. The caller holds the container's lock.
 func (e *Engine) settleLocked(c *state.Container) error {
 	if err := e.settleUpdate(c); err != nil {
 		return err
 	}
-	if !e.unsettled(c) {
-		return nil
+	attendance, r, err := e.look(c.ID)
+	if err != nil || !unsettled(attendance, r) {
+		return err
 	}
-	if _, err := os.Stat(e.Containers.RunDir(c.ID)); errors.Is(err, fs.ErrNotExist) {
+	if attendance == state.Settled {
 		// The run root went with the boot, and the container with it.
 		if c.Config.AutoRemove {
 			return e.remove(c, true)
-		}
-		r, err := e.Containers.Record(c.ID)
-		if err != nil {
-			return err
 		}
 		r.Status, r.ExitCode, r.Error, r.FinishedAt = state.Exited, 255, "it ended with the host", time.Now().UTC()
 		return e.Containers.SetRecord(c.ID, r, durability(c.Config.AutoRemove))
@@ -191,7 +194,7 @@ func (e *Engine) Process(c *state.Container) (state.Process, error) { return e.p
 // failure is the error that a monitor reports, with what is missing on this host if that is why.
 func failure(v settings.Values, payload []byte) error {
 	var f monitor.Failed
-	if err := json.Unmarshal(payload, &f); err != nil {
+	if err := ownjson.Unmarshal(payload, &f); err != nil {
 		return err
 	}
 	if f.Call == nil || !f.Call.Telling() {
@@ -211,5 +214,5 @@ func explainedStart(v settings.Values, err error) error {
 
 func ended(payload []byte) (monitor.Ended, error) {
 	var m monitor.Ended
-	return m, json.Unmarshal(payload, &m)
+	return m, ownjson.Unmarshal(payload, &m)
 }

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -13,6 +12,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/network/netlink"
+	"berth/internal/ownjson"
 )
 
 // Endpoint is what a container holds in one network: RUN/networks/NAME/endpoints/CONTAINER.
@@ -67,7 +67,7 @@ func (s Store) Endpoint(network, container string) (Endpoint, error) {
 	if err != nil {
 		return e, err
 	}
-	if err := json.Unmarshal(data, &e); err != nil {
+	if err := ownjson.Unmarshal(data, &e); err != nil {
 		return e, errdef.New(errdef.Corrupt, "cannot read what the container %s holds in the network %s: %w", container, network, err)
 	}
 	return e, nil
@@ -131,7 +131,7 @@ func (s Store) allEndpoints() ([]Endpoint, error) {
 }
 
 func (s Store) record(e Endpoint) error {
-	data, err := json.Marshal(e)
+	data, err := ownjson.Marshal(e)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package network
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -17,6 +16,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/ident"
 	"berth/internal/network/netlink"
+	"berth/internal/ownjson"
 )
 
 // Format is the version of the files of this package.
@@ -131,7 +131,7 @@ func (s Store) load(name string) (Network, error) {
 		return Network{}, err
 	}
 	var n Network
-	if err := json.Unmarshal(data, &n); err != nil {
+	if err := ownjson.Unmarshal(data, &n); err != nil {
 		return n, errdef.New(errdef.Corrupt, "cannot read the network %s: %w", name, err)
 	}
 	return n, nil
@@ -208,7 +208,7 @@ func (s Store) write(n Network) error {
 	if err := os.MkdirAll(s.dataDir(n.Name), 0o700); err != nil {
 		return err
 	}
-	data, err := json.Marshal(n)
+	data, err := ownjson.Marshal(n)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@
 package state
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -25,6 +24,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/ident"
 	"berth/internal/image"
+	"berth/internal/ownjson"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -226,7 +226,7 @@ func (s Store) writeConfig(dir string, c *Container, d disk.Durability) error {
 	if d == disk.Durable {
 		return writeJSON(filepath.Join(dir, "config.json"), c, d)
 	}
-	data, err := json.Marshal(c)
+	data, err := ownjson.Marshal(c)
 	if err != nil {
 		return err
 	}
@@ -524,27 +524,6 @@ func (s Store) Forget(id string) error {
 	return os.RemoveAll(s.RunDir(id))
 }
 
-// TakeAlive makes a container's run directory and takes the lock on it that says that a monitor looks after the container;
-// disk.ErrLocked says that one does.
-func (s Store) TakeAlive(id string) (*disk.Lock, error) {
-	for {
-		if err := os.MkdirAll(s.RunDir(id), 0o700); err != nil {
-			return nil, err
-		}
-		l, err := disk.TryLockDir(s.RunDir(id))
-		if !errors.Is(err, fs.ErrNotExist) {
-			return l, err
-		}
-	}
-}
-
-// Monitored reports whether a monitor looks after the container.
-func (s Store) Monitored(id string) bool {
-	l, err := disk.TryLockDir(s.RunDir(id))
-	l.Unlock()
-	return errors.Is(err, disk.ErrLocked)
-}
-
 // Remove gives a container's name back and removes its directory; what removeTree cannot delete stays findable.
 func (s Store) Remove(c *Container, removeTree func(dir string) error) error {
 	gone, err := s.Retire(c)
@@ -639,7 +618,7 @@ func (s Store) Sweep(removeTree func(dir string) error) error {
 }
 
 func writeJSON(path string, v any, d disk.Durability) error {
-	data, err := json.Marshal(v)
+	data, err := ownjson.Marshal(v)
 	if err != nil {
 		return err
 	}
@@ -647,11 +626,11 @@ func writeJSON(path string, v any, d disk.Durability) error {
 }
 
 func readJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
+	data, err := disk.Read(path)
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(data, v); err != nil {
+	if err := ownjson.Unmarshal(data, v); err != nil {
 		return errdef.New(errdef.Corrupt, "cannot read %s: %w", path, err)
 	}
 	return nil

@@ -16,7 +16,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,6 +31,7 @@ import (
 	"berth/internal/image/content"
 	"berth/internal/image/layer"
 	"berth/internal/image/reference"
+	"berth/internal/ownjson"
 )
 
 // Store is the images of one data directory.
@@ -107,11 +107,11 @@ const maxRecord = 64 << 10
 
 func (s *Store) read(path string) (Record, error) {
 	var r Record
-	data, err := os.ReadFile(path)
+	data, err := disk.Read(path)
 	if err != nil {
 		return r, err
 	}
-	if err := json.Unmarshal(data, &r); err != nil {
+	if err := ownjson.Unmarshal(data, &r); err != nil {
 		return r, errdef.New(errdef.Corrupt, "cannot read %s: %w", path, err)
 	}
 	return r, nil
@@ -333,7 +333,7 @@ func (s *Store) put(r Record) error {
 }
 
 func (s *Store) write(r Record) error {
-	data, err := json.Marshal(r)
+	data, err := ownjson.Marshal(r)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@
 package monitor
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -29,6 +28,7 @@ import (
 	"berth/internal/network"
 	"berth/internal/network/dns"
 	"berth/internal/network/uplink"
+	"berth/internal/ownjson"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/state"
@@ -608,7 +608,7 @@ func (m *monitor) adopt(record *state.Record) (Ended, error) {
 
 // unmarshal reads a request.
 func unmarshal(payload []byte, v any) error {
-	if err := json.Unmarshal(payload, v); err != nil {
+	if err := ownjson.Unmarshal(payload, v); err != nil {
 		return errdef.New(errdef.Invalid, "cannot understand the request: %w", err)
 	}
 	return nil

@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"sync"
 
 	"berth/internal/errdef"
+	"berth/internal/ownjson"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/needs"
 
@@ -165,7 +165,7 @@ func (c *Conn) Send(kind byte, payload any, fds ...int) error {
 		body = p
 	default:
 		var err error
-		if body, err = json.Marshal(p); err != nil {
+		if body, err = ownjson.Marshal(p); err != nil {
 			return err
 		}
 	}
