@@ -143,7 +143,7 @@ func (e *Engine) monitorEnv() []string {
 	if e.Settings.HostLoopback {
 		env = append(env, settings.HostLoopbackEnv+"=true")
 	}
-	return append(env, settings.CDIDirsEnv+"="+e.Settings.CDISpecDirs, "GOMAXPROCS=2")
+	return append(env, settings.CDIDirsEnv+"="+e.Settings.CDISpecDirs, "GOMAXPROCS=1")
 }
 
 // self is this program's file.
