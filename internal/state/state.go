@@ -14,9 +14,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"berth/internal/container"
@@ -405,7 +407,25 @@ func (s Store) List() ([]*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []*Container
+	// Each processor reads its share; a few are read sooner than another thread is awake.
+	const few = 64
+	parts := slices.Collect(slices.Chunk(ids, max(few, len(ids)/runtime.GOMAXPROCS(0)+1)))
+	read, errs := make([][]*Container, len(parts)), make([]error, len(parts))
+	var readers sync.WaitGroup
+	for i, part := range parts {
+		readers.Go(func() { read[i], errs[i] = s.loadAll(part) })
+	}
+	readers.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	out := slices.Concat(read...)
+	sort.Slice(out, func(i, j int) bool { return out[i].Created.After(out[j].Created) })
+	return out, nil
+}
+
+// loadAll loads containers, but for those that are gone or cannot be read.
+func (s Store) loadAll(ids []string) (out []*Container, _ error) {
 	for _, id := range ids {
 		c, err := s.Load(id)
 		switch {
@@ -416,7 +436,6 @@ func (s Store) List() ([]*Container, error) {
 			out = append(out, c)
 		}
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Created.After(out[j].Created) })
 	return out, nil
 }
 
