@@ -33,6 +33,7 @@ var (
 	flagDetachKeys = flag{"detach-keys", "", "string", "Override the key sequence for detaching a container", set(setDetachKeys)}
 	flagInsecure   = flag{"insecure", "", "", "Allow communication with an insecure registry", nil}
 	flagPlatforms  = flag{"platform", "", "string", "Platform of the image, like linux/arm64", commaList(func(o *options) *[]string { return &o.platforms })}
+	flagProgress   = flag{"progress", "", "string", "Set type of progress output (auto|plain|json)", nil}
 	flagPlatform   = flag{"platform", "", "string", "Platform of the image, like linux/arm64", nil}
 )
 
@@ -192,12 +193,12 @@ func commands() []command {
 		{name: "image tag", alias: "tag", args: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", example: "berth tag box localhost:5000/box", least: 2, most: 2, run: (*call).cmdTag},
 		{name: "image inspect", args: "IMAGE [IMAGE...]", short: "Display detailed information on one or more images", example: "berth image inspect box", least: 1, most: -1, run: (*call).cmdInspectImage, flags: []flag{flagFormat, flagPlatforms}},
 		{
-			name: "image pull", inside: true, alias: "pull", args: "NAME[:TAG|@DIGEST]", short: "Download an image from a registry", example: "berth pull debian:bookworm", least: 1, most: 1, full: true,
-			flags: []flag{{"all-tags", "a", "", "Download all tagged images in the repository", nil}, flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+			name: "image pull", inside: true, alias: "pull", args: "NAME[:TAG|@DIGEST] [NAME...]", short: "Download one or more images from a registry", example: "berth pull debian:bookworm", least: 1, most: -1, full: true,
+			flags: []flag{{"all-tags", "a", "", "Download all tagged images in the repository", nil}, flagPlatform, flagProgress, {"quiet", "q", "", "Suppress verbose output", nil}},
 		},
 		{
 			name: "image push", alias: "push", args: "NAME[:TAG]", short: "Upload an image to a registry", example: "berth push localhost:5000/box", least: 1, most: 1, full: true,
-			flags: []flag{{"all-tags", "a", "", "Push all tags of an image to the repository", nil}, flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+			flags: []flag{{"all-tags", "a", "", "Push all tags of an image to the repository", nil}, flagPlatform, flagProgress, {"quiet", "q", "", "Suppress verbose output", nil}},
 		},
 		{
 			name: "image load", inside: true, alias: "load", short: "Load an image from a tar archive or STDIN", example: "berth load -i image.tar", full: true,
