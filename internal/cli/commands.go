@@ -217,9 +217,32 @@ func commands() []command {
 			},
 		},
 		{
+			name: "image tree", inside: true, args: "IMAGE", short: "Show the layers of an image: what each adds, changes, removes and wastes", example: "berth image tree debian:bookworm", least: 1, most: 1, run: (*call).cmdImageTree,
+			flags: []flag{
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				flagNoTrunc, flagPlatforms,
+				{"verbose", "v", "", "Show the paths, too", boolean(func(o *options) *bool { return &o.verbose })},
+			},
+		},
+		{
+			name: "image diff", inside: true, args: "IMAGE [IMAGE]", short: "Show how an image's files differ from those of another image, or without its last layer", example: "berth image diff app:2 app:1", least: 1, most: 2, run: (*call).cmdImageDiff,
+			flags: []flag{
+				{"format", "", "string", "Format output: 'json'", text(func(o *options) *string { return &o.format })},
+				flagPlatforms,
+			},
+		},
+		{
+			name: "image verify", inside: true, args: "[IMAGE...]", short: "Check every blob and every unpacked layer of images, or of all, against their digests", example: "berth image verify --repair debian:bookworm", most: -1, full: true,
+			flags: []flag{
+				{"quiet", "q", "", "Print nothing; the exit status says whether all is well", nil},
+				{"repair", "", "", "Fetch damaged blobs again from their registries, and unpack damaged layers again", nil},
+			},
+		},
+		{
 			name: "image prune", inside: true, short: "Remove unused images", example: "berth image prune -f", run: (*call).cmdImagePrune,
 			flags: []flag{
 				{"all", "a", "", "Remove all unused images, not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
+				{"dry-run", "", "", "Show what would be removed, and what would be kept, with the reasons; remove nothing", boolean(func(o *options) *bool { return &o.dryRun })},
 				flagPruned, flagYes,
 			},
 		},

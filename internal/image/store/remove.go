@@ -18,6 +18,14 @@ type Use struct {
 	Running   bool
 }
 
+// Owner is who uses it, for a message.
+func (u Use) Owner() string {
+	if u.Container == "" {
+		return "a mount"
+	}
+	return "container " + u.Container[:min(12, len(u.Container))]
+}
+
 // Removed is docker's answer to rmi, in its order.
 type Removed struct {
 	Untagged []string       // familiar names
@@ -144,7 +152,7 @@ func (s *Store) carryOut(ctx context.Context, r Record, doomed, all []Record, us
 	}
 	removed.Deleted = append(removed.Deleted, r.ID)
 	used := RootsOf(uses)
-	marks, markErr := s.mark(Roots{append(used.Chains, roots.Chains...), roots.Blobs})
+	marks, markErr := s.mark(Roots{append(used.Chains, roots.Chains...), roots.Blobs}, nil)
 	if err = errors.Join(err, markErr); err != nil || loadErr != nil {
 		return removed, err // what it consisted of is not known: a sweep finds it
 	}

@@ -60,7 +60,7 @@ func (s *Store) RemovePlatforms(ctx context.Context, nameOrID string, platforms 
 		removed.Deleted = append(removed.Deleted, v.Descriptor.Digest)
 	}
 	used := RootsOf(uses)
-	m, err := s.mark(Roots{append(used.Chains, roots.Chains...), roots.Blobs})
+	m, err := s.mark(Roots{append(used.Chains, roots.Chains...), roots.Blobs}, nil)
 	if err != nil {
 		return removed, err
 	}

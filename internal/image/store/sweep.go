@@ -44,7 +44,7 @@ func (s *Store) Sweep(ctx context.Context, roots Roots, partialAge time.Duration
 	if err := s.sweepTemporaries(); err != nil {
 		return Swept{}, fmt.Errorf("cannot sweep the images: %w", err)
 	}
-	marks, err := s.mark(roots)
+	marks, err := s.mark(roots, nil)
 	if err != nil {
 		return Swept{}, fmt.Errorf("cannot sweep the images: %w", err)
 	}
@@ -69,8 +69,51 @@ type marks struct {
 	followed map[image.Digest]bool
 }
 
-// mark follows every name. A record that cannot be followed stops the sweep: what it needs is not known.
-func (s *Store) mark(roots Roots) (marks, error) {
+// Unneeded is a blob or a layer that a sweep would remove.
+type Unneeded struct {
+	Kind   string // "blob" or "layer"
+	Digest image.Digest
+	Bytes  int64
+}
+
+// Unneeded tells what a sweep would remove if the images that without says were gone. It removes nothing.
+func (s *Store) Unneeded(ctx context.Context, roots Roots, without func(Record) bool) ([]Unneeded, error) {
+	release, err := s.Content.HoldSweep(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at the images: %w", err)
+	}
+	defer release()
+	m, err := s.mark(roots, without)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at the images: %w", err)
+	}
+	chains, err := s.Layers.List()
+	if err != nil {
+		return nil, err
+	}
+	var all []Unneeded
+	for _, chain := range chains {
+		if m.chains[chain] {
+			continue
+		}
+		u := Unneeded{Kind: "layer", Digest: chain}
+		if info, err := s.Layers.Info(chain); err == nil {
+			u.Bytes = info.Size
+		}
+		all = append(all, u)
+	}
+	err = s.Content.Walk(func(d image.Digest, info fs.FileInfo) error {
+		if !m.blobs[d] {
+			all = append(all, Unneeded{"blob", d, info.Size()})
+		}
+		return nil
+	})
+	return all, err
+}
+
+// mark follows every name but those of the images that without says; nil says none. A record that cannot be followed stops the sweep: what
+// it needs is not known.
+func (s *Store) mark(roots Roots, without func(Record) bool) (marks, error) {
 	m := marks{map[image.Digest]bool{}, map[image.Digest]bool{}, map[image.Digest]bool{}}
 	for _, d := range roots.Blobs {
 		m.blobs[d] = true
@@ -93,6 +136,9 @@ func (s *Store) mark(roots Roots) (marks, error) {
 		return m, err
 	}
 	for _, r := range all {
+		if without != nil && without(r) {
+			continue
+		}
 		for _, d := range [...]image.Descriptor{r.Target, r.Manifest} {
 			if err := s.markBlob(&m, d, 0); err != nil {
 				return m, fmt.Errorf("image %s: %w", r.fileKey(), err)
