@@ -232,6 +232,32 @@ func commands() []command {
 			},
 		},
 		{
+			name: "image mount", args: "[IMAGE...]", short: "Show the files of images, for reading, and print where; without arguments, list those that are mounted", example: "ls $(berth image mount box)", most: -1, run: (*call).cmdImageMount,
+			flags: []flag{
+				{"format", "", "string", "Format the list using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				flagPlatforms,
+			},
+		},
+		{
+			name: "image unmount", alias: "image umount", args: "[IMAGE...]", short: "Take the files of mounted images away again", example: "berth image unmount box", most: -1, run: (*call).cmdImageUnmount,
+			flags: []flag{
+				{"all", "a", "", "Unmount all images", boolean(func(o *options) *bool { return &o.all })},
+				{"force", "f", "", "Unmount also what is in use", boolean(func(o *options) *bool { return &o.force })},
+			},
+		},
+		{
+			name: "image copy", args: "SOURCE DESTINATION", short: "Copy an image between registries, OCI layouts, archives and directories, past the store", example: "berth image copy docker://debian:bookworm oci:images:debian", least: 2, most: 2, full: true, offline: true,
+			flags: []flag{
+				{"all", "a", "", "Copy every platform, and the index that names them", nil},
+				flagInsecure, flagPlatform,
+				{"quiet", "q", "", "Suppress verbose output", nil},
+				{"referrers", "", "", "Copy what refers to the image, too: signatures, attestations, SBOMs", nil},
+			},
+		},
+		{name: "image delete", args: "NAME[:TAG|@DIGEST]", short: "Delete an image from its registry", example: "berth image delete localhost:5000/app:old", least: 1, most: 1, full: true, offline: true, flags: []flag{flagInsecure}},
+		{name: "image referrers", args: "NAME[:TAG|@DIGEST]", short: "List what refers to an image in its registry: signatures, attestations, SBOMs", example: "berth image referrers localhost:5000/app", least: 1, most: 1, full: true, offline: true, flags: []flag{flagInsecure}},
+		{name: "image tags", args: "NAME", short: "List the tags of a repository in its registry", example: "berth image tags localhost:5000/app", least: 1, most: 1, full: true, offline: true, flags: []flag{flagInsecure}},
+		{
 			name: "image verify", inside: true, args: "[IMAGE...]", short: "Check every blob and every unpacked layer of images, or of all, against their digests", example: "berth image verify --repair debian:bookworm", most: -1, full: true,
 			flags: []flag{
 				{"quiet", "q", "", "Print nothing; the exit status says whether all is well", nil},

@@ -33,7 +33,8 @@ import (
 func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
 		"login": login, "logout": logout,
-		"image pull": pull, "image push": push, "image load": load, "image save": save, "image import": importTar, "image verify": verifyImages, "box": installBox,
+		"image pull": pull, "image push": push, "image load": load, "image save": save, "image import": importTar, "image verify": verifyImages, "image copy": copyImage, "image delete": deleteImage, "image referrers": listReferrers, "image tags": listTags,
+		"box":               installBox,
 		"manifest annotate": manifestAnnotate, "manifest create": manifestCreate, "manifest inspect": manifestInspect, "manifest push": manifestPush, "manifest rm": manifestRm,
 		"search": search, "container cp": copyFiles, "container export": export, "container commit": commit,
 		"log-send": sendLog, "log-compress": compressLog, "log-names": logNames,

@@ -10,9 +10,9 @@ import (
 	"berth/internal/image/reference"
 )
 
-// Use is a container that uses an image.
+// Use is a container that uses an image, or a mount of it.
 type Use struct {
-	Container string         // its ID
+	Container string         // its ID; "" is a mount
 	Image     image.Digest   // the image's ID
 	Chain     []image.Digest // the chain IDs of its layers
 	Running   bool
@@ -100,6 +100,9 @@ func choose(r Record, byName bool, all []Record, force bool, uses []Use) ([]Reco
 			continue
 		}
 		short := use.Container[:min(12, len(use.Container))]
+		if short == "" && (!byName || !force) {
+			return nil, errdef.Hint(errdef.New(errdef.Conflict, "it is mounted"), "berth image unmount %s", r.ID.Short())
+		}
 		if use.Running && (!byName || !force) {
 			return nil, errdef.Hint(errdef.New(errdef.Conflict, "the running container %s uses it", short), "stop the container first")
 		}
