@@ -349,3 +349,37 @@ func FuzzRegistriesConf(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatIsKeptForARegistryIsNotGivenToItsMirror(t *testing.T) {
+	other := serve(t, false)
+	var given []string
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); ok {
+			given = append(given, user+":"+password+" "+r.Header.Get("X-Key"))
+			http.Redirect(w, r, other.URL+"/elsewhere", http.StatusTemporaryRedirect)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(mirror.Close)
+	f := place(t, map[string]string{"certs.d/" + nowhere + "/hosts.toml": fmt.Sprintf("[host.%q]\ncapabilities = [\"pull\", \"resolve\"]\nheader = {x-key = \"one\"}\n", mirror.URL)})
+	var asked []string
+	c := registry.New(registry.Options{Host: f.Host, Credentials: func(_ context.Context, ref reference.Reference) (registry.Credentials, error) {
+		asked = append(asked, ref.Domain)
+		return registry.Credentials{Username: "of", Password: ref.Domain}, nil
+	}})
+	defer c.Close()
+	ref, err := reference.Parse(nowhere + "/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = c.Resolve(t.Context(), ref)
+	host := strings.TrimPrefix(mirror.URL, "http://")
+	if err == nil || len(asked) != 1 || asked[0] != host || len(given) != 1 || given[0] != "of:"+host+" one" {
+		t.Errorf("credentials were looked up for %q, the mirror got %q: %v", asked, given, err)
+	}
+	if got := other.took(); strings.Contains(got, "one") || got == "" {
+		t.Errorf("the host that the mirror redirects to was asked %q", got)
+	}
+}

@@ -351,7 +351,7 @@ func (v *verified) Read(p []byte) (int, error) {
 	_, _ = v.digester.Write(p[:n])
 	switch {
 	case v.digester.Size() > v.desc.Size:
-		err = errdef.New(errdef.Corrupt, "blob %s has more than the announced %d bytes", v.desc.Digest, v.desc.Size)
+		n, err = 0, errdef.New(errdef.Corrupt, "blob %s has more than the announced %d bytes", v.desc.Digest, v.desc.Size)
 	case err == io.EOF && (v.digester.Size() != v.desc.Size || v.digester.Digest() != v.desc.Digest):
 		err = errdef.New(errdef.Corrupt, "blob %s is another: it has %d bytes and the digest %s", v.desc.Digest, v.digester.Size(), v.digester.Digest())
 	}
