@@ -156,49 +156,72 @@ func (s *Store) markBlob(m *marks, d image.Descriptor, depth int) error {
 		return nil
 	}
 	m.followed[d.Digest] = true
-	data, err := s.Content.ReadAll(d.Digest, image.MaxManifest)
-	if skippable(err) {
-		return nil
-	}
+	c, err := s.childrenOf(d)
 	if err != nil {
 		return err
+	}
+	for _, entry := range c.documents {
+		if err := s.markBlob(m, entry, depth+1); err != nil {
+			return err
+		}
+	}
+	for _, b := range c.blobs {
+		m.blobs[b] = true
+	}
+	for _, chain := range c.chains {
+		m.chains[chain] = true
+	}
+	return nil
+}
+
+// childrenOf reads what a document leads to: nothing, if it is missing or damaged. That is not remembered, as somebody may be fetching it.
+func (s *Store) childrenOf(d image.Descriptor) (children, error) {
+	if s.memory != nil {
+		if known, ok := s.memory.documents[d.Digest]; ok {
+			return known, nil
+		}
+	}
+	c, whole, err := s.readChildren(d)
+	if whole && s.memory != nil {
+		s.memory.documents[d.Digest] = c
+	}
+	if skippable(err) {
+		err = nil
+	}
+	return c, err
+}
+
+// readChildren reads as much as there is; whole says that it is all.
+func (s *Store) readChildren(d image.Descriptor) (c children, whole bool, err error) {
+	data, err := s.Content.ReadAll(d.Digest, image.MaxManifest)
+	if err != nil {
+		return c, false, err
 	}
 	if image.IsIndex(d.MediaType) {
 		index, err := image.ParseIndex(data, d.MediaType)
-		if err != nil {
-			return nil
-		}
-		for _, entry := range index.Manifests {
-			if err := s.markBlob(m, entry, depth+1); err != nil {
-				return err
-			}
-		}
-		return nil
+		c.documents = index.Manifests
+		return c, err == nil, nil
 	}
 	manifest, err := image.ParseManifest(data, d.MediaType)
 	if err != nil {
-		return nil
+		return c, false, nil //nolint:nilerr // of no use to anybody, and leads nowhere
 	}
-	m.blobs[manifest.Config.Digest] = true
+	c.blobs = append(c.blobs, manifest.Config.Digest)
 	for _, l := range manifest.Layers {
-		m.blobs[l.Digest] = true
+		c.blobs = append(c.blobs, l.Digest)
 	}
 	if !image.IsConfig(manifest.Config.MediaType) {
-		return nil
+		return c, true, nil
 	}
 	data, err = s.Content.ReadAll(manifest.Config.Digest, image.MaxConfig)
-	if skippable(err) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return c, false, err
 	}
-	if config, err := image.ParseConfig(data); err == nil {
-		for _, chain := range image.ChainIDs(config.RootFS.DiffIDs) {
-			m.chains[chain] = true
-		}
+	config, err := image.ParseConfig(data)
+	if err == nil {
+		c.chains = image.ChainIDs(config.RootFS.DiffIDs)
 	}
-	return nil
+	return c, err == nil, nil
 }
 
 // skippable tells damage, with which the image is of no use anyway, from failures that may pass.
