@@ -46,12 +46,13 @@ func withoutRoot(t *testing.T, program, attacker string) {
 	scripts, err := filepath.Glob("testdata/script/attack-*.txt")
 	networks, err2 := filepath.Glob("testdata/script/networks-*.txt")
 	builds, err3 := filepath.Glob("testdata/script/build*.txt")
-	if err := errors.Join(err, err2, err3); err != nil || len(scripts) == 0 || len(networks) == 0 {
+	images, err4 := filepath.Glob("testdata/script/images*.txt")
+	if err := errors.Join(err, err2, err3, err4); err != nil || len(scripts) == 0 || len(networks) == 0 {
 		t.Fatalf("%d scripts, %d of networks: %v", len(scripts), len(networks), err)
 	}
-	scripts = slices.Concat(scripts, networks, builds, []string{
+	scripts = slices.Concat(scripts, networks, builds, images, []string{
 		"testdata/script/rootless.txt", "testdata/script/devices.txt", "testdata/script/links.txt", "testdata/script/metadata.txt",
-		"testdata/script/modes.txt", "testdata/script/update.txt",
+		"testdata/script/modes.txt", "testdata/script/registries.txt", "testdata/script/update.txt",
 	})
 	openTUN(t)
 	files := [][2]string{{self, "cli.test"}, {filepath.Join(program, "berth"), "berth"}, {attacker, "attacker"}}

@@ -33,6 +33,7 @@ var (
 	flagDetachKeys = flag{"detach-keys", "", "string", "Override the key sequence for detaching a container", set(setDetachKeys)}
 	flagInsecure   = flag{"insecure", "", "", "Allow communication with an insecure registry", nil}
 	flagPlatforms  = flag{"platform", "", "string", "Platform of the image, like linux/arm64", commaList(func(o *options) *[]string { return &o.platforms })}
+	flagProgress   = flag{"progress", "", "string", "Set type of progress output (auto|plain|json)", nil}
 	flagPlatform   = flag{"platform", "", "string", "Platform of the image, like linux/arm64", nil}
 )
 
@@ -192,12 +193,12 @@ func commands() []command {
 		{name: "image tag", alias: "tag", args: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", example: "berth tag box localhost:5000/box", least: 2, most: 2, run: (*call).cmdTag},
 		{name: "image inspect", args: "IMAGE [IMAGE...]", short: "Display detailed information on one or more images", example: "berth image inspect box", least: 1, most: -1, run: (*call).cmdInspectImage, flags: []flag{flagFormat, flagPlatforms}},
 		{
-			name: "image pull", inside: true, alias: "pull", args: "NAME[:TAG|@DIGEST]", short: "Download an image from a registry", example: "berth pull debian:bookworm", least: 1, most: 1, full: true,
-			flags: []flag{{"all-tags", "a", "", "Download all tagged images in the repository", nil}, flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+			name: "image pull", inside: true, alias: "pull", args: "NAME[:TAG|@DIGEST] [NAME...]", short: "Download one or more images from a registry", example: "berth pull debian:bookworm", least: 1, most: -1, full: true,
+			flags: []flag{{"all-tags", "a", "", "Download all tagged images in the repository", nil}, flagPlatform, flagProgress, {"quiet", "q", "", "Suppress verbose output", nil}},
 		},
 		{
 			name: "image push", alias: "push", args: "NAME[:TAG]", short: "Upload an image to a registry", example: "berth push localhost:5000/box", least: 1, most: 1, full: true,
-			flags: []flag{{"all-tags", "a", "", "Push all tags of an image to the repository", nil}, flagPlatform, {"quiet", "q", "", "Suppress verbose output", nil}},
+			flags: []flag{{"all-tags", "a", "", "Push all tags of an image to the repository", nil}, flagPlatform, flagProgress, {"quiet", "q", "", "Suppress verbose output", nil}},
 		},
 		{
 			name: "image load", inside: true, alias: "load", short: "Load an image from a tar archive or STDIN", example: "berth load -i image.tar", full: true,
@@ -216,9 +217,58 @@ func commands() []command {
 			},
 		},
 		{
+			name: "image tree", inside: true, args: "IMAGE", short: "Show the layers of an image: what each adds, changes, removes and wastes", example: "berth image tree debian:bookworm", least: 1, most: 1, run: (*call).cmdImageTree,
+			flags: []flag{
+				{"format", "", "string", "Format output using a custom template: 'table', 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				flagNoTrunc, flagPlatforms,
+				{"verbose", "v", "", "Show the paths, too", boolean(func(o *options) *bool { return &o.verbose })},
+			},
+		},
+		{
+			name: "image diff", inside: true, args: "IMAGE [IMAGE]", short: "Show how an image's files differ from those of another image, or without its last layer", example: "berth image diff app:2 app:1", least: 1, most: 2, run: (*call).cmdImageDiff,
+			flags: []flag{
+				{"format", "", "string", "Format output: 'json'", text(func(o *options) *string { return &o.format })},
+				flagPlatforms,
+			},
+		},
+		{
+			name: "image mount", args: "[IMAGE...]", short: "Show the files of images, for reading, and print where; without arguments, list those that are mounted", example: "ls $(berth image mount box)", most: -1, run: (*call).cmdImageMount,
+			flags: []flag{
+				{"format", "", "string", "Format the list using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })},
+				flagPlatforms,
+			},
+		},
+		{
+			name: "image unmount", alias: "image umount", args: "[IMAGE...]", short: "Take the files of mounted images away again", example: "berth image unmount box", most: -1, run: (*call).cmdImageUnmount,
+			flags: []flag{
+				{"all", "a", "", "Unmount all images", boolean(func(o *options) *bool { return &o.all })},
+				{"force", "f", "", "Unmount also what is in use", boolean(func(o *options) *bool { return &o.force })},
+			},
+		},
+		{
+			name: "image copy", args: "SOURCE DESTINATION", short: "Copy an image between registries, OCI layouts, archives and directories, past the store", example: "berth image copy docker://debian:bookworm oci:images:debian", least: 2, most: 2, full: true, offline: true,
+			flags: []flag{
+				{"all", "a", "", "Copy every platform, and the index that names them", nil},
+				flagInsecure, flagPlatform,
+				{"quiet", "q", "", "Suppress verbose output", nil},
+				{"referrers", "", "", "Copy what refers to the image, too: signatures, attestations, SBOMs", nil},
+			},
+		},
+		{name: "image delete", args: "NAME[:TAG|@DIGEST]", short: "Delete an image from its registry", example: "berth image delete localhost:5000/app:old", least: 1, most: 1, full: true, offline: true, flags: []flag{flagInsecure}},
+		{name: "image referrers", args: "NAME[:TAG|@DIGEST]", short: "List what refers to an image in its registry: signatures, attestations, SBOMs", example: "berth image referrers localhost:5000/app", least: 1, most: 1, full: true, offline: true, flags: []flag{flagInsecure}},
+		{name: "image tags", args: "NAME", short: "List the tags of a repository in its registry", example: "berth image tags localhost:5000/app", least: 1, most: 1, full: true, offline: true, flags: []flag{flagInsecure}},
+		{
+			name: "image verify", inside: true, args: "[IMAGE...]", short: "Check every blob and every unpacked layer of images, or of all, against their digests", example: "berth image verify --repair debian:bookworm", most: -1, full: true,
+			flags: []flag{
+				{"quiet", "q", "", "Print nothing; the exit status says whether all is well", nil},
+				{"repair", "", "", "Fetch damaged blobs again from their registries, and unpack damaged layers again", nil},
+			},
+		},
+		{
 			name: "image prune", inside: true, short: "Remove unused images", example: "berth image prune -f", run: (*call).cmdImagePrune,
 			flags: []flag{
 				{"all", "a", "", "Remove all unused images, not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
+				{"dry-run", "", "", "Show what would be removed, and what would be kept, with the reasons; remove nothing", boolean(func(o *options) *bool { return &o.dryRun })},
 				flagPruned, flagYes,
 			},
 		},

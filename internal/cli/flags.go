@@ -62,7 +62,7 @@ type options struct {
 	availability              string
 	link, verbose             bool
 	platforms                 []string // of an image
-	plain, tree               bool
+	plain, tree, dryRun       bool
 
 	// Of a context that is made or changed.
 	from           string

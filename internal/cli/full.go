@@ -229,6 +229,9 @@ const leastColumn = 10
 // Table is table for the commands of the full program.
 func Table(w io.Writer, head []string, rows [][]string) error { return table(w, head, rows) }
 
+// HumanSize is how many bytes, as docker says it.
+func HumanSize(bytes int64) string { return humanSize(bytes) }
+
 // table prints rows in columns as docker does: three spaces and more between them, control characters made harmless.
 func table(w io.Writer, head []string, rows [][]string) error {
 	widths := make([]int, len(head))

@@ -204,23 +204,25 @@ func (c *call) cmdRmi() error {
 		}
 		platforms = append(platforms, p)
 	}
-	return c.each(func(ref string) error {
-		removed, err := e.RemoveImage(c.context(), ref, platforms, c.options.force)
-		if err != nil {
-			if errdef.Is(err, errdef.NotFound) && c.options.force {
-				c.report(err)
-				return nil
-			}
-			return err
+	return e.Images.Together(func() error { return c.each(func(ref string) error { return c.removeImage(e, ref, platforms) }) })
+}
+
+func (c *call) removeImage(e *engine.Engine, ref string, platforms []image.Platform) error {
+	removed, err := e.RemoveImage(c.context(), ref, platforms, c.options.force)
+	if err != nil {
+		if errdef.Is(err, errdef.NotFound) && c.options.force {
+			c.report(err)
+			return nil
 		}
-		for _, name := range removed.Untagged {
-			fmt.Fprintf(c.out, "Untagged: %s\n", name)
-		}
-		for _, id := range removed.Deleted {
-			fmt.Fprintf(c.out, "Deleted: %s\n", id)
-		}
-		return nil
-	})
+		return err
+	}
+	for _, name := range removed.Untagged {
+		fmt.Fprintf(c.out, "Untagged: %s\n", name)
+	}
+	for _, id := range removed.Deleted {
+		fmt.Fprintf(c.out, "Deleted: %s\n", id)
+	}
+	return nil
 }
 
 func (c *call) cmdTag() error {

@@ -71,6 +71,9 @@ func (c *call) cmdImagePrune() error {
 	if err != nil {
 		return err
 	}
+	if c.options.dryRun {
+		return c.wouldPrune(all, keep)
+	}
 	if yes, err := c.confirm(imagesToPrune(all)); err != nil || !yes {
 		return err
 	}
@@ -81,6 +84,29 @@ func (c *call) cmdImagePrune() error {
 	p, err := e.PruneImages(c.context(), all, keep)
 	c.printImages(p)
 	c.reclaimed(p.Bytes)
+	return err
+}
+
+// wouldPrune says what would go, and why the rest would not.
+func (c *call) wouldPrune(all bool, keep func(store.Image) bool) error {
+	e, err := c.engine()
+	if err != nil {
+		return err
+	}
+	fates, err := e.ImageFates(c.context(), all, keep)
+	if err != nil {
+		return err
+	}
+	if err := c.printFates(fates, true); err != nil {
+		return err
+	}
+	var bytes int64
+	for _, f := range fates {
+		if f.Kind != "image" && !f.Kept { // an image is its layers and blobs
+			bytes += f.Bytes
+		}
+	}
+	_, err = fmt.Fprintf(c.out, "\nTotal reclaimable space: %s\n", humanSize(bytes))
 	return err
 }
 

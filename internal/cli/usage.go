@@ -6,6 +6,7 @@ import (
 
 	"berth/internal/engine"
 	"berth/internal/image"
+	"berth/internal/image/store"
 )
 
 // usageRow is a kind of things as system df shows it; the names of its fields are docker's.
@@ -148,6 +149,12 @@ func (c *call) printUsage(e *engine.Engine, u engine.DiskUse) error {
 		}
 		fmt.Fprintln(c.out)
 	}
-	_, err := fmt.Fprint(c.out, "Build cache usage: 0B\n\n")
-	return err
+	if _, err := fmt.Fprint(c.out, "Build cache usage: 0B\n\nWhat image prune --all would do:\n\n"); err != nil {
+		return err
+	}
+	fates, err := e.ImageFates(c.context(), true, func(store.Image) bool { return false })
+	if err != nil {
+		return err
+	}
+	return c.printFates(fates, true)
 }

@@ -11,7 +11,7 @@ import (
 	"berth/internal/image/store"
 )
 
-// Uses are the containers' claims on images.
+// Uses are the claims on images of containers, and of whoever has mounted one.
 func (e *Engine) Uses() ([]store.Use, error) {
 	all, err := e.Containers.List()
 	if err != nil {
@@ -23,7 +23,11 @@ func (e *Engine) Uses() ([]store.Use, error) {
 			Container: c.ID, Image: c.Image.ID, Chain: c.Image.ChainIDs, Running: e.Containers.Monitored(c.ID),
 		})
 	}
-	return uses, nil
+	mounts, err := e.ImageMounts()
+	for _, m := range mounts {
+		uses = append(uses, store.Use{Image: m.ID, Chain: m.Chain, Running: true})
+	}
+	return uses, err
 }
 
 // roots are what containers and the cache of builds need.

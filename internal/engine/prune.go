@@ -37,7 +37,14 @@ func (e *Engine) PruneImages(ctx context.Context, all bool, keep func(store.Imag
 	for _, r := range records {
 		named[r.ID] = named[r.ID] || r.Name != ""
 	}
-	var errs error
+	errs := e.Images.Together(func() error { return e.pruneRecords(ctx, &p, records, used, named, all, keep) })
+	swept, err := e.SweepImages(ctx, partialAge)
+	p.Deleted = append(append(p.Deleted, swept.Blobs...), swept.Layers...)
+	p.Bytes += swept.Bytes
+	return p, errors.Join(errs, err)
+}
+
+func (e *Engine) pruneRecords(ctx context.Context, p *PrunedImages, records []store.Record, used, named map[image.Digest]bool, all bool, keep func(store.Image) bool) (errs error) {
 	for _, r := range records {
 		if used[r.ID] || named[r.ID] && !all {
 			continue
@@ -60,8 +67,5 @@ func (e *Engine) PruneImages(ctx context.Context, all bool, keep func(store.Imag
 			p.Bytes += sizes[d]
 		}
 	}
-	swept, err := e.SweepImages(ctx, partialAge)
-	p.Deleted = append(append(p.Deleted, swept.Blobs...), swept.Layers...)
-	p.Bytes += swept.Bytes
-	return p, errors.Join(errs, err)
+	return errs
 }

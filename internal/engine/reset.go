@@ -14,8 +14,8 @@ import (
 
 // What berth has in its roots (docs/state.md). Nothing else is removed from there: somebody may have named a directory that holds more.
 var (
-	dataEntries = [...]string{"containers", "names", "containers.lock", "ids.lock", "mountpoints", "volumes", "networks", "images", "layers", "content", "programs", "build"}
-	runEntries  = [...]string{"containers", "networks", "events", "rootless", "uplink.sock", "uplink.lock", "uplink.log", "build"}
+	dataEntries = [...]string{"containers", "names", "containers.lock", "ids.lock", "mountpoints", "volumes", "networks", "images", "manifests", "layers", "content", "programs", "build"}
+	runEntries  = [...]string{"containers", "images", "networks", "events", "rootless", "uplink.sock", "uplink.lock", "uplink.log", "build"}
 )
 
 // Reset removes all that is berth's: containers that run as well, volumes, networks, images, and the roots if nothing else is in there.
@@ -26,6 +26,15 @@ func (e *Engine) Reset() error {
 	}
 	for _, c := range all {
 		if err := e.Remove(c.Container, true, true); err != nil {
+			return err
+		}
+	}
+	mounts, err := e.ImageMounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts { // what is mounted must not be removed through its mount
+		if err := e.UnmountImage(m.ID, true); err != nil {
 			return err
 		}
 	}

@@ -19,6 +19,8 @@ import (
 	"berth/internal/host"
 	"berth/internal/image"
 	"berth/internal/image/archive"
+	"berth/internal/image/hosts"
+	"berth/internal/image/policy"
 	"berth/internal/image/registry"
 	"berth/internal/image/store"
 	"berth/internal/image/unpack"
@@ -31,7 +33,8 @@ import (
 func Commands() map[string]func(cli.Call) error {
 	return map[string]func(cli.Call) error{
 		"login": login, "logout": logout,
-		"image pull": pull, "image push": push, "image load": load, "image save": save, "image import": importTar, "box": installBox,
+		"image pull": pull, "image push": push, "image load": load, "image save": save, "image import": importTar, "image verify": verifyImages, "image copy": copyImage, "image delete": deleteImage, "image referrers": listReferrers, "image tags": listTags,
+		"box":               installBox,
 		"manifest annotate": manifestAnnotate, "manifest create": manifestCreate, "manifest inspect": manifestInspect, "manifest push": manifestPush, "manifest rm": manifestRm,
 		"search": search, "container cp": copyFiles, "container export": export, "container commit": commit,
 		"log-send": sendLog, "log-compress": compressLog, "log-names": logNames,
@@ -81,12 +84,21 @@ func (n names) Put(_ context.Context, name string, target, manifest image.Descri
 
 // newClient speaks to registries as the user who is logged in there.
 func newClient(c cli.Call) *registry.Client {
+	notice := func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) }
+	files := hosts.Usual(os.Getenv)
+	files.Notice = notice
 	insecure := option(c, "insecure") == "true"
 	return registry.New(registry.Options{
-		Host:        func(string) registry.Host { return registry.Host{Insecure: insecure} },
-		Version:     cli.Version,
-		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) }),
-		Notice:      func(s string) { fmt.Fprintln(c.Err, "berth: "+cli.Visible(s)) },
+		Version: cli.Version,
+		Host: func(name string) (registry.Host, error) {
+			h, err := files.Host(name)
+			if insecure {
+				h.Insecure, h.RootCAs = true, nil
+			}
+			return h, err
+		},
+		Credentials: registry.FromFiles(registry.AuthFiles(os.Getenv), notice),
+		Notice:      notice,
 	})
 }
 
@@ -121,7 +133,11 @@ func load(c cli.Call) error {
 	} else if term.IsTerminal(int(c.In.Fd())) {
 		return errdef.Hint(errdef.New(errdef.Invalid, "requested load from stdin, but stdin is a terminal"), "name a file with --input")
 	}
-	opt := archive.Options{Unpack: unpackOptions()}
+	allowed, err := policy.Read(policy.Files(os.Getenv))
+	if err != nil {
+		return err
+	}
+	opt := archive.Options{Unpack: unpackOptions(), Allow: func(transport string) error { return allowed.File(transport, option(c, "input"), "") }}
 	if want != nil {
 		opt.Platform = *want
 	}

@@ -2,8 +2,10 @@ package fullcli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +13,7 @@ import (
 	"berth/internal/cli"
 	"berth/internal/errdef"
 	"berth/internal/image"
+	"berth/internal/image/policy"
 	"berth/internal/image/reference"
 	"berth/internal/image/registry"
 	"berth/internal/image/store"
@@ -18,36 +21,84 @@ import (
 	"berth/internal/image/unpack"
 )
 
-// wanted reads the argument of pull and push. Without a tag it is the default one, which is said, unless all are asked for.
-func wanted(c cli.Call) (ref reference.Reference, all bool, err error) {
-	if ref, err = reference.Parse(c.Args[0]); err != nil {
+// wanted reads an argument of pull and push. Without a tag it is the default one, which is said, unless all are asked for.
+func wanted(c cli.Call, text string, show *transfer.Renderer) (ref reference.Reference, all bool, err error) {
+	if ref, err = reference.Parse(text); err != nil {
 		return ref, false, err
 	}
 	all = option(c, "all-tags") == "true"
-	named := ref.Digest == "" && !strings.HasSuffix(c.Args[0], ":"+ref.Tag)
+	named := ref.Digest == "" && !strings.HasSuffix(text, ":"+ref.Tag)
 	switch {
 	case all && !named:
 		return ref, all, errdef.New(errdef.Invalid, "tag can't be used with --all-tags/-a")
-	case named && !all && option(c, "quiet") != "true":
-		fmt.Fprintf(c.Out, "Using default tag: %s\n", reference.DefaultTag)
+	case named && !all && show != nil:
+		show.Say("Using default tag: " + reference.DefaultTag)
 	}
 	return ref, all, nil
 }
 
+// renderer shows what goes on as --progress asks; nil where nothing is to be shown.
+func renderer(c cli.Call) (*transfer.Renderer, error) {
+	if option(c, "quiet") == "true" {
+		return nil, nil
+	}
+	switch kind := option(c, "progress"); kind {
+	case "", "auto", "tty":
+		return transfer.NewRenderer(c.Out, terminalSize(c.Out)), nil
+	case "plain":
+		return transfer.NewRenderer(c.Out, nil), nil
+	case "json":
+		return transfer.NewJSONRenderer(c.Out), nil
+	default:
+		return nil, errdef.New(errdef.Invalid, "--progress %q is none of auto, plain, json", kind)
+	}
+}
+
 func pull(c cli.Call) error {
-	ref, all, err := wanted(c)
+	want, err := platform(c)
 	if err != nil {
 		return err
 	}
-	want, err := platform(c)
+	show, err := renderer(c)
+	if err != nil {
+		return err
+	}
+	allowed, err := policy.Read(policy.Files(os.Getenv))
 	if err != nil {
 		return err
 	}
 	client := newClient(c)
 	defer client.Close()
+	p := pulling{c, client, allowed, want, show}
+	var errs []error
+	for _, text := range c.Args {
+		err := pullNamed(p, text)
+		if errors.Is(c.Context.Err(), context.Canceled) {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// pulling is what the images of one command have in common.
+type pulling struct {
+	cli.Call
+	client  *registry.Client
+	allowed policy.Policy
+	want    *image.Platform
+	show    *transfer.Renderer
+}
+
+// pullNamed pulls what an argument stands for.
+func pullNamed(p pulling, text string) error {
+	ref, all, err := wanted(p.Call, text, p.show)
+	if err != nil {
+		return err
+	}
 	refs := []reference.Reference{ref}
 	if all {
-		tags, err := client.Tags(c.Context, ref)
+		tags, err := p.client.Tags(p.Context, ref)
 		if err != nil {
 			return fmt.Errorf("cannot pull all of %s: %w", ref.FamiliarName(), err)
 		}
@@ -61,49 +112,55 @@ func pull(c cli.Call) error {
 		}
 	}
 	for _, one := range refs {
-		if err := pullOne(c, client, one, want); err != nil {
+		if err := pullOne(p, one); err != nil {
 			return err
 		}
 	}
-	if all && option(c, "quiet") == "true" {
-		_, err = fmt.Fprintln(c.Out, ref.Repository())
+	switch {
+	case p.show == nil && all:
+		_, err = fmt.Fprintln(p.Out, ref.Repository())
+	case p.show == nil:
+		_, err = fmt.Fprintln(p.Out, ref)
 	}
 	return err
 }
 
-func pullOne(c cli.Call, client *registry.Client, ref reference.Reference, want *image.Platform) error {
-	images := c.Engine.Images
+func pullOne(p pulling, ref reference.Reference) error {
+	if err := p.allowed.Registry(ref); err != nil {
+		return fmt.Errorf("cannot pull %s: %w", ref.Familiar(), err)
+	}
+	images := p.Engine.Images
 	opt := transfer.Options{
-		Registry: client, Content: images.Content, Layers: images.Layers, Names: names{images}, Platform: want,
+		Registry: p.client, Content: images.Content, Layers: images.Layers, Names: names{images}, Platform: p.want,
 		Unpack: func(ctx context.Context, m image.Manifest, config image.Image, open func(context.Context, int) (io.ReadCloser, error)) error {
 			return unpack.Image(ctx, open, images.Layers, m, config, unpackOptions())
 		},
 	}
-	quiet := option(c, "quiet") == "true"
-	show := transfer.NewRenderer(c.Out, terminalSize(c.Out))
-	if !quiet {
-		opt.Progress = show.Event
-		show.Begin(ref)
+	if p.show != nil {
+		opt.Progress = p.show.Event
+		p.show.Begin(ref)
 	}
-	result, err := transfer.Pull(c.Context, ref, opt)
+	result, err := transfer.Pull(p.Context, ref, opt)
 	if err != nil {
-		if !quiet {
-			show.Fail()
+		if p.show != nil {
+			p.show.Fail()
 		}
 		return err
 	}
-	c.Engine.NoteImage("pull", ref.Familiar(), ref.FamiliarName())
-	if !quiet {
-		show.End(ref, result)
-		fmt.Fprintln(c.Out, ref)
-	} else if option(c, "all-tags") != "true" {
-		_, err = fmt.Fprintln(c.Out, ref)
+	p.Engine.NoteImage("pull", ref.Familiar(), ref.FamiliarName())
+	if p.show != nil {
+		p.show.End(ref, result)
+		p.show.Say(ref.String())
 	}
-	return err
+	return nil
 }
 
 func push(c cli.Call) error {
-	ref, all, err := wanted(c)
+	show, err := renderer(c)
+	if err != nil {
+		return err
+	}
+	ref, all, err := wanted(c, c.Args[0], show)
 	if err != nil {
 		return err
 	}
@@ -121,9 +178,7 @@ func push(c cli.Call) error {
 			chosen = append(chosen, r)
 		}
 	}
-	quiet := option(c, "quiet") == "true"
-	show := transfer.NewRenderer(c.Out, terminalSize(c.Out))
-	if !quiet {
+	if show != nil {
 		show.BeginPush(ref)
 	}
 	switch {
@@ -136,7 +191,7 @@ func push(c cli.Call) error {
 	client := newClient(c)
 	defer client.Close()
 	opt := transfer.PushOptions{Registry: client, Content: c.Engine.Images.Content, Has: neighbours(c.Engine.Images, records)}
-	if !quiet {
+	if show != nil {
 		opt.Progress = show.Event
 	}
 	for _, r := range chosen {
@@ -150,11 +205,13 @@ func push(c cli.Call) error {
 		}
 		pushed, err := transfer.Push(c.Context, name, target, manifest, opt)
 		if err != nil {
-			show.Fail()
+			if show != nil {
+				show.Fail()
+			}
 			return err
 		}
 		c.Engine.NoteImage("push", name.Familiar(), name.FamiliarName())
-		if quiet {
+		if show == nil {
 			continue
 		}
 		show.EndPush(name, pushed)
@@ -162,7 +219,7 @@ func push(c cli.Call) error {
 			fmt.Fprintf(c.Err, "\n i Info → Not all multiplatform-content is present and only the available single-platform image was pushed\n          %s -> %s\n", pushed.Instead, pushed.Digest)
 		}
 	}
-	if quiet {
+	if show == nil {
 		text := ref.String()
 		if all {
 			text = ref.Repository()

@@ -37,6 +37,17 @@ func imageMutants() []mutant {
 		{27, "a length that lies is found", registry + "blob.go", "if resp.ContentLength >= 0 && resp.ContentLength != b.desc.Size {", "if false {", goTest("image/registry", "TestLiesAboutLengthAreFound")},
 		{27, "a secret is not redirected", registry + "exchange.go", "if x.form != nil { // its secret would go along", "if false {", goTest("image/registry", "TestTokenServerCannotRedirectASecretAway")},
 
+		{27, "what is kept for a registry is not given to its mirror", registry + "host.go", "	ref.Domain = h.name\n", "", goTest("image/hosts", "TestWhatIsKeptForARegistryIsNotGivenToItsMirror")},
+		{27, "a header for a mirror does not go elsewhere", registry + "exchange.go", "if home && h.is(at) {", "if true {", goTest("image/hosts", "TestWhatIsKeptForARegistryIsNotGivenToItsMirror")},
+		{27, "a policy that asks for a signature lets nothing in", image + "policy/policy.go", `		default:
+			return errdef.Hint(`, `		default:
+			continue
+			return errdef.Hint(`, goTest("image/policy", "TestTheLongestScopeCounts")},
+
+		{26, "a copy is what its digest says", image + "relay/relay.go", "case err == io.EOF && (v.digester", "case false && (v.digester", goTest("image/relay", "TestHostileSourcesAreRefusedAndLeaveNothing")},
+		{26, "a layout's blob is not a link to a file of the host", image + "relay/layout.go", "os.O_RDONLY|unix.O_NOFOLLOW|", "os.O_RDONLY|", goTest("image/relay", "TestHostileSourcesAreRefusedAndLeaveNothing")},
+		{26, "a copied document has its digest", image + "relay/relay.go", "if err := d.Digest.Verify(raw); err != nil {", "if false {\n\t\tvar err error", goTest("image/relay", "TestHostileSourcesAreRefusedAndLeaveNothing")},
+
 		{28, "no value of a config ends before its end", image + "validate.go", `			if strings.IndexByte(s, 0) >= 0 {
 				return Image{}`, `			if false {
 				return Image{}`, goTest("image", "TestParseConfigRefuses")},

@@ -22,6 +22,7 @@ import (
 
 	"berth/internal/errdef"
 	"berth/internal/image"
+	"berth/internal/image/policy"
 	"berth/internal/image/reference"
 	"berth/internal/image/store"
 	"berth/internal/image/unpack"
@@ -44,6 +45,8 @@ type Loaded struct {
 type Options struct {
 	Platform image.Platform // the zero value is the host's
 	Unpack   unpack.Options
+	// Allow says whether an archive may be loaded, one of image/policy's transports; nil means any.
+	Allow func(transport string) error
 }
 
 func (o Options) platform() image.Platform {
@@ -71,6 +74,15 @@ func load(ctx context.Context, s *store.Store, r io.Reader, opt Options) ([]Load
 	files, err := receive(ctx, s, r)
 	if err != nil {
 		return nil, err
+	}
+	if opt.Allow != nil {
+		kind := policy.OCIArchive
+		if files.has("manifest.json") { // also where it is a layout, too: as others read it
+			kind = policy.DockerArchive
+		}
+		if err := opt.Allow(kind); err != nil {
+			return nil, err
+		}
 	}
 	var found []candidate
 	switch {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"berth/internal/disk"
 	"berth/internal/image"
 )
@@ -152,4 +154,40 @@ func (l Finished) describe() error {
 		}
 	}
 	return os.WriteFile(filepath.Join(dir, infoName), data, 0o600)
+}
+
+// Again begins to make a layer once more that is there, to compare it with what it should be or to take its place.
+func (s *Store) Again(ctx context.Context, chain image.Digest) (*Staging, error) {
+	info, err := s.Info(chain)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := s.lock(ctx, chain)
+	if err != nil {
+		return nil, fmt.Errorf("cannot begin layer %s again: %w", chain, err)
+	}
+	st := &Staging{Chain: chain, Parent: info.Parent, DiffID: info.DiffID, store: s, lock: lock}
+	if err := st.prepare(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot begin layer %s again: %w", chain, err), st.Abort())
+	}
+	return st, nil
+}
+
+// Replace puts a layer that was made Again in the place of the one that is there, which nobody may have mounted. There is a whole one at
+// every moment; if we die, the other is swept.
+func (s *Store) Replace(l Finished) error {
+	fail := func(err error) error { return fmt.Errorf("cannot replace layer %s: %w", l.Chain, err) }
+	if err := l.describe(); err != nil {
+		return fail(err)
+	}
+	if err := disk.SyncFS(l.tree); err != nil {
+		return fail(err)
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, s.temporary(l.Chain), unix.AT_FDCWD, s.path(l.Chain), unix.RENAME_EXCHANGE); err != nil {
+		return fail(os.NewSyscallError("renameat2", err))
+	}
+	if err := disk.SyncDir(s.dir); err != nil {
+		return fail(err)
+	}
+	return l.Abort() // removes what is now the temporary one
 }

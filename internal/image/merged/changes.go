@@ -24,6 +24,7 @@ type Change struct {
 	Kind Kind
 	Path string
 	Size int64 // of a regular file that is there
+	Was  int64 // bytes of files of the layers that are not seen any more; only Changes says so
 }
 
 // Owner says whose a file of the layers is where it was copied to.
@@ -69,8 +70,11 @@ type differ struct {
 	copy  bool
 }
 
-func (w *differ) add(k Kind, path string, st *unix.Stat_t) {
-	c := Change{Kind: k, Path: path}
+func (w *differ) add(k Kind, path string, st *unix.Stat_t) { w.instead(k, path, st, 0) }
+
+// instead adds a change by which files of so many bytes are seen no more.
+func (w *differ) instead(k Kind, path string, st *unix.Stat_t, was int64) {
+	c := Change{Kind: k, Path: path, Was: was}
 	if st != nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
 		c.Size = st.Size
 	}
@@ -112,6 +116,36 @@ func find(lower directory, name string) (below, error) {
 	return b, err
 }
 
+// bytes are those of all regular files of what is below.
+func (b below) bytes() (int64, error) {
+	switch {
+	case b.dir != nil:
+		return bytesOf(&Dir{parts: b.dir})
+	case b.there && b.st.Mode&unix.S_IFMT == unix.S_IFREG:
+		return b.st.Size, nil
+	}
+	return 0, nil
+}
+
+func bytesOf(d *Dir) (sum int64, err error) {
+	err = d.Entries(func(e Entry) error {
+		if e.Dir != nil {
+			n, err := bytesOf(e.Dir)
+			sum += n
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Fstatat(e.In, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return &os.PathError{Op: "fstatat", Path: e.Name, Err: err}
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			sum += st.Size
+		}
+		return nil
+	})
+	return sum, err
+}
+
 // overlay compares a directory of an upper layer with what is below it.
 func (w *differ) overlay(upper int, lower directory, path string) error {
 	names, err := namesOf(upper)
@@ -142,12 +176,15 @@ func (w *differ) overlayEntry(upper int, lower directory, name, path string) err
 	switch kind := st.Mode & unix.S_IFMT; {
 	case kind == unix.S_IFCHR && st.Rdev == 0, IsFileWhiteout(upper, name, &st):
 		if under.there {
-			w.add(Deleted, path, nil)
+			was, err := under.bytes()
+			w.instead(Deleted, path, nil, was)
+			return err
 		}
 		return nil
 	case kind != unix.S_IFDIR && under.there:
-		w.add(Changed, path, &st)
-		return nil
+		was, err := under.bytes()
+		w.instead(Changed, path, &st, was)
+		return err
 	case kind != unix.S_IFDIR:
 		w.add(Added, path, &st)
 		return nil
@@ -169,7 +206,11 @@ func (w *differ) overlayEntry(upper int, lower directory, name, path string) err
 	switch {
 	case !under.there:
 		w.add(Added, path, nil)
-	case under.dir == nil || len(w.found) > before || !w.alike(&st, &under.st):
+	case under.dir == nil:
+		was, err := under.bytes()
+		w.instead(Changed, path, nil, was)
+		return err
+	case len(w.found) > before || !w.alike(&st, &under.st):
 		w.add(Changed, path, nil)
 	}
 	return nil
@@ -190,10 +231,17 @@ func (w *differ) hidden(upper int, lower directory, path string) error {
 		if err != nil {
 			return err
 		}
+		var was int64
 		if under.there {
-			w.add(Deleted, path+"/"+name, nil)
+			if !w.copy {
+				was, err = under.bytes()
+			}
+			w.instead(Deleted, path+"/"+name, nil, was)
 		}
 		under.stack.close()
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

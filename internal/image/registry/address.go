@@ -46,9 +46,13 @@ func (e *addressError) Error() string {
 	return fmt.Sprintf("the registry led to the %s address %s, where registries must not send anybody", e.what, e.ip)
 }
 
-// dialer returns a DialContext that checks the address after the name was resolved, just before connect(2).
-func (s *shared) dialer(f forbid) func(context.Context, string, string) (net.Conn, error) {
-	plain := &net.Dialer{Timeout: s.opt.StallTimeout, KeepAlive: 15 * time.Second}
+// dialer returns a DialContext that checks the address after the name was resolved, just before connect(2). It tries for the given time,
+// or where that is 0 for the usual one.
+func (s *shared) dialer(f forbid, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
+	if timeout == 0 {
+		timeout = s.opt.StallTimeout
+	}
+	plain := &net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
 	checked := &net.Dialer{
 		Timeout: plain.Timeout, KeepAlive: plain.KeepAlive,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {

@@ -122,6 +122,11 @@ func (c *Client) hop(ctx context.Context, h *host, x exchange, at *url.URL, home
 	for name, values := range x.header {
 		req.Header[name] = values
 	}
+	if home && h.is(at) {
+		for name, values := range h.header {
+			req.Header[name] = values
+		}
+	}
 	req.Header.Set("User-Agent", "berth/"+c.opt.Version)
 	if x.form != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -189,12 +194,12 @@ func (c *Client) base(ctx context.Context, h *host) (*url.URL, error) {
 		h.scheme = scheme
 		h.mu.Unlock()
 	}
-	return &url.URL{Scheme: scheme, Host: h.address, Path: "/v2/"}, nil
+	return &url.URL{Scheme: scheme, Host: h.address, Path: h.path}, nil
 }
 
 // probe asks an insecure registry for TLS. Whatever fails after the connection was made means that it has none.
 func (c *Client) probe(ctx context.Context, h *host) (string, error) {
-	u := &url.URL{Scheme: "https", Host: h.address, Path: "/v2/"}
+	u := &url.URL{Scheme: "https", Host: h.address, Path: h.path}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return "", errdef.New(errdef.Invalid, "%s: %w", h.address, err)

@@ -34,7 +34,7 @@ func failure(h *host, resp answer, what string) error {
 		return &transient{err, retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	case status == http.StatusRequestedRangeNotSatisfiable:
 		return errdef.New(errdef.Corrupt, "%s has less of %s than was announced", from, what)
-	case code == "UNSUPPORTED":
+	case code == "UNSUPPORTED", status == http.StatusMethodNotAllowed:
 		return errdef.New(errdef.Unsupported, "%s cannot give %s%s", from, what, text)
 	default:
 		return errdef.New(errdef.Unavailable, "%s answers %d (%s) when asked for %s%s", from, status, http.StatusText(status), what, text)

@@ -37,6 +37,10 @@ func ServerName(domain string) string {
 
 // Login asks a registry whether it lets the owner of credentials in. A registry that lets everybody in is content with any.
 func (c *Client) Login(ctx context.Context, domain string, given Credentials) error {
+	k := c.known(domain)
+	if k.err != nil {
+		return k.err
+	}
 	h := c.host(domain)
 	s := &session{ref: reference.Reference{Domain: domain}, credentials: &given}
 	err := c.retry(ctx, func() error {

@@ -183,7 +183,7 @@ func (u *upload) begin() error {
 	if err != nil {
 		return err
 	}
-	u.h, u.session, u.done = h, h.session(u.ref, access{push: true}), 0
+	u.h, u.session, u.done = h, h.session(h.ref(u.ref), access{push: true}), 0
 	if least, ok := parseCount(resp.Header.Get("OCI-Chunk-Min-Length")); ok {
 		u.chunk = min(max(u.chunk, least), maxChunk)
 	}

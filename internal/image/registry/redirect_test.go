@@ -72,7 +72,7 @@ func TestOutsideRegistryCannotSendUsToLoopback(t *testing.T) {
 		ref := outside.ref(t)
 		ref.Domain = "registry.example"
 		c := testClient(t, func(o *Options) {
-			o.Host = func(string) Host { return Host{Insecure: true} }
+			o.Host = func(string) (Host, error) { return Host{Insecure: true}, nil }
 			o.Proxy = func(r *http.Request) (*url.URL, error) {
 				if r.URL.Hostname() == "registry.example" {
 					return url.Parse(outside.URL)
@@ -91,7 +91,7 @@ func TestOutsideRegistryCannotSendUsToLoopback(t *testing.T) {
 func TestNamesAreCheckedWhenTheyAreDialled(t *testing.T) {
 	victim := newHostile(t, func(http.ResponseWriter, *http.Request) {})
 	c := testClient(t, nil)
-	conn, err := c.dialer(forbidLoopback)(context.Background(), "tcp", strings.Replace(victim.host(), "127.0.0.1", "localhost", 1))
+	conn, err := c.dialer(forbidLoopback, 0)(context.Background(), "tcp", strings.Replace(victim.host(), "127.0.0.1", "localhost", 1))
 	if err == nil {
 		_ = conn.Close()
 		t.Fatal("localhost was dialled")
@@ -99,7 +99,7 @@ func TestNamesAreCheckedWhenTheyAreDialled(t *testing.T) {
 	if !errdef.Is(c.host("x").classify(context.Background(), &url.URL{Host: "x"}, err), errdef.Denied) {
 		t.Error(err)
 	}
-	if conn, err = c.dialer(forbidLinkLocal)(context.Background(), "tcp", victim.host()); err != nil {
+	if conn, err = c.dialer(forbidLinkLocal, 0)(context.Background(), "tcp", victim.host()); err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
@@ -228,7 +228,7 @@ func TestTLSIsVerifiedUnlessCalledInsecure(t *testing.T) {
 	ref := h.ref(t)
 	ref.Domain = "registry.example"
 	resolve := func(host Host) error {
-		c := testClient(t, func(o *Options) { o.Host = func(string) Host { return host } })
+		c := testClient(t, func(o *Options) { o.Host = func(string) (Host, error) { return host, nil } })
 		c.host(ref.Domain).address = strings.TrimPrefix(server.URL, "https://")
 		_, desc, err := c.Resolve(context.Background(), ref)
 		if err == nil && image.DigestOf(desc) != image.DigestOf([]byte(someManifest)) {

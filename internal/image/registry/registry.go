@@ -4,12 +4,14 @@
 //
 // What goes where:
 //
-//   - The registry is the host that the reference names. Docker Hub's is registry-1.docker.io.
+//   - The registry is the host that the reference names. Docker Hub's is registry-1.docker.io. Mirrors, which the caller's Host
+//     names, are asked before it for what they can; one that fails is passed over, and what it gives is verified like all else.
 //   - Loopback registries and those the caller calls insecure are tried with TLS and no verification, then
-//     without TLS. All others are spoken to over verified TLS and nothing else.
+//     without TLS. All others are spoken to over verified TLS and nothing else, or as the URL says that the caller has for them.
 //   - Credentials are looked up for the registry and answer only a challenge by the registry itself, never one
 //     by a host that it redirected to (CVE-2020-15157). They go to the registry (Basic) or to the token server
-//     it names (Bearer), which must be reached over https unless the registry itself is not; see realm.go.
+//     it names (Bearer), which must be reached over https unless the registry itself is not; see realm.go. A mirror gets those
+//     that are kept under its own name.
 //   - A redirect drops the Authorization header for good when it leaves the registry's scheme, host and port,
 //     never leads from https to http or to another scheme, never to link-local addresses, and to loopback only
 //     from a loopback registry; names are checked when they are dialled, so that DNS cannot go around it.
@@ -25,7 +27,6 @@ package registry
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"net/netip"
@@ -46,22 +47,12 @@ const (
 // storePatience is how many times longer than otherwise a registry may send nothing when it stores what it was sent.
 const storePatience = 10
 
-// Host is how one registry is spoken to when that is not the usual way.
-type Host struct {
-	// Insecure: a certificate is not verified, and a server without TLS is accepted.
-	Insecure bool
-	// RootCAs verify the server instead of the system's when not nil.
-	RootCAs *x509.CertPool
-	// Certificates are shown to a server that asks for one.
-	Certificates []tls.Certificate
-}
-
 // Options are what a Client is made of. The zero value is usable and anonymous.
 type Options struct {
 	// Version of berth, for the user agent.
 	Version string
-	// Host says how a registry, "localhost:5000", is spoken to; nil and the zero Host mean as usual.
-	Host func(host string) Host
+	// Host says how a registry, "localhost:5000", is spoken to; nil and the zero Host mean as usual. An error is why it is not.
+	Host func(host string) (Host, error)
 	// Credentials finds what to log in with; nil means nobody. See FromFiles.
 	Credentials func(ctx context.Context, ref reference.Reference) (Credentials, error)
 	// Proxy is as in http.Transport; nil means http.ProxyFromEnvironment.
@@ -89,7 +80,7 @@ type shared struct {
 	outside    *http.Transport // likewise, and no loopback
 
 	mu      sync.Mutex
-	hosts   map[string]*host
+	hosts   map[string]*known
 	proxies map[string]bool // "host:port" of proxies, to which the rules about addresses do not apply
 }
 
@@ -105,14 +96,14 @@ func New(opt Options) *Client {
 		opt.Proxy = http.ProxyFromEnvironment
 	}
 	if opt.Host == nil {
-		opt.Host = func(string) Host { return Host{} }
+		opt.Host = func(string) (Host, error) { return Host{}, nil }
 	}
 	if opt.Version == "" {
 		opt.Version = "unknown"
 	}
-	s := &shared{opt: opt, firstPause: 250 * time.Millisecond, hosts: map[string]*host{}, proxies: map[string]bool{}}
-	s.elsewhere = s.transport(&tls.Config{}, s.dialer(forbidLinkLocal))
-	s.outside = s.transport(&tls.Config{}, s.dialer(forbidLoopback))
+	s := &shared{opt: opt, firstPause: 250 * time.Millisecond, hosts: map[string]*known{}, proxies: map[string]bool{}}
+	s.elsewhere = s.transport(&tls.Config{}, s.dialer(forbidLinkLocal, 0))
+	s.outside = s.transport(&tls.Config{}, s.dialer(forbidLoopback, 0))
 	return &Client{shared: s, notice: opt.Notice}
 }
 
@@ -125,9 +116,11 @@ func (c *Client) Close() {
 	c.outside.CloseIdleConnections()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, h := range c.hosts {
-		h.transport.CloseIdleConnections()
-		h.uploads.CloseIdleConnections()
+	for _, k := range c.hosts {
+		for _, h := range k.servers {
+			h.transport.CloseIdleConnections()
+			h.uploads.CloseIdleConnections()
+		}
 	}
 }
 
@@ -135,49 +128,6 @@ func (c *Client) say(line string) {
 	if c.notice != nil {
 		c.notice(line)
 	}
-}
-
-// host is a registry that somebody named.
-type host struct {
-	name      string // as in the reference: docker.io, localhost:5000
-	address   string // where it is: registry-1.docker.io
-	insecure  bool
-	transport *http.Transport
-	uploads   *http.Transport // for what is sent: when it has all of a blob, a registry may be long about storing it
-
-	mu       sync.Mutex
-	scheme   string // "" until an insecure registry has answered
-	answered bool   // it has answered at least once
-	loopback bool   // it answered from a loopback address
-	sessions map[string]*session
-}
-
-func (c *Client) host(name string) *host {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if h := c.hosts[name]; h != nil {
-		return h
-	}
-	opt := c.opt.Host(name)
-	h := &host{
-		name: name, address: name, scheme: "https", sessions: map[string]*session{},
-		insecure: opt.Insecure || isLoopbackHost(hostname(name)),
-	}
-	if name == reference.DefaultDomain {
-		h.address = "registry-1.docker.io" // docker.io itself is a web site
-	}
-	if h.insecure {
-		h.scheme = ""
-	}
-	config := &tls.Config{
-		RootCAs: opt.RootCAs, Certificates: opt.Certificates,
-		InsecureSkipVerify: h.insecure && opt.RootCAs == nil, //nolint:gosec // that is what insecure means
-	}
-	h.transport = c.transport(config, c.dialer(forbidNothing))
-	h.uploads = c.transport(config.Clone(), c.dialer(forbidNothing))
-	h.uploads.ResponseHeaderTimeout = storePatience * c.opt.StallTimeout
-	c.hosts[name] = h
-	return h
 }
 
 // transport is HTTP/1.1 only: several connections carry more than one with streams, and the protocol has less that

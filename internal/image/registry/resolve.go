@@ -30,23 +30,9 @@ type request struct {
 	expect []int // statuses that are no failure; none means 200 and 206
 }
 
-// once carries out r, logging in if need be. An error is final or *transient. The answer has a status that r expects.
-func (c *Client) once(ctx context.Context, r request) (answer, *host, error) {
-	h := c.host(r.ref.Domain)
-	base, err := c.base(ctx, h)
-	if err != nil {
-		return answer{}, h, err
-	}
-	x := exchange{method: r.method, url: base.JoinPath(r.ref.Path, r.path), header: r.header}
-	if r.query != nil {
-		x.url.RawQuery = r.query.Encode()
-	}
-	if r.body != nil {
-		x.length = int64(len(r.body))
-		x.body = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
-	}
-	resp, err := c.admitted(ctx, h, h.session(r.ref, r.access), x, r.what, r.expect)
-	return resp, h, err
+// bytesBody gives data as often as it is to be sent.
+func bytesBody(data []byte) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 }
 
 // admitted carries out x, which asks the registry itself, logging in if need be.

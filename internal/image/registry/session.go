@@ -34,6 +34,8 @@ type session struct {
 type access struct {
 	push bool
 	from string // another repository of this registry, to mount a blob from
+	// remove is to delete, for which token servers have an action of its own.
+	remove bool
 }
 
 func (a access) scopes(path string) []string {
@@ -41,6 +43,9 @@ func (a access) scopes(path string) []string {
 		return []string{"repository:" + path + ":pull"}
 	}
 	scopes := []string{"repository:" + path + ":pull,push"}
+	if a.remove {
+		scopes[0] += ",delete"
+	}
 	if a.from != "" {
 		scopes = append(scopes, "repository:"+a.from+":pull")
 	}

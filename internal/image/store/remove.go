@@ -10,12 +10,20 @@ import (
 	"berth/internal/image/reference"
 )
 
-// Use is a container that uses an image.
+// Use is a container that uses an image, or a mount of it.
 type Use struct {
-	Container string         // its ID
+	Container string         // its ID; "" is a mount
 	Image     image.Digest   // the image's ID
 	Chain     []image.Digest // the chain IDs of its layers
 	Running   bool
+}
+
+// Owner is who uses it, for a message.
+func (u Use) Owner() string {
+	if u.Container == "" {
+		return "a mount"
+	}
+	return "container " + u.Container[:min(12, len(u.Container))]
 }
 
 // Removed is docker's answer to rmi, in its order.
@@ -92,6 +100,9 @@ func choose(r Record, byName bool, all []Record, force bool, uses []Use) ([]Reco
 			continue
 		}
 		short := use.Container[:min(12, len(use.Container))]
+		if short == "" && (!byName || !force) {
+			return nil, errdef.Hint(errdef.New(errdef.Conflict, "it is mounted"), "berth image unmount %s", r.ID.Short())
+		}
 		if use.Running && (!byName || !force) {
 			return nil, errdef.Hint(errdef.New(errdef.Conflict, "the running container %s uses it", short), "stop the container first")
 		}
@@ -144,7 +155,7 @@ func (s *Store) carryOut(ctx context.Context, r Record, doomed, all []Record, us
 	}
 	removed.Deleted = append(removed.Deleted, r.ID)
 	used := RootsOf(uses)
-	marks, markErr := s.mark(Roots{append(used.Chains, roots.Chains...), roots.Blobs})
+	marks, markErr := s.mark(Roots{append(used.Chains, roots.Chains...), roots.Blobs}, nil)
 	if err = errors.Join(err, markErr); err != nil || loadErr != nil {
 		return removed, err // what it consisted of is not known: a sweep finds it
 	}

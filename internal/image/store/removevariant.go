@@ -60,7 +60,7 @@ func (s *Store) RemovePlatforms(ctx context.Context, nameOrID string, platforms 
 		removed.Deleted = append(removed.Deleted, v.Descriptor.Digest)
 	}
 	used := RootsOf(uses)
-	m, err := s.mark(Roots{append(used.Chains, roots.Chains...), roots.Blobs})
+	m, err := s.mark(Roots{append(used.Chains, roots.Chains...), roots.Blobs}, nil)
 	if err != nil {
 		return removed, err
 	}
@@ -119,7 +119,7 @@ func (s *Store) mayGo(r Record, doomed []Variant, force bool, uses []Use) error 
 		}
 		for _, use := range uses {
 			if use.Image == v.ID && (use.Running || !force) {
-				return errdef.New(errdef.Conflict, "the container %s uses %s", use.Container[:min(12, len(use.Container))], v.Platform())
+				return errdef.New(errdef.Conflict, "%s uses %s", use.Owner(), v.Platform())
 			}
 		}
 	}

@@ -44,7 +44,7 @@ func (s *Store) Sweep(ctx context.Context, roots Roots, partialAge time.Duration
 	if err := s.sweepTemporaries(); err != nil {
 		return Swept{}, fmt.Errorf("cannot sweep the images: %w", err)
 	}
-	marks, err := s.mark(roots)
+	marks, err := s.mark(roots, nil)
 	if err != nil {
 		return Swept{}, fmt.Errorf("cannot sweep the images: %w", err)
 	}
@@ -69,8 +69,51 @@ type marks struct {
 	followed map[image.Digest]bool
 }
 
-// mark follows every name. A record that cannot be followed stops the sweep: what it needs is not known.
-func (s *Store) mark(roots Roots) (marks, error) {
+// Unneeded is a blob or a layer that a sweep would remove.
+type Unneeded struct {
+	Kind   string // "blob" or "layer"
+	Digest image.Digest
+	Bytes  int64
+}
+
+// Unneeded tells what a sweep would remove if the images that without says were gone. It removes nothing.
+func (s *Store) Unneeded(ctx context.Context, roots Roots, without func(Record) bool) ([]Unneeded, error) {
+	release, err := s.Content.HoldSweep(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at the images: %w", err)
+	}
+	defer release()
+	m, err := s.mark(roots, without)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at the images: %w", err)
+	}
+	chains, err := s.Layers.List()
+	if err != nil {
+		return nil, err
+	}
+	var all []Unneeded
+	for _, chain := range chains {
+		if m.chains[chain] {
+			continue
+		}
+		u := Unneeded{Kind: "layer", Digest: chain}
+		if info, err := s.Layers.Info(chain); err == nil {
+			u.Bytes = info.Size
+		}
+		all = append(all, u)
+	}
+	err = s.Content.Walk(func(d image.Digest, info fs.FileInfo) error {
+		if !m.blobs[d] {
+			all = append(all, Unneeded{"blob", d, info.Size()})
+		}
+		return nil
+	})
+	return all, err
+}
+
+// mark follows every name but those of the images that without says; nil says none. A record that cannot be followed stops the sweep: what
+// it needs is not known.
+func (s *Store) mark(roots Roots, without func(Record) bool) (marks, error) {
 	m := marks{map[image.Digest]bool{}, map[image.Digest]bool{}, map[image.Digest]bool{}}
 	for _, d := range roots.Blobs {
 		m.blobs[d] = true
@@ -93,6 +136,9 @@ func (s *Store) mark(roots Roots) (marks, error) {
 		return m, err
 	}
 	for _, r := range all {
+		if without != nil && without(r) {
+			continue
+		}
 		for _, d := range [...]image.Descriptor{r.Target, r.Manifest} {
 			if err := s.markBlob(&m, d, 0); err != nil {
 				return m, fmt.Errorf("image %s: %w", r.fileKey(), err)
@@ -110,49 +156,72 @@ func (s *Store) markBlob(m *marks, d image.Descriptor, depth int) error {
 		return nil
 	}
 	m.followed[d.Digest] = true
-	data, err := s.Content.ReadAll(d.Digest, image.MaxManifest)
-	if skippable(err) {
-		return nil
-	}
+	c, err := s.childrenOf(d)
 	if err != nil {
 		return err
+	}
+	for _, entry := range c.documents {
+		if err := s.markBlob(m, entry, depth+1); err != nil {
+			return err
+		}
+	}
+	for _, b := range c.blobs {
+		m.blobs[b] = true
+	}
+	for _, chain := range c.chains {
+		m.chains[chain] = true
+	}
+	return nil
+}
+
+// childrenOf reads what a document leads to: nothing, if it is missing or damaged. That is not remembered, as somebody may be fetching it.
+func (s *Store) childrenOf(d image.Descriptor) (children, error) {
+	if s.memory != nil {
+		if known, ok := s.memory.documents[d.Digest]; ok {
+			return known, nil
+		}
+	}
+	c, whole, err := s.readChildren(d)
+	if whole && s.memory != nil {
+		s.memory.documents[d.Digest] = c
+	}
+	if skippable(err) {
+		err = nil
+	}
+	return c, err
+}
+
+// readChildren reads as much as there is; whole says that it is all.
+func (s *Store) readChildren(d image.Descriptor) (c children, whole bool, err error) {
+	data, err := s.Content.ReadAll(d.Digest, image.MaxManifest)
+	if err != nil {
+		return c, false, err
 	}
 	if image.IsIndex(d.MediaType) {
 		index, err := image.ParseIndex(data, d.MediaType)
-		if err != nil {
-			return nil
-		}
-		for _, entry := range index.Manifests {
-			if err := s.markBlob(m, entry, depth+1); err != nil {
-				return err
-			}
-		}
-		return nil
+		c.documents = index.Manifests
+		return c, err == nil, nil
 	}
 	manifest, err := image.ParseManifest(data, d.MediaType)
 	if err != nil {
-		return nil
+		return c, false, nil //nolint:nilerr // of no use to anybody, and leads nowhere
 	}
-	m.blobs[manifest.Config.Digest] = true
+	c.blobs = append(c.blobs, manifest.Config.Digest)
 	for _, l := range manifest.Layers {
-		m.blobs[l.Digest] = true
+		c.blobs = append(c.blobs, l.Digest)
 	}
 	if !image.IsConfig(manifest.Config.MediaType) {
-		return nil
+		return c, true, nil
 	}
 	data, err = s.Content.ReadAll(manifest.Config.Digest, image.MaxConfig)
-	if skippable(err) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return c, false, err
 	}
-	if config, err := image.ParseConfig(data); err == nil {
-		for _, chain := range image.ChainIDs(config.RootFS.DiffIDs) {
-			m.chains[chain] = true
-		}
+	config, err := image.ParseConfig(data)
+	if err == nil {
+		c.chains = image.ChainIDs(config.RootFS.DiffIDs)
 	}
-	return nil
+	return c, err == nil, nil
 }
 
 // skippable tells damage, with which the image is of no use anyway, from failures that may pass.

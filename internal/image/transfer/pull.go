@@ -138,6 +138,19 @@ func (p *pull) run(ctx context.Context) (Result, error) {
 	return Result{Digest: top.desc.Digest, ID: manifest.Config.Digest, Newer: top.desc.Digest != before}, nil
 }
 
+// Blob fetches one blob of the repository of ref into the content, unless it is there.
+func Blob(ctx context.Context, client *registry.Client, to *content.Store, ref reference.Reference, desc image.Descriptor) error {
+	p := &pull{opt: Options{Registry: client, Content: to}, ref: ref, events: &events{}}
+	for try := 0; ; try++ {
+		f := newFetch(desc)
+		err := f.run(ctx, p)
+		f.close()
+		if try > 0 || !errors.Is(err, errStale) {
+			return err
+		}
+	}
+}
+
 // document is a manifest or an index.
 type document struct {
 	desc image.Descriptor

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -17,6 +18,7 @@ import (
 type Renderer struct {
 	w    io.Writer
 	size func() (columns, rows int) // nil when w is no terminal
+	json *json.Encoder              // unless it is nil: of docker's messages
 
 	mu    sync.Mutex
 	order []image.Digest
@@ -29,6 +31,39 @@ type Renderer struct {
 func NewRenderer(w io.Writer, size func() (columns, rows int)) *Renderer {
 	return &Renderer{w: w, size: size, last: map[image.Digest]Event{}}
 }
+
+// NewJSONRenderer returns a renderer that writes one line of JSON for each piece of news, in the form of docker's API.
+func NewJSONRenderer(w io.Writer) *Renderer {
+	return &Renderer{w: w, last: map[image.Digest]Event{}, json: json.NewEncoder(w)}
+}
+
+// message is docker's: what happens to a layer, and how far it has got.
+type message struct {
+	Status string  `json:"status"`
+	ID     string  `json:"id,omitempty"`
+	Detail *detail `json:"progressDetail,omitempty"`
+}
+
+type detail struct {
+	Current int64 `json:"current"`
+	Total   int64 `json:"total"`
+}
+
+// jsonWord is what docker calls a state.
+func (e Event) jsonWord() string {
+	switch e.State {
+	case Downloading:
+		return "Downloading"
+	case Unpacking:
+		return "Extracting"
+	case Pushing:
+		return "Pushing"
+	}
+	return e.word(e.State.plainWord())
+}
+
+// Say shows a line of its own.
+func (r *Renderer) Say(line string) { r.print("%s\n", line) }
 
 // Begin says what is pulled.
 func (r *Renderer) Begin(ref reference.Reference) {
@@ -77,6 +112,12 @@ func (r *Renderer) Fail() {
 func (r *Renderer) print(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.json != nil {
+		for line := range strings.Lines(fmt.Sprintf(format, args...)) {
+			_ = r.json.Encode(message{Status: strings.TrimSpace(line)})
+		}
+		return
+	}
 	_, _ = fmt.Fprintf(r.w, format, args...) // a closed stderr must not stop a pull
 }
 
@@ -84,6 +125,19 @@ func (r *Renderer) print(format string, args ...any) {
 func (r *Renderer) Event(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.json != nil {
+		switch {
+		case e.State == Notice:
+			_ = r.json.Encode(message{Status: e.Text})
+		case e.Layer != "":
+			m := message{Status: e.jsonWord(), ID: e.Layer.Short()}
+			if e.State.moves() {
+				m.Detail = &detail{e.Done, e.Total}
+			}
+			_ = r.json.Encode(m)
+		}
+		return
+	}
 	if e.State == Notice {
 		r.erase()
 		_, _ = fmt.Fprintf(r.w, "%s\n", e.Text)

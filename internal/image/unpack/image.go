@@ -137,6 +137,30 @@ func Layer(ctx context.Context, layers *layer.Store, parent, diffID image.Digest
 	return chain, nil
 }
 
+// Again unpacks a layer once more that is there, from its blob: what should be there, to be compared, put in its place or aborted.
+func Again(ctx context.Context, layers *layer.Store, chain image.Digest, r io.Reader, opt Options) (layer.Finished, Result, error) {
+	info, err := layers.Info(chain)
+	if err != nil {
+		return layer.Finished{}, Result{}, err
+	}
+	st, err := layers.Again(ctx, chain)
+	if err != nil {
+		return layer.Finished{}, Result{}, err
+	}
+	result, err := applyTo(ctx, st, r, opt)
+	if err == nil {
+		var under []image.Digest
+		if under, err = ancestors(layers, st.Parent); err == nil {
+			err = adopt(st.Tree(), result.Implied, below(layers, under, nil))
+		}
+	}
+	if err != nil {
+		return layer.Finished{}, result, errors.Join(fmt.Errorf("cannot unpack layer %s again: %w", chain, err), st.Abort())
+	}
+	info.OpaqueRoot = result.OpaqueRoot
+	return layer.Finished{Staging: st, Info: info}, result, nil
+}
+
 // ancestors is the chain that ends with the layer top, the lowest first.
 func ancestors(layers *layer.Store, top image.Digest) (chain []image.Digest, err error) {
 	for top != "" {

@@ -1,0 +1,213 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"berth/internal/disk"
+	"berth/internal/errdef"
+	"berth/internal/host"
+	"berth/internal/image"
+	"berth/internal/image/store"
+
+	"golang.org/x/sys/unix"
+)
+
+// ImageMount is an image whose files are shown at a path, for reading, in one mount namespace.
+//
+//	RUN/images/ID/mount.json   this, written before the mount is made
+//	RUN/images/ID/tree         where it is
+//	RUN/images/ID/empty        the lowest layer: overlayfs wants two
+type ImageMount struct {
+	ID        image.Digest   `json:"id"`
+	Name      string         `json:"name"` // as it was given
+	Chain     []image.Digest `json:"chain"`
+	Namespace string         `json:"namespace"` // "mnt:[4026531841]"
+	Path      string         `json:"-"`
+}
+
+func (e *Engine) imageMountDir(id image.Digest) string {
+	return filepath.Join(e.Settings.RunRoot, "images", id.Hex())
+}
+
+// MountImage shows the files of an image, and says where. Without root that is for processes inside the user namespace alone, of which this
+// one must be.
+func (e *Engine) MountImage(name string, im store.Image) (string, error) {
+	fail := func(err error) (string, error) { return "", fmt.Errorf("cannot mount image %s: %w", name, err) }
+	if !host.Privileged() {
+		return fail(errdef.Hint(errdef.New(errdef.Denied, "without root its files can be shown only inside the user namespace of your containers"),
+			"berth unshare sh -c 'ls \"$(berth image mount %s)\"'", name))
+	}
+	layers, err := e.Images.Layers.Stack(im.Chain)
+	if err != nil {
+		return fail(err)
+	}
+	namespace, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return fail(err)
+	}
+	lock, err := e.lockImageMounts()
+	if err != nil {
+		return fail(err)
+	}
+	defer lock.Unlock()
+	dir := e.imageMountDir(im.ID)
+	at := filepath.Join(dir, "tree")
+	if old, err := readImageMount(dir); err == nil {
+		if old.Namespace == namespace && isMountPoint(at) {
+			return at, nil
+		}
+		if old.Namespace != namespace && alive(old.Namespace) {
+			return fail(errdef.New(errdef.Conflict, "it is mounted in another mount namespace"))
+		}
+	}
+	for _, d := range []string{at, filepath.Join(dir, "empty")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fail(err)
+		}
+	}
+	data, err := json.Marshal(ImageMount{ID: im.ID, Name: name, Chain: im.Chain, Namespace: namespace})
+	if err != nil {
+		return fail(err)
+	}
+	if err := disk.Replace(filepath.Join(dir, "mount.json"), data, 0o600, disk.Volatile); err != nil {
+		return fail(err)
+	}
+	if err := mountStack(append(layers, filepath.Join(dir, "empty")), at, e.Host().InUserNS); err != nil {
+		return fail(errors.Join(err, os.RemoveAll(dir)))
+	}
+	return at, nil
+}
+
+// mountStack mounts layers, the topmost first, by their descriptors: their names would not fit into one page.
+func mountStack(layers []string, at string, userXattr bool) error {
+	var lower []string
+	for _, l := range layers {
+		fd, err := unix.Open(l, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: l, Err: err}
+		}
+		defer unix.Close(fd)
+		lower = append(lower, "/proc/self/fd/"+strconv.Itoa(fd))
+	}
+	options := "lowerdir=" + strings.Join(lower, ":")
+	if userXattr {
+		options += ",userxattr"
+	}
+	if len(options) >= os.Getpagesize() {
+		return errdef.New(errdef.Unsupported, "it has %d layers, more than can be mounted so", len(layers)-1)
+	}
+	return os.NewSyscallError("mount", unix.Mount("berth", at, "overlay", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, options))
+}
+
+// UnmountImage takes the files of an image away again. One that is not mounted is errdef.NotFound.
+func (e *Engine) UnmountImage(id image.Digest, force bool) error {
+	fail := func(err error) error { return fmt.Errorf("cannot unmount image %s: %w", id.Short(), err) }
+	lock, err := e.lockImageMounts()
+	if err != nil {
+		return fail(err)
+	}
+	defer lock.Unlock()
+	dir := e.imageMountDir(id)
+	m, err := readImageMount(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fail(errdef.New(errdef.NotFound, "it is not mounted"))
+	}
+	if err != nil {
+		return fail(err)
+	}
+	at := filepath.Join(dir, "tree")
+	switch own, err := os.Readlink("/proc/self/ns/mnt"); {
+	case err != nil:
+		return fail(err)
+	case own != m.Namespace && alive(m.Namespace):
+		return fail(errdef.Hint(errdef.New(errdef.Conflict, "it is mounted in another mount namespace"), "unmount it there, or end the processes in it"))
+	case own == m.Namespace && isMountPoint(at):
+		flags := unix.UMOUNT_NOFOLLOW
+		if force {
+			flags |= unix.MNT_DETACH
+		}
+		if err := unix.Unmount(at, flags); err == unix.EBUSY {
+			return fail(errdef.Hint(errdef.New(errdef.Conflict, "something uses its files"), "end it, or use --force"))
+		} else if err != nil {
+			return fail(os.NewSyscallError("umount2", err))
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// ImageMounts are the images that are mounted, wherever that is. What a namespace has taken with it is left out.
+func (e *Engine) ImageMounts() ([]ImageMount, error) {
+	dir := filepath.Join(e.Settings.RunRoot, "images")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var all []ImageMount
+	for _, entry := range entries {
+		if !entry.IsDir() { // the lock
+			continue
+		}
+		m, err := readImageMount(filepath.Join(dir, entry.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m.Path = filepath.Join(dir, entry.Name(), "tree"); m.shown() {
+			all = append(all, m)
+		}
+	}
+	return all, nil
+}
+
+// shown reports whether the mount is there. Of another namespace only its being there is known.
+func (m ImageMount) shown() bool {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err == nil && own == m.Namespace {
+		return isMountPoint(m.Path)
+	}
+	return alive(m.Namespace)
+}
+
+func readImageMount(dir string) (ImageMount, error) {
+	var m ImageMount
+	data, err := os.ReadFile(filepath.Join(dir, "mount.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &m)
+	}
+	return m, err
+}
+
+func (e *Engine) lockImageMounts() (*disk.Lock, error) {
+	dir := filepath.Join(e.Settings.RunRoot, "images")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return disk.TakeLock(filepath.Join(dir, ".lock"))
+}
+
+// isMountPoint reports whether something is mounted at a path: then it is another mount than the directory that it is in.
+func isMountPoint(path string) bool {
+	var at, above unix.Statx_t
+	return unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &at) == nil &&
+		unix.Statx(unix.AT_FDCWD, filepath.Dir(path), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &above) == nil && at.Mnt_id != above.Mnt_id
+}
+
+// alive reports whether a process is in a mount namespace.
+func alive(namespace string) bool {
+	found, _ := filepath.Glob("/proc/[0-9]*/ns/mnt") // the pattern is well formed
+	for _, path := range found {
+		if ns, err := os.Readlink(path); err == nil && ns == namespace {
+			return true
+		}
+	}
+	return false
+}
