@@ -22,6 +22,7 @@ import (
 // runtimeOptions are the flags of `berth runtime` and its commands.
 type runtimeOptions struct {
 	root, log, logFormat string
+	rootless             string
 	systemdCgroup        bool
 	runtimecli.Options
 	exec      runtimecli.ExecOptions
@@ -50,7 +51,7 @@ var runtimeGlobals = []flag{
 	{"log", "", "string", "File to which errors are appended, too", text(func(o *options) *string { return &o.runtime.log })},
 	{"log-format", "", "string", "Format of the log (text|json)", choice(func(o *options) *string { return &o.runtime.logFormat }, "log format", "text", "json")},
 	{"systemd-cgroup", "", "", "Have systemd make control groups; cgroupsPath is then SLICE:PREFIX:NAME", boolean(func(o *options) *bool { return &o.runtime.systemdCgroup })},
-	{"rootless", "", "string", "Go without control groups where they may not be made (true|false|auto): that is found out here", choice(func(o *options) *string { return new(string) }, "value", "true", "false", "auto")},
+	{"rootless", "", "string", "Go without a control group where none may be made (true|false|auto)", choice(func(o *options) *string { return &o.runtime.rootless }, "value", "true", "false", "auto")},
 	{"debug", "", "", "Say more about what is done, and about errors", nil},
 }
 
@@ -246,7 +247,7 @@ func (c *call) containers() runtimecli.Store {
 		root = filepath.Join(c.settings.RunRoot, "runtime")
 	}
 	return runtimecli.Store{
-		Root: root, Systemd: c.options.runtime.systemdCgroup,
+		Root: root, Systemd: c.options.runtime.systemdCgroup, Rootless: c.options.runtime.rootless,
 		Warn: func(err error) { fmt.Fprintf(c.err, "berth: warning: %s\n", visible(err.Error())) },
 	}
 }

@@ -81,7 +81,7 @@ func exitStatus(ws unix.WaitStatus) int {
 // make makes a container; its process then waits at its gate, if only that was asked for, or has executed its program. On an error
 // nothing is left.
 func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
-	b, err := open(o.ID, o.Dir, s.Systemd)
+	b, err := s.open(o.ID, o.Dir)
 	if err != nil {
 		return nil, err
 	}
