@@ -1,8 +1,10 @@
 package runtimecli
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +58,12 @@ func (s Store) open(id, at string) (*bundle, error) {
 	if !filepath.IsAbs(c.Root.Path) {
 		c.Root.Path = filepath.Join(dir, c.Root.Path)
 	}
+	for i, m := range c.Mounts {
+		bound := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+		if bound && m.Source != "" && !filepath.IsAbs(m.Source) { // config.md, "Mounts": relative to the bundle
+			c.Mounts[i].Source = filepath.Join(dir, m.Source)
+		}
+	}
 	b := &bundle{dir: dir, config: data, in: lifecycle.Input{ID: id, Spec: c, Host: <-probed, MountPoint: c.Root.Path}}
 	if err := checkHooks(c.Hooks); err != nil {
 		return nil, err
@@ -66,6 +74,11 @@ func (s Store) open(id, at string) (*bundle, error) {
 // complete adds to a spec what it leaves to the runtime.
 func (b *bundle) complete(s Store) error {
 	linux, h := b.in.Spec.Linux, b.in.Host
+	if err := errors.Join(checkVersion(b.in.Spec.Version), checkDevices(linux), leaveOutOwn(linux)); err != nil {
+		return err
+	}
+	s.grant(b.in.Spec.Process, h, slices.ContainsFunc(linux.Namespaces, isUser))
+	b.keepModes()
 	maps, err := mapsOf(linux, h)
 	if err != nil {
 		return err
@@ -120,6 +133,8 @@ func mapsOf(linux *specs.Linux, h host.Facts) (userns.Maps, error) {
 	m.Single = own && only(m.UID, h.UID) && only(m.GID, h.GID)
 	return m, nil
 }
+
+func isUser(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }
 
 // only reports whether a map has one id, which is that one here.
 func only(m []specs.LinuxIDMapping, id int) bool {

@@ -63,7 +63,9 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 	if p.Terminal && o.Rows > 0 && p.ConsoleSize == nil {
 		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
 	}
-	running, err := r.enter(o, p, c.Linux.Seccomp, e.Cgroup)
+	facts := host.Probe()
+	s.grant(p, facts, r.Namespaces&unix.CLONE_NEWUSER != 0)
+	running, err := r.enter(o, facts, p, c.Linux, e.Cgroup)
 	if err != nil {
 		return 0, err
 	}
@@ -78,15 +80,14 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 }
 
 // enter starts a process in the container.
-func (r record) enter(o Options, p *specs.Process, filter *specs.LinuxSeccomp, below string) (*lifecycle.Running, error) {
+func (r record) enter(o Options, facts host.Facts, p *specs.Process, linux *specs.Linux, below string) (*lifecycle.Running, error) {
 	pidfd, err := unix.PidfdOpen(r.PID, 0)
 	if err != nil || !alive(r.PID, r.Begun) {
 		return nil, errors.Join(errNotRunning, err)
 	}
 	defer unix.Close(pidfd)
-	facts := host.Probe()
 	in := lifecycle.ExecInput{
-		ID: r.ID, Process: p, Seccomp: filter, Host: facts, Target: pidfd, Namespaces: r.Namespaces, NoSetgroups: r.NoSetgroups,
+		ID: r.ID, Process: p, Seccomp: linux.Seccomp, Linux: linux, Host: facts, Target: pidfd, Namespaces: r.Namespaces, NoSetgroups: r.NoSetgroups,
 		PreserveFDs: o.PreserveFDs, NoKeyring: o.NoKeyring,
 	}
 	if r.Cgroup != "" {

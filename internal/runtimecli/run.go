@@ -107,6 +107,7 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 		return nil, err
 	}
 	b.in.PreserveFDs, b.in.NoKeyring = o.PreserveFDs, o.NoKeyring
+	b.in.Tell = len(all(hooks)) > 0 || len(b.in.Spec.Linux.NetDevices) > 0
 	if gated {
 		gate, err := makeGate(h.dir)
 		if err != nil {
@@ -121,6 +122,10 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	if b.scopeInput != nil {
 		b.in.Scope = cgroup.EnterScope(b.in.Host, *b.scopeInput)
 	}
+	if b.in.Given, err = lifecycle.OpenGiven(b.in.Spec); err != nil {
+		return nil, err
+	}
+	defer lifecycle.CloseGiven(b.in.Given)
 	p, err := lifecycle.Prepare(b.in, true)
 	if err != nil {
 		return nil, err
@@ -134,7 +139,7 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	if gated {
 		h.First, h.Steps = p.Steps()
 	}
-	r, err := p.StartWhen(func(pid int) error { return h.born(hooks, pid) })
+	r, err := p.StartWhen(func(pid int) error { return h.born(b.in.Spec, pid) })
 	if err != nil {
 		if h.PID != 0 {
 			h.runLast(s, "poststop", hooks, stopped)
@@ -158,8 +163,8 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	return r, nil
 }
 
-// born writes a new process down, and runs the hooks for which it waits.
-func (h *held) born(hooks *specs.Hooks, pid int) (err error) {
+// born writes a new process down, gives it network devices, and runs the hooks for which it waits.
+func (h *held) born(c *specs.Spec, pid int) (err error) {
 	h.PID = pid
 	if _, h.Begun, err = processStat(pid); err != nil {
 		return err
@@ -167,6 +172,10 @@ func (h *held) born(hooks *specs.Hooks, pid int) (err error) {
 	if err := h.save(); err != nil {
 		return err
 	}
+	if err := moveDevices(c.Linux.NetDevices, pid); err != nil {
+		return err
+	}
+	hooks := c.Hooks
 	if hooks == nil {
 		return nil
 	}

@@ -21,6 +21,8 @@ type ExecInput struct {
 	// Program is the file to execute, where that is not what the first argument names.
 	Program string
 	Seccomp *specs.LinuxSeccomp
+	// Linux is the container's, as plan.ExecInput has it.
+	Linux *specs.Linux
 	Host    host.Facts
 	// Target is a pidfd of the container's first process.
 	Target     int
@@ -53,6 +55,8 @@ func NamespacesOf(s *specs.Spec) uintptr {
 			f |= unix.CLONE_NEWUSER
 		case specs.CgroupNamespace:
 			f |= unix.CLONE_NEWCGROUP
+		case specs.TimeNamespace:
+			f |= unix.CLONE_NEWTIME
 		}
 	}
 	return f
@@ -72,7 +76,7 @@ func Exec(in ExecInput) (*Running, error) {
 	defer entrance.Close()
 	inputs[plan.InTarget] = in.Target
 	p, err := plan.CompileExec(plan.ExecInput{
-		Process: in.Process, Program: in.Program, Host: in.Host, Namespaces: in.Namespaces, Filter: filter, FilterFlags: filterFlags,
+		Process: in.Process, Linux: in.Linux, Program: in.Program, Host: in.Host, Namespaces: in.Namespaces, Filter: filter, FilterFlags: filterFlags,
 		CgroupTasks: len(entrance.Files), Inherit: in.Stdin == nil, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups,
 		PreserveFDs: in.PreserveFDs,
 	})

@@ -47,12 +47,16 @@ type Input struct {
 	Maps userns.Maps
 	// Trees are what OpenTrees has opened, for a container whose root could not get there; else nil.
 	Trees []*os.File
+	// Given are what OpenGiven has opened, by the number of its mount.
+	Given map[int]*os.File
 	// Driver makes the container's control group; with None, or nothing, the container is in its parent's.
 	Driver cgroup.Driver
 	// Scope is what the group is in with the driver Systemd.
 	Scope *cgroup.Scope
 	// Network is the container's network namespace, if it is being made already; it is the caller's to close.
 	Network *Network
+	// Tell has StartWhen call ready when the process has made its namespaces and file systems, and not before.
+	Tell bool
 	// Gate, if there is one, is what the process waits at when all but its execve is done.
 	Gate *Gate
 	// PreserveFDs is how many descriptors from 3 on the process is given.
@@ -94,7 +98,7 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
 		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), DeviceSources: in.DeviceSources, Trees: in.Trees != nil, Shm: in.Shm != nil,
-		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
+		Given: numbersOf(in.Given), Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Tell: in.Tell, Network: ours, Loopback: own && !ours,
 		Create: in.Gate != nil, PreserveFDs: in.PreserveFDs, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})
 	if err != nil {
@@ -115,7 +119,7 @@ func keyring(id string, none bool) string {
 func fileSources(s *specs.Spec) map[string]bool {
 	files := map[string]bool{}
 	for _, m := range s.Mounts {
-		if m.Type != "bind" {
+		if m.Type != "bind" && !slices.Contains(m.Options, "bind") && !slices.Contains(m.Options, "rbind") {
 			continue
 		}
 		sub := ""
@@ -158,6 +162,7 @@ type Pending struct {
 	toStart  *os.File // a byte lets the child go on
 	toMaps   *os.File // a byte says that the id maps are written
 	ready    *os.File // a byte says that the process is at its gate
+	here     *os.File // a byte says that the process waits for a word
 	theirs   []*os.File
 	network  *Network
 	// closeNetwork says that the namespace is ours to let go of.
@@ -205,6 +210,9 @@ func (p *Pending) openInputs(await bool) (err error) {
 	for i, f := range p.in.Trees {
 		p.inputs[plan.InTree(i)] = int(f.Fd())
 	}
+	for i, f := range p.in.Given {
+		p.inputs[plan.InGiven(i)] = int(f.Fd())
+	}
 	if p.program.Has(plan.InNetwork) {
 		ns, err := p.network.Wait()
 		if err != nil {
@@ -232,6 +240,14 @@ func (p *Pending) openInputs(await bool) (err error) {
 		p.ready = r
 		p.give(plan.InReady, w)
 		p.inputs[plan.InStart] = int(p.in.Gate.Start.Fd())
+	}
+	if await && p.in.Tell {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		p.here = r
+		p.give(plan.InHere, w)
 	}
 	if await {
 		p.toStart, err = p.word(plan.InGo, plan.InGoEnd)
@@ -294,12 +310,12 @@ func (p *Pending) Abandon() error {
 
 // Close closes every descriptor that is still here; a process that waits for a word goes silently.
 func (p *Pending) Close() {
-	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps, p.ready) {
+	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps, p.ready, p.here) {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
-	p.theirs, p.console, p.toStart, p.toMaps, p.ready = nil, nil, nil, nil, nil
+	p.theirs, p.console, p.toStart, p.toMaps, p.ready, p.here = nil, nil, nil, nil, nil, nil
 	if p.closeNetwork {
 		p.network.Close()
 		p.closeNetwork = false
@@ -359,6 +375,12 @@ func (p *Pending) StartWhen(ready func(pid int) error) (_ *Running, err error) {
 // letGo gives a process the words that it waits for.
 func (p *Pending) letGo(c *child.Child, ready func(pid int) error) error {
 	err := p.writeMaps(c.PID)
+	if err == nil && p.here != nil {
+		p.closeTheirs() // the process alone can say that it is there
+		if n, _ := p.here.Read(make([]byte, 1)); n == 0 {
+			return c.WaitReady(p.here) // which says what stood in the way
+		}
+	}
 	if err == nil {
 		err = ready(c.PID)
 	}
@@ -372,11 +394,15 @@ func (p *Pending) letGo(c *child.Child, ready func(pid int) error) error {
 	if p.ready == nil {
 		return c.Wait()
 	}
+	p.closeTheirs() // the process alone can say that it is ready
+	return c.WaitReady(p.ready)
+}
+
+func (p *Pending) closeTheirs() {
 	for _, f := range p.theirs {
-		_ = f.Close() // the process alone can say that it is ready
+		_ = f.Close()
 	}
 	p.theirs = nil
-	return c.WaitReady(p.ready)
 }
 
 // Steps are what the process has still to do when it has passed its gate: the operations from the number first on. By them

@@ -35,6 +35,9 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 	if err := c.limits(p); err != nil {
 		return err
 	}
+	if err := c.scheduling(p); err != nil {
+		return err
+	}
 	c.label(p)
 	if c.spec.Linux.Personality != nil {
 		if err := c.personality(c.spec.Linux.Personality); err != nil {

@@ -128,5 +128,6 @@ const (
 	InMapsEnd = "mapsend" // the pipe's other end, of which the child must not keep a copy
 	InNetwork = "network" // the network namespace that the parent has made for the container
 	InGo      = "go"      // pipe: a byte says that what the child is has been written down, and its network made
+	InHere    = "here"    // pipe: one byte when the child waits at InGo, its namespaces and file systems made
 	InGoEnd   = "goend"   // the pipe's other end, of which the child must not keep a copy
 )
