@@ -86,7 +86,7 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 		return nil, err
 	}
 	hooks := b.in.Spec.Hooks
-	gated := create || hooks != nil && len(hooks.StartContainer) > 0
+	gated := create || hooks != nil && len(hooks.StartContainer) > 0 || listens(b.in.Spec.Linux.Seccomp)
 	if err := checkTerminal(b.in.Spec.Process.Terminal, create || o.Detach, o.ConsoleSocket); err != nil {
 		return nil, err
 	}
@@ -108,13 +108,13 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	}
 	b.in.PreserveFDs, b.in.NoKeyring = o.PreserveFDs, o.NoKeyring
 	b.in.Tell = len(all(hooks)) > 0 || len(b.in.Spec.Linux.NetDevices) > 0
+	var waits *gate
+	defer func() { waits.close() }()
 	if gated {
-		gate, err := makeGate(h.dir)
-		if err != nil {
+		if waits, err = makeGate(h.dir); err != nil {
 			return nil, err
 		}
-		defer gate.close()
-		b.in.Gate = &gate.Gate
+		b.in.Gate = &waits.Gate
 	}
 	if err := b.groupIsFree(); err != nil {
 		return nil, err
@@ -146,7 +146,12 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 		}
 		return nil, err
 	}
+	waits.close()
+	waits = nil
 	err = h.announce(o, r, gated)
+	if err == nil {
+		err = tellListener(b.in.Spec.Linux.Seccomp, r, h.state(creating))
+	}
 	if err == nil && !create {
 		if gated {
 			err = h.start(b.in.Spec)
@@ -278,11 +283,35 @@ func makeGate(dir string) (*gate, error) {
 }
 
 func (g *gate) close() {
+	if g == nil {
+		return
+	}
 	for _, f := range []*os.File{g.Start, g.Report} {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
+}
+
+// openGate opens the gate at which a process waits, for PassGate. What it reports then ends when the process has gone on.
+func openGate(dir string) (_ *gate, err error) {
+	path := filepath.Join(dir, startFIFO)
+	to, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if err == unix.ENXIO {
+			return nil, errNotRunning
+		}
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	g := &gate{lifecycle.Gate{Start: os.NewFile(uintptr(to), path)}}
+	path = filepath.Join(dir, reportFIFO)
+	from, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		g.close()
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	g.Report = os.NewFile(uintptr(from), path)
+	return g, nil
 }
 
 // Start lets a created container's process go on.
@@ -308,22 +337,11 @@ func (s Store) Start(id string) error {
 
 // start runs what comes before the execve of the process, lets it go on, and waits for the outcome.
 func (h *held) start(c *specs.Spec) error {
-	path := filepath.Join(h.dir, startFIFO)
-	to, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	g, err := openGate(h.dir)
 	if err != nil {
-		if err == unix.ENXIO {
-			return errNotRunning
-		}
-		return &os.PathError{Op: "open", Path: path, Err: err}
+		return err
 	}
-	g := &gate{lifecycle.Gate{Start: os.NewFile(uintptr(to), path)}}
 	defer g.close()
-	path = filepath.Join(h.dir, reportFIFO)
-	from, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	g.Report = os.NewFile(uintptr(from), path)
 	if c.Hooks != nil {
 		if err := h.inside("startContainer", c.Hooks.StartContainer, h.state(created)); err != nil {
 			return errors.Join(err, h.signal(unix.SIGKILL))

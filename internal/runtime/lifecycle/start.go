@@ -83,6 +83,11 @@ type Running struct {
 	PID, PIDFD int
 	// Console is the first side of the terminal, if the process has one.
 	Console *os.File
+	// Listener is by which somebody is asked about the process's system calls, if its filter asks.
+	Listener *os.File
+	// First and Steps are what is behind the gate of a process of exec (Pending.Steps).
+	First int
+	Steps []Step
 }
 
 // Program compiles what Start would carry out, for the reader. tasks counts the hierarchies of control groups that the child
@@ -163,6 +168,7 @@ type Pending struct {
 	toMaps   *os.File // a byte says that the id maps are written
 	ready    *os.File // a byte says that the process is at its gate
 	here     *os.File // a byte says that the process waits for a word
+	listener *os.File // our end of the socket by which the listener of its filter comes
 	theirs   []*os.File
 	network  *Network
 	// closeNetwork says that the namespace is ours to let go of.
@@ -226,6 +232,13 @@ func (p *Pending) openInputs(await bool) (err error) {
 			return err
 		}
 		p.give(plan.InConsole, theirs)
+	}
+	if p.program.Has(plan.InListener) {
+		var theirs *os.File
+		if p.listener, theirs, err = socketPair(); err != nil {
+			return err
+		}
+		p.give(plan.InListener, theirs)
 	}
 	if p.program.Has(plan.InMaps) {
 		if p.toMaps, err = p.word(plan.InMaps, plan.InMapsEnd); err != nil {
@@ -310,12 +323,12 @@ func (p *Pending) Abandon() error {
 
 // Close closes every descriptor that is still here; a process that waits for a word goes silently.
 func (p *Pending) Close() {
-	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps, p.ready, p.here) {
+	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps, p.ready, p.here, p.listener) {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
-	p.theirs, p.console, p.toStart, p.toMaps, p.ready, p.here = nil, nil, nil, nil, nil, nil
+	p.theirs, p.console, p.toStart, p.toMaps, p.ready, p.here, p.listener = nil, nil, nil, nil, nil, nil, nil
 	if p.closeNetwork {
 		p.network.Close()
 		p.closeNetwork = false
@@ -362,12 +375,21 @@ func (p *Pending) StartWhen(ready func(pid int) error) (_ *Running, err error) {
 	if err != nil {
 		return nil, startError(err, p.in.Spec.Process.Args[0])
 	}
+	return running(c, p.console, p.listener)
+}
+
+// running takes what a process that has started has sent of its own.
+func running(c *child.Child, console, listener *os.File) (_ *Running, err error) {
 	r := &Running{PID: c.PID, PIDFD: c.PIDFD}
-	if p.console != nil {
-		if r.Console, err = ReceiveConsole(p.console); err != nil {
-			_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
-			return nil, err
-		}
+	if console != nil {
+		r.Console, err = ReceiveConsole(console)
+	}
+	if err == nil && listener != nil {
+		r.Listener, err = child.Receive(listener)
+	}
+	if err != nil {
+		_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
+		return nil, err
 	}
 	return r, nil
 }
@@ -407,9 +429,11 @@ func (p *Pending) closeTheirs() {
 
 // Steps are what the process has still to do when it has passed its gate: the operations from the number first on. By them
 // whoever lets it go on understands what it reports.
-func (p *Pending) Steps() (first int, steps []Step) {
-	for i := len(p.program.Ops) - 1; i >= 0 && p.program.Ops[i].Special != plan.WaitByte; i-- {
-		op := &p.program.Ops[i]
+func (p *Pending) Steps() (first int, steps []Step) { return stepsOf(p.program) }
+
+func stepsOf(p *plan.Program) (first int, steps []Step) {
+	for i := len(p.Ops) - 1; i >= 0 && p.Ops[i].Special != plan.WaitByte; i-- {
+		op := &p.Ops[i]
 		first, steps = i, append(steps, Step{What: op.What, Call: op.Call.Name, Exec: op.Special == plan.Exec})
 	}
 	slices.Reverse(steps)

@@ -129,10 +129,8 @@ func Compile(in Input) (*Program, error) {
 		}
 	}
 	c.stdioInputs(in.Spec.Process, in.Inherit)
-	if in.Create {
-		c.input(InReady)
-		c.input(InStart)
-		c.p.Waits = true
+	if err := c.gateInputs(in.Create, in.FilterFlags); err != nil {
+		return nil, err
 	}
 	c.reset()
 	if in.Await && in.Tell {
@@ -169,6 +167,23 @@ func Compile(in Input) (*Program, error) {
 		return nil, err
 	}
 	return &c.p, nil
+}
+
+// gateInputs declares what a process that is created before it is started needs.
+func (c *compiler) gateInputs(create bool, filterFlags uintptr) error {
+	listens := finish{filterFlags: filterFlags}.listens()
+	if listens && !create {
+		return fmt.Errorf("SCMP_ACT_NOTIFY is not supported here: nobody could be asked before the process runs")
+	}
+	if listens {
+		c.input(InListener)
+	}
+	if create {
+		c.input(InReady)
+		c.input(InStart)
+		c.p.Waits = true
+	}
+	return nil
 }
 
 // check refuses what a program could not do, so that nothing of a spec is left out in silence.

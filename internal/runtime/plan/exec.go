@@ -27,7 +27,9 @@ type ExecInput struct {
 	Keyring     string
 	NoSetgroups bool
 	PreserveFDs int
-	Origins     map[string]string
+	// Create makes the child report that it is ready and wait for a start.
+	Create  bool
+	Origins map[string]string
 }
 
 // InTarget is a pidfd of a process of the container.
@@ -55,6 +57,9 @@ func CompileExec(in ExecInput) (*Program, error) {
 		c.input(InCgroup(i))
 	}
 	c.stdioInputs(in.Process, in.Inherit)
+	if err := c.gateInputs(in.Create, in.FilterFlags); err != nil {
+		return nil, err
+	}
 	c.reset()
 	if err := c.moves(in.Process.ExecCPUAffinity, in.CgroupTasks); err != nil {
 		return nil, err
@@ -77,7 +82,7 @@ func CompileExec(in ExecInput) (*Program, error) {
 	} else {
 		c.stdio(in.Inherit)
 	}
-	if err := c.process(in.Process, finish{filter: in.Filter, filterFlags: in.FilterFlags, keyring: in.Keyring, preserve: in.PreserveFDs}); err != nil {
+	if err := c.process(in.Process, finish{filter: in.Filter, filterFlags: in.FilterFlags, create: in.Create, keyring: in.Keyring, preserve: in.PreserveFDs}); err != nil {
 		return nil, err
 	}
 	return &c.p, nil

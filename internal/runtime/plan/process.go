@@ -50,6 +50,9 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 	if f.create {
 		closing.Args = append(closing.Args, Ref(c.inputSlot(InReady)), Ref(c.inputSlot(InStart)))
 	}
+	if f.listens() {
+		closing.Args = append(closing.Args, Ref(c.inputSlot(InListener)))
+	}
 	c.add(closing)
 
 	c.from("capabilities")
@@ -88,9 +91,10 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 
 	if f.create {
 		c.find(p)
-		c.from("create")
-		c.do("say that everything is ready", callWrite, Ref(c.inputSlot(InReady)), Bytes{[]byte{1}, `"\1"`}, num(1))
-		c.add(Op{Special: WaitByte, Call: callRead, What: "wait for the start", Args: []Arg{Ref(c.inputSlot(InStart)), c.out(1), num(1)}})
+	}
+	// Who is notified must have the listener before the process makes a call that it waits for: then the filter comes before the gate.
+	if f.create && !f.listens() {
+		c.gate()
 	}
 	// The filter is not loaded yet, and no handler of ours is left.
 	c.from("")
@@ -109,8 +113,21 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 		c.filter(f)
 		c.finalRights(capabilities)
 	}
+	if f.listens() {
+		c.gate()
+	}
 	c.execve(p)
 	return nil
+}
+
+// listens reports whether somebody is asked about system calls (SCMP_ACT_NOTIFY).
+func (f finish) listens() bool { return f.filterFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 }
+
+// gate waits until the process may execute its program.
+func (c *compiler) gate() {
+	c.from("create")
+	c.do("say that everything is ready", callWrite, Ref(c.inputSlot(InReady)), Bytes{[]byte{1}, `"\1"`}, num(1))
+	c.add(Op{Special: WaitByte, Call: callRead, What: "wait for the start", Args: []Arg{Ref(c.inputSlot(InStart)), c.out(1), num(1)}})
 }
 
 func (c *compiler) finalRights(s capabilitySet) {
@@ -129,7 +146,14 @@ func (c *compiler) filter(f finish) {
 		return
 	}
 	c.from("seccomp")
-	c.do("filter system calls", callSeccomp, flags(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), Int{V: f.filterFlags}, f.filter)
+	const what = "filter system calls"
+	args := []Arg{flags(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), Int{V: f.filterFlags}, f.filter}
+	if !f.listens() {
+		c.do(what, callSeccomp, args...)
+		return
+	}
+	listener := c.get("listener", what, callSeccomp, args...)
+	c.add(Op{Special: SendFD, Call: callSendmsg, What: "send the parent what is notified", Args: []Arg{Ref(c.inputSlot(InListener)), listener}})
 }
 
 // execve tries the directories of the process's own PATH, in the container.
