@@ -256,8 +256,21 @@ func (c *call) containers() runtimecli.Store {
 func (c *call) runtimeCall() runtimecli.Options {
 	o := c.options.runtime.Options
 	o.ID, o.Connect = c.args[0], c.connectConsole
+	o.NotifySocket, o.ListenFDs = os.Getenv("NOTIFY_SOCKET"), listenFDs()
 	o.Rows, o.Columns, _ = (&terminal{in: c.in}).size()
 	return o
+}
+
+// listenFDs is how many sockets a service manager has handed to this process (sd_listen_fds(3)).
+func listenFDs() int {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
 }
 
 func (c *call) cmdRuntimeCreate() error {
@@ -268,7 +281,7 @@ func (c *call) cmdRuntimeCreate() error {
 }
 
 func (c *call) cmdRuntimeStart() error {
-	return engine.Explained(c.settings, c.containers().Start(c.args[0]))
+	return engine.Explained(c.settings, c.containers().Start(c.args[0], os.Getenv("NOTIFY_SOCKET")))
 }
 
 func (c *call) cmdRuntimeRun() error {

@@ -34,6 +34,10 @@ type Options struct {
 	NoKeyring     bool
 	Detach        bool
 	Keep          bool // the state, when run has ended
+	// ListenFDs is how many descriptors from 3 on are a service manager's sockets, before those of PreserveFDs; NotifySocket is where it
+	// waits to hear that the container is ready, or empty.
+	ListenFDs    int
+	NotifySocket string
 	// Terminal is used for a process with a terminal: its size to begin with, zero if there is none, and what connects its
 	// console with ours. The returned function waits for the end of its output and lets go.
 	Rows, Columns uint16
@@ -106,7 +110,10 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	if err := disk.Replace(filepath.Join(h.dir, configFile), b.config, 0o600, disk.Volatile); err != nil {
 		return nil, err
 	}
-	b.in.PreserveFDs, b.in.NoKeyring = o.PreserveFDs, o.NoKeyring
+	if err := o.serve(b.in.Spec, h.dir); err != nil {
+		return nil, err
+	}
+	b.in.PreserveFDs, b.in.NoKeyring = o.ListenFDs+o.PreserveFDs, o.NoKeyring
 	b.in.Tell = len(all(hooks)) > 0 || len(b.in.Spec.Linux.NetDevices) > 0
 	var waits *gate
 	defer func() { waits.close() }()
@@ -139,8 +146,15 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	if gated {
 		h.First, h.Steps = p.Steps()
 	}
+	var ready *readiness
+	if !create {
+		if ready, err = h.listenReadiness(o.NotifySocket); err != nil {
+			return nil, errors.Join(err, p.Abandon())
+		}
+	}
 	r, err := p.StartWhen(func(pid int) error { return h.born(b.in.Spec, pid) })
 	if err != nil {
+		ready.close()
 		if h.PID != 0 {
 			h.runLast(s, "poststop", hooks, stopped)
 		}
@@ -158,6 +172,12 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 		}
 		if err == nil {
 			h.runLast(s, "poststart", hooks, running)
+			if ready != nil {
+				h.lock.Unlock() // nobody else need wait until it is ready
+			}
+			err = s.ready(ready, r, h.Begun, o.Detach)
+		} else {
+			ready.close()
 		}
 	}
 	if err != nil {
@@ -314,8 +334,8 @@ func openGate(dir string) (_ *gate, err error) {
 	return g, nil
 }
 
-// Start lets a created container's process go on.
-func (s Store) Start(id string) error {
+// Start lets a created container's process go on. With a socket of a service manager it returns when the container has said that it is ready.
+func (s Store) Start(id, notifySocket string) error {
 	h, err := s.take(id)
 	if err != nil {
 		return err
@@ -328,11 +348,17 @@ func (s Store) Start(id string) error {
 	if err != nil {
 		return err
 	}
+	ready, err := h.listenReadiness(notifySocket)
+	if err != nil {
+		return err
+	}
 	if err := h.start(c); err != nil {
+		ready.close()
 		return err
 	}
 	h.runLast(s, "poststart", c.Hooks, running)
-	return nil
+	h.lock.Unlock() // nobody else need wait until it is ready
+	return ready.wait(func() bool { return alive(h.PID, h.Begun) }, h.PID)
 }
 
 // start runs what comes before the execve of the process, lets it go on, and waits for the outcome.
