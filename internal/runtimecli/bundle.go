@@ -74,7 +74,7 @@ func (s Store) open(id, at string) (*bundle, error) {
 // complete adds to a spec what it leaves to the runtime.
 func (b *bundle) complete(s Store) error {
 	linux, h := b.in.Spec.Linux, b.in.Host
-	if err := errors.Join(checkVersion(b.in.Spec.Version), checkDevices(linux), checkListener(linux.Seccomp), leaveOutOwn(linux)); err != nil {
+	if err := errors.Join(checkVersion(b.in.Spec.Version), checkAnnotations(b.in.Spec.Annotations), checkDevices(linux), checkListener(linux.Seccomp), leaveOutOwn(linux)); err != nil {
 		return err
 	}
 	s.grant(b.in.Spec.Process, h, slices.ContainsFunc(linux.Namespaces, isUser))

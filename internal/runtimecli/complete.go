@@ -37,6 +37,14 @@ func checkVersion(version string) error {
 	return nil
 }
 
+// checkAnnotations refuses what config.md ("Annotations") does.
+func checkAnnotations(a map[string]string) error {
+	if _, empty := a[""]; empty {
+		return errdef.New(errdef.Invalid, "an annotation has no key")
+	}
+	return nil
+}
+
 // leaveOutOwn leaves out namespaces that are joined by a path and are the runtime's own: the container has none of that type to itself, and
 // may not be given what belongs to one, such as a host name.
 func leaveOutOwn(linux *specs.Linux) error {

@@ -156,7 +156,7 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	if err != nil {
 		ready.close()
 		if h.PID != 0 {
-			h.runLast(s, "poststop", hooks, stopped)
+			h.poststop(s, hooks)
 		}
 		return nil, err
 	}
@@ -171,7 +171,9 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 			err = h.start(b.in.Spec)
 		}
 		if err == nil {
-			h.runLast(s, "poststart", hooks, running)
+			err = h.poststart(hooks)
+		}
+		if err == nil {
 			if ready != nil {
 				h.lock.Unlock() // nobody else need wait until it is ready
 			}
@@ -356,7 +358,10 @@ func (s Store) Start(id, notifySocket string) error {
 		ready.close()
 		return err
 	}
-	h.runLast(s, "poststart", c.Hooks, running)
+	if err := h.poststart(c.Hooks); err != nil {
+		ready.close()
+		return errors.Join(err, h.kill())
+	}
 	h.lock.Unlock() // nobody else need wait until it is ready
 	return ready.wait(func() bool { return alive(h.PID, h.Begun) }, h.PID)
 }
@@ -455,21 +460,25 @@ func (h *held) end(s Store, hooks *specs.Hooks) error {
 	if g := h.group(); g != nil && h.Driver != cgroup.None {
 		err = g.Remove()
 	}
-	h.runLast(s, "poststop", hooks, stopped)
+	h.poststop(s, hooks)
 	return err
 }
 
-// runLast runs the hooks whose failure changes nothing: each is warned about, and the others follow.
-func (h *held) runLast(s Store, name string, hooks *specs.Hooks, status string) {
+// poststart runs the hooks after the start. When one fails the container is to end.
+func (h *held) poststart(hooks *specs.Hooks) error {
+	if hooks == nil {
+		return nil
+	}
+	return runHooks("poststart", hooks.Poststart, h.state(running), nil)
+}
+
+// poststop runs the last hooks, whose failure changes nothing: each is warned about, and the others follow.
+func (h *held) poststop(s Store, hooks *specs.Hooks) {
 	if hooks == nil {
 		return
 	}
-	list := hooks.Poststop
-	if name == "poststart" {
-		list = hooks.Poststart
-	}
-	for i := range list {
-		if err := runHooks(name, list[i:i+1], h.state(status), nil); err != nil && s.Warn != nil {
+	for i := range hooks.Poststop {
+		if err := runHooks("poststop", hooks.Poststop[i:i+1], h.state(stopped), nil); err != nil && s.Warn != nil {
 			s.Warn(err)
 		}
 	}

@@ -209,11 +209,19 @@ func check(s *specs.Spec) error {
 			return fmt.Errorf("there are two namespaces of type %q", n.Type)
 		}
 		seen[n.Type] = true
+		if n.Path != "" && !path.IsAbs(n.Path) {
+			return fmt.Errorf("the path %q of the %s namespace is not absolute", n.Path, n.Type)
+		}
 		if namespaceFlag(n.Type) == 0 {
 			return fmt.Errorf("there is no namespace of type %q", n.Type)
 		}
 		mountNS = mountNS || n.Type == specs.MountNamespace && n.Path == ""
 		newTime = newTime || n.Type == specs.TimeNamespace && n.Path == ""
+	}
+	for _, name := range slices.Concat(s.Linux.MaskedPaths, s.Linux.ReadonlyPaths) {
+		if !path.IsAbs(name) {
+			return fmt.Errorf("%q in maskedPaths or readonlyPaths is not an absolute path", name)
+		}
 	}
 	if len(s.Linux.TimeOffsets) > 0 && !newTime {
 		return fmt.Errorf("timeOffsets need a time namespace of the container's own")

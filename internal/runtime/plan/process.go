@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -223,7 +224,10 @@ func groups(ids []uint32) Arg {
 
 // limits are resource limits and the OOM score.
 func (c *compiler) limits(p *specs.Process) error {
-	for _, l := range p.Rlimits {
+	for i, l := range p.Rlimits {
+		if slices.ContainsFunc(p.Rlimits[:i], func(other specs.POSIXRlimit) bool { return other.Type == l.Type }) {
+			return fmt.Errorf("there are two limits of type %q", l.Type)
+		}
 		n, ok := rlimitNumber(l.Type)
 		if !ok {
 			return fmt.Errorf("there is no resource limit %q", l.Type)

@@ -64,6 +64,12 @@ func TestSpecsThatCannotBeCarriedOutAreRefused(t *testing.T) {
 			s.Mounts[1] = specs.Mount{Destination: "/data", Type: "bind", Source: "/data", Options: []string{"idmap"}}
 		}, "the mount at /data has not been made"},
 		{"An unknown resource limit", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_FUN"}} }, `"RLIMIT_FUN"`},
+		{"Two resource limits of a type", func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_CORE"}, {Type: "RLIMIT_CPU"}}
+		}, `two limits of type "RLIMIT_CPU"`},
+		{"A masked path that is relative", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"proc/keys"} }, `"proc/keys"`},
+		{"A read-only path that is relative", func(s *specs.Spec) { s.Linux.ReadonlyPaths = []string{"proc/sys"} }, `"proc/sys"`},
+		{"A namespace by a relative path", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "ns/pid" }, `path "ns/pid"`},
 		{"An unknown personality", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "PLAN9"} }, `"PLAN9"`},
 		{"Time offsets without a time namespace", func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1}}
