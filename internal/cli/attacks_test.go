@@ -52,7 +52,7 @@ func withoutRoot(t *testing.T, program, attacker string) {
 	}
 	scripts = slices.Concat(scripts, networks, builds, images, []string{
 		"testdata/script/rootless.txt", "testdata/script/devices.txt", "testdata/script/links.txt", "testdata/script/metadata.txt",
-		"testdata/script/modes.txt", "testdata/script/registries.txt", "testdata/script/update.txt",
+		"testdata/script/modes.txt", "testdata/script/registries.txt", "testdata/script/runtime-rootless.txt", "testdata/script/update.txt",
 	})
 	openTUN(t)
 	files := [][2]string{{self, "cli.test"}, {filepath.Join(program, "berth"), "berth"}, {attacker, "attacker"}}

@@ -22,6 +22,7 @@ import (
 // runtimeOptions are the flags of `berth runtime` and its commands.
 type runtimeOptions struct {
 	root, log, logFormat string
+	rootless             string
 	systemdCgroup        bool
 	runtimecli.Options
 	exec      runtimecli.ExecOptions
@@ -50,7 +51,7 @@ var runtimeGlobals = []flag{
 	{"log", "", "string", "File to which errors are appended, too", text(func(o *options) *string { return &o.runtime.log })},
 	{"log-format", "", "string", "Format of the log (text|json)", choice(func(o *options) *string { return &o.runtime.logFormat }, "log format", "text", "json")},
 	{"systemd-cgroup", "", "", "Have systemd make control groups; cgroupsPath is then SLICE:PREFIX:NAME", boolean(func(o *options) *bool { return &o.runtime.systemdCgroup })},
-	{"rootless", "", "string", "Go without control groups where they may not be made (true|false|auto): that is found out here", choice(func(o *options) *string { return new(string) }, "value", "true", "false", "auto")},
+	{"rootless", "", "string", "Go without a control group where none may be made (true|false|auto)", choice(func(o *options) *string { return &o.runtime.rootless }, "value", "true", "false", "auto")},
 	{"debug", "", "", "Say more about what is done, and about errors", nil},
 }
 
@@ -246,7 +247,7 @@ func (c *call) containers() runtimecli.Store {
 		root = filepath.Join(c.settings.RunRoot, "runtime")
 	}
 	return runtimecli.Store{
-		Root: root, Systemd: c.options.runtime.systemdCgroup,
+		Root: root, Systemd: c.options.runtime.systemdCgroup, Rootless: c.options.runtime.rootless,
 		Warn: func(err error) { fmt.Fprintf(c.err, "berth: warning: %s\n", visible(err.Error())) },
 	}
 }
@@ -255,8 +256,21 @@ func (c *call) containers() runtimecli.Store {
 func (c *call) runtimeCall() runtimecli.Options {
 	o := c.options.runtime.Options
 	o.ID, o.Connect = c.args[0], c.connectConsole
+	o.NotifySocket, o.ListenFDs = os.Getenv("NOTIFY_SOCKET"), listenFDs()
 	o.Rows, o.Columns, _ = (&terminal{in: c.in}).size()
 	return o
+}
+
+// listenFDs is how many sockets a service manager has handed to this process (sd_listen_fds(3)).
+func listenFDs() int {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
 }
 
 func (c *call) cmdRuntimeCreate() error {
@@ -267,7 +281,7 @@ func (c *call) cmdRuntimeCreate() error {
 }
 
 func (c *call) cmdRuntimeStart() error {
-	return engine.Explained(c.settings, c.containers().Start(c.args[0]))
+	return engine.Explained(c.settings, c.containers().Start(c.args[0], os.Getenv("NOTIFY_SOCKET")))
 }
 
 func (c *call) cmdRuntimeRun() error {

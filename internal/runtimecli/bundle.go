@@ -1,8 +1,10 @@
 package runtimecli
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +32,7 @@ type bundle struct {
 }
 
 // open reads a bundle.
-func open(id, at string, systemd bool) (*bundle, error) {
+func (s Store) open(id, at string) (*bundle, error) {
 	dir, err := filepath.Abs(at)
 	if err != nil {
 		return nil, err
@@ -46,49 +48,125 @@ func open(id, at string, systemd bool) (*bundle, error) {
 	}
 	probed := make(chan host.Facts, 1)
 	go func() { probed <- host.Probe() }()
-	s, err := parseConfig(data)
+	c, err := parseConfig(data)
 	if err != nil {
 		return nil, errdef.New(errdef.Invalid, "cannot read the bundle's config.json: %w", err)
 	}
-	if s.Root == nil || s.Process == nil || s.Linux == nil {
+	if c.Root == nil || c.Process == nil || c.Linux == nil {
 		return nil, errdef.New(errdef.Invalid, "the bundle's config.json needs root, process and linux")
 	}
-	if !filepath.IsAbs(s.Root.Path) {
-		s.Root.Path = filepath.Join(dir, s.Root.Path)
+	if !filepath.IsAbs(c.Root.Path) {
+		c.Root.Path = filepath.Join(dir, c.Root.Path)
 	}
-	b := &bundle{dir: dir, config: data, in: lifecycle.Input{ID: id, Spec: s, Host: <-probed, MountPoint: s.Root.Path}}
-	if err := checkHooks(s.Hooks); err != nil {
+	for i, m := range c.Mounts {
+		bound := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+		if bound && m.Source != "" && !filepath.IsAbs(m.Source) { // config.md, "Mounts": relative to the bundle
+			c.Mounts[i].Source = filepath.Join(dir, m.Source)
+		}
+	}
+	b := &bundle{dir: dir, config: data, in: lifecycle.Input{ID: id, Spec: c, Host: <-probed, MountPoint: c.Root.Path}}
+	if err := checkHooks(c.Hooks); err != nil {
 		return nil, err
 	}
-	return b, b.complete(systemd)
+	return b, b.complete(s)
 }
 
 // complete adds to a spec what it leaves to the runtime.
-func (b *bundle) complete(systemd bool) error {
-	s, h := b.in.Spec, b.in.Host
-	if !h.Privileged() {
-		if limited := cgroup.Limited(s.Linux.Resources); len(limited) > 0 {
-			return errdef.New(errdef.Unsupported, "cannot limit %s: a process without rights makes no control groups", strings.Join(limited, " and "))
-		}
-		b.in.Maps = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings, Single: len(s.Linux.UIDMappings) == 1 && s.Linux.UIDMappings[0].Size == 1}
-		return nil
+func (b *bundle) complete(s Store) error {
+	linux, h := b.in.Spec.Linux, b.in.Host
+	if err := errors.Join(checkVersion(b.in.Spec.Version), checkAnnotations(b.in.Spec.Annotations), checkDevices(linux), checkListener(linux.Seccomp), leaveOutOwn(linux)); err != nil {
+		return err
 	}
-	b.in.Maps = userns.Maps{UID: s.Linux.UIDMappings, GID: s.Linux.GIDMappings}
-	if s.Linux.Resources == nil {
-		s.Linux.Resources = &specs.LinuxResources{}
+	s.grant(b.in.Spec.Process, h, slices.ContainsFunc(linux.Namespaces, isUser))
+	b.keepModes()
+	maps, err := mapsOf(linux, h)
+	if err != nil {
+		return err
+	}
+	b.in.Maps = maps
+	if maps.Single && len(b.in.Spec.Process.User.AdditionalGids) > 0 {
+		err := errdef.New(errdef.Denied, "cannot set any additional groups in a rootless container: a user who maps only his own group may not")
+		return errdef.Hint(err, "leave out process.user.additionalGids, or map a range of /etc/subgid in linux.gidMappings")
+	}
+	if h.Privileged() && linux.Resources == nil {
+		linux.Resources = &specs.LinuxResources{}
 	}
 	// A bundle's rules for devices come before what every container may use (config-linux.md, "Default Devices").
-	if len(s.Linux.Resources.Devices) > 0 {
-		s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, spec.DefaultDeviceRules()...)
+	if r := linux.Resources; r != nil && len(r.Devices) > 0 {
+		r.Devices = append(r.Devices, spec.DefaultDeviceRules()...)
 	}
-	if systemd {
+	if s.Systemd {
 		return b.scope()
 	}
-	b.in.Driver = cgroup.FS
-	if s.Linux.CgroupsPath == "" {
-		s.Linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, "", b.in.ID)
+	if s.tolerant(h) && linux.CgroupsPath == "" {
+		return b.delegated()
 	}
-	s.Linux.CgroupsPath = filepath.Join("/", s.Linux.CgroupsPath)
+	if linux.CgroupsPath == "" {
+		linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, "", b.in.ID)
+	}
+	b.in.Driver, linux.CgroupsPath = cgroup.FS, filepath.Join("/", linux.CgroupsPath)
+	return nil
+}
+
+// mapsOf are the id maps of a container's user namespace.
+func mapsOf(linux *specs.Linux, h host.Facts) (userns.Maps, error) {
+	m := userns.Maps{UID: linux.UIDMappings, GID: linux.GIDMappings}
+	own, joined := false, false
+	for _, n := range linux.Namespaces {
+		if n.Type == specs.UserNamespace {
+			own, joined = n.Path == "", n.Path != ""
+		}
+	}
+	mapped := len(m.UID) > 0 && len(m.GID) > 0
+	switch {
+	case own && !mapped:
+		return m, errdef.New(errdef.Invalid, "a container with a user namespace of its own needs linux.uidMappings and linux.gidMappings")
+	case !own && len(m.UID)+len(m.GID) > 0:
+		return m, errdef.New(errdef.Invalid, "linux.uidMappings and linux.gidMappings need a user namespace of the container's own")
+	case h.Privileged():
+		return m, nil
+	case !own && !joined:
+		err := errdef.New(errdef.Denied, "rootless containers need a user namespace: config.json has none")
+		return m, errdef.Hint(err, "`berth runtime spec --rootless` writes an example with one")
+	}
+	// The one id that needs nobody's permission; everything else is mapped by newuidmap and newgidmap.
+	m.Single = own && only(m.UID, h.UID) && only(m.GID, h.GID)
+	return m, nil
+}
+
+func isUser(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }
+
+// only reports whether a map has one id, which is that one here.
+func only(m []specs.LinuxIDMapping, id int) bool {
+	return len(m) == 1 && m[0].Size == 1 && int(m[0].HostID) == id
+}
+
+// tolerant reports whether a container goes without a control group where none may be made for it.
+func (s Store) tolerant(h host.Facts) bool {
+	if s.Rootless == "" || s.Rootless == "auto" {
+		return !h.Privileged() || h.InUserNS
+	}
+	return s.Rootless == "true"
+}
+
+// delegated chooses a control group where one may be made, or none; then there can be no limits.
+func (b *bundle) delegated() error {
+	h, linux := b.in.Host, b.in.Spec.Linux
+	if path := cgroup.PathOf(h, cgroup.FS, "", b.in.ID); h.Cgroup != host.CgroupNone {
+		g, err := cgroup.Open(h, path)
+		if err != nil {
+			return err
+		}
+		if g.Permitted() {
+			b.in.Driver, linux.CgroupsPath = cgroup.FS, path
+			return nil
+		}
+	}
+	if limited := cgroup.Limited(linux.Resources); len(limited) > 0 {
+		err := errdef.New(errdef.Unsupported, "cannot limit %s: no control group may be made here, since none is delegated to this user", strings.Join(limited, " and "))
+		return errdef.Hint(err, "leave out linux.resources, or have a version 2 group delegated (systemd: Delegate=yes)")
+	}
+	b.in.Driver = cgroup.None
 	return nil
 }
 
@@ -117,7 +195,7 @@ const stopTimeout = 90 * time.Second
 
 // groupIsFree refuses a control group in which somebody is: two containers would be limited, stopped and killed together.
 func (b *bundle) groupIsFree() error {
-	if b.in.Driver == "" {
+	if b.in.Driver == "" || b.in.Driver == cgroup.None {
 		return nil
 	}
 	g, err := cgroup.Open(b.in.Host, b.in.Spec.Linux.CgroupsPath)

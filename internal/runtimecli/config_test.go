@@ -6,6 +6,10 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"berth/internal/host"
+	"berth/internal/runtime/lifecycle"
 
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -100,6 +104,56 @@ func FuzzConfig(f *testing.F) {
 		s, err := parseConfig(data)
 		if err == nil && s == nil {
 			t.Error("neither a spec nor an error")
+		}
+	})
+}
+
+// FuzzComplete: a config.json, whatever it holds, is read or refused, and what was read is read again as the same; what the runtime adds to
+// it then panics on none.
+func FuzzComplete(f *testing.F) {
+	for _, rootless := range []bool{false, true} {
+		data, err := json.Marshal(example(rootless, 1000, 1000))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(`{"ociVersion":"1.3.0","process":{"args":["a"],"capabilities":{"bounding":["CAP_X"]}},"root":{},"linux":{"resources":{"devices":[{}],"unified":{"a.b":"c"}},"netDevices":{"a":{}},"seccomp":{"syscalls":[{"action":"SCMP_ACT_NOTIFY","names":["sendmsg"]}]}}}`))
+	r := rand.New(rand.NewPCG(8, 8))
+	for range 20 {
+		var c config
+		fill(r, reflect.ValueOf(&c).Elem(), 0)
+		if data, err := json.Marshal(c); err == nil {
+			f.Add(data)
+		}
+	}
+	root := f.TempDir()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := parseConfig(data)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(s)
+		if err != nil {
+			t.Fatalf("what was read cannot be written: %v", err)
+		}
+		s2, err := parseConfig(again)
+		if err != nil {
+			t.Fatalf("what was written cannot be read: %v\n%s", err, again)
+		}
+		third, err := json.Marshal(s2)
+		if err != nil || utf8.Valid(data) && string(third) != string(again) {
+			t.Fatalf("it is read again as something else (%v):\n%s\n%s", err, again, third)
+		}
+		if s.Root == nil || s.Process == nil || s.Linux == nil {
+			return
+		}
+		s.Root.Path = root
+		for _, h := range []host.Facts{{Bounding: 1<<41 - 1, LastCap: 40, Cgroup: host.CgroupNone}, {UID: 1000, Cgroup: host.CgroupNone}} {
+			b := &bundle{dir: root, in: lifecycle.Input{ID: "x", Spec: s, Host: h}}
+			if b.complete(Store{}) == nil && checkHooks(s.Hooks) == nil && b.in.Maps.Single && len(s.Process.User.AdditionalGids) > 0 {
+				t.Fatal("groups that a user may not have are let pass")
+			}
 		}
 	})
 }

@@ -63,7 +63,9 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 	if p.Terminal && o.Rows > 0 && p.ConsoleSize == nil {
 		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
 	}
-	running, err := r.enter(o, p, c.Linux.Seccomp, e.Cgroup)
+	facts := host.Probe()
+	s.grant(p, facts, r.Namespaces&unix.CLONE_NEWUSER != 0)
+	running, err := s.enter(r, o, facts, p, c.Linux, s.status(r), e.Cgroup)
 	if err != nil {
 		return 0, err
 	}
@@ -78,15 +80,14 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 }
 
 // enter starts a process in the container.
-func (r record) enter(o Options, p *specs.Process, filter *specs.LinuxSeccomp, below string) (*lifecycle.Running, error) {
+func (s Store) enter(r record, o Options, facts host.Facts, p *specs.Process, linux *specs.Linux, status, below string) (*lifecycle.Running, error) {
 	pidfd, err := unix.PidfdOpen(r.PID, 0)
 	if err != nil || !alive(r.PID, r.Begun) {
 		return nil, errors.Join(errNotRunning, err)
 	}
 	defer unix.Close(pidfd)
-	facts := host.Probe()
 	in := lifecycle.ExecInput{
-		ID: r.ID, Process: p, Seccomp: filter, Host: facts, Target: pidfd, Namespaces: r.Namespaces, NoSetgroups: r.NoSetgroups,
+		ID: r.ID, Process: p, Seccomp: linux.Seccomp, Linux: linux, Host: facts, Target: pidfd, Namespaces: r.Namespaces, NoSetgroups: r.NoSetgroups,
 		PreserveFDs: o.PreserveFDs, NoKeyring: o.NoKeyring,
 	}
 	if r.Cgroup != "" {
@@ -98,7 +99,39 @@ func (r record) enter(o Options, p *specs.Process, filter *specs.LinuxSeccomp, b
 			return nil, err
 		}
 	}
-	return lifecycle.Exec(in)
+	if !listens(linux.Seccomp) {
+		return lifecycle.Exec(in)
+	}
+	dir, err := os.MkdirTemp(filepath.Join(s.Root, r.ID), "exec")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	waits, err := makeGate(dir)
+	if err != nil {
+		return nil, err
+	}
+	in.Gate = &waits.Gate
+	running, err := lifecycle.Exec(in)
+	waits.close()
+	if err != nil {
+		return nil, err
+	}
+	state := r.state(status)
+	state.PID = r.PID
+	if err = tellListener(linux.Seccomp, running, state); err == nil {
+		var g *gate
+		if g, err = openGate(dir); err == nil {
+			err = lifecycle.PassGate(g.Gate, p.Args[0], running.First, running.Steps)
+			g.close()
+		}
+	}
+	if err != nil {
+		_ = unix.PidfdSendSignal(running.PIDFD, unix.SIGKILL, nil, 0)
+		_, failed := wait(running.PID)
+		return nil, errors.Join(err, failed, unix.Close(running.PIDFD))
+	}
+	return running, nil
 }
 
 // attend connects a process with us until its end, or hands it over.

@@ -34,6 +34,10 @@ type Options struct {
 	NoKeyring     bool
 	Detach        bool
 	Keep          bool // the state, when run has ended
+	// ListenFDs is how many descriptors from 3 on are a service manager's sockets, before those of PreserveFDs; NotifySocket is where it
+	// waits to hear that the container is ready, or empty.
+	ListenFDs    int
+	NotifySocket string
 	// Terminal is used for a process with a terminal: its size to begin with, zero if there is none, and what connects its
 	// console with ours. The returned function waits for the end of its output and lets go.
 	Rows, Columns uint16
@@ -81,12 +85,12 @@ func exitStatus(ws unix.WaitStatus) int {
 // make makes a container; its process then waits at its gate, if only that was asked for, or has executed its program. On an error
 // nothing is left.
 func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
-	b, err := open(o.ID, o.Dir, s.Systemd)
+	b, err := s.open(o.ID, o.Dir)
 	if err != nil {
 		return nil, err
 	}
 	hooks := b.in.Spec.Hooks
-	gated := create || hooks != nil && len(hooks.StartContainer) > 0
+	gated := create || hooks != nil && len(hooks.StartContainer) > 0 || listens(b.in.Spec.Linux.Seccomp)
 	if err := checkTerminal(b.in.Spec.Process.Terminal, create || o.Detach, o.ConsoleSocket); err != nil {
 		return nil, err
 	}
@@ -106,14 +110,18 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	if err := disk.Replace(filepath.Join(h.dir, configFile), b.config, 0o600, disk.Volatile); err != nil {
 		return nil, err
 	}
-	b.in.PreserveFDs, b.in.NoKeyring = o.PreserveFDs, o.NoKeyring
+	if err := o.serve(b.in.Spec, h.dir); err != nil {
+		return nil, err
+	}
+	b.in.PreserveFDs, b.in.NoKeyring = o.ListenFDs+o.PreserveFDs, o.NoKeyring
+	b.in.Tell = len(all(hooks)) > 0 || len(b.in.Spec.Linux.NetDevices) > 0
+	var waits *gate
+	defer func() { waits.close() }()
 	if gated {
-		gate, err := makeGate(h.dir)
-		if err != nil {
+		if waits, err = makeGate(h.dir); err != nil {
 			return nil, err
 		}
-		defer gate.close()
-		b.in.Gate = &gate.Gate
+		b.in.Gate = &waits.Gate
 	}
 	if err := b.groupIsFree(); err != nil {
 		return nil, err
@@ -121,6 +129,10 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	if b.scopeInput != nil {
 		b.in.Scope = cgroup.EnterScope(b.in.Host, *b.scopeInput)
 	}
+	if b.in.Given, err = lifecycle.OpenGiven(b.in.Spec); err != nil {
+		return nil, err
+	}
+	defer lifecycle.CloseGiven(b.in.Given)
 	p, err := lifecycle.Prepare(b.in, true)
 	if err != nil {
 		return nil, err
@@ -134,20 +146,40 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	if gated {
 		h.First, h.Steps = p.Steps()
 	}
-	r, err := p.StartWhen(func(pid int) error { return h.born(hooks, pid) })
+	var ready *readiness
+	if !create {
+		if ready, err = h.listenReadiness(o.NotifySocket); err != nil {
+			return nil, errors.Join(err, p.Abandon())
+		}
+	}
+	r, err := p.StartWhen(func(pid int) error { return h.born(b.in.Spec, pid) })
 	if err != nil {
+		ready.close()
 		if h.PID != 0 {
-			h.runLast(s, "poststop", hooks, stopped)
+			h.poststop(s, hooks)
 		}
 		return nil, err
 	}
+	waits.close()
+	waits = nil
 	err = h.announce(o, r, gated)
+	if err == nil {
+		err = tellListener(b.in.Spec.Linux.Seccomp, r, h.state(creating))
+	}
 	if err == nil && !create {
 		if gated {
 			err = h.start(b.in.Spec)
 		}
 		if err == nil {
-			h.runLast(s, "poststart", hooks, running)
+			err = h.poststart(hooks)
+		}
+		if err == nil {
+			if ready != nil {
+				h.lock.Unlock() // nobody else need wait until it is ready
+			}
+			err = s.ready(ready, r, h.Begun, o.Detach)
+		} else {
+			ready.close()
 		}
 	}
 	if err != nil {
@@ -158,8 +190,8 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 	return r, nil
 }
 
-// born writes a new process down, and runs the hooks for which it waits.
-func (h *held) born(hooks *specs.Hooks, pid int) (err error) {
+// born writes a new process down, gives it network devices, and runs the hooks for which it waits.
+func (h *held) born(c *specs.Spec, pid int) (err error) {
 	h.PID = pid
 	if _, h.Begun, err = processStat(pid); err != nil {
 		return err
@@ -167,6 +199,10 @@ func (h *held) born(hooks *specs.Hooks, pid int) (err error) {
 	if err := h.save(); err != nil {
 		return err
 	}
+	if err := moveDevices(c.Linux.NetDevices, pid); err != nil {
+		return err
+	}
+	hooks := c.Hooks
 	if hooks == nil {
 		return nil
 	}
@@ -269,6 +305,9 @@ func makeGate(dir string) (*gate, error) {
 }
 
 func (g *gate) close() {
+	if g == nil {
+		return
+	}
 	for _, f := range []*os.File{g.Start, g.Report} {
 		if f != nil {
 			_ = f.Close()
@@ -276,8 +315,29 @@ func (g *gate) close() {
 	}
 }
 
-// Start lets a created container's process go on.
-func (s Store) Start(id string) error {
+// openGate opens the gate at which a process waits, for PassGate. What it reports then ends when the process has gone on.
+func openGate(dir string) (_ *gate, err error) {
+	path := filepath.Join(dir, startFIFO)
+	to, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if err == unix.ENXIO {
+			return nil, errNotRunning
+		}
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	g := &gate{lifecycle.Gate{Start: os.NewFile(uintptr(to), path)}}
+	path = filepath.Join(dir, reportFIFO)
+	from, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		g.close()
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	g.Report = os.NewFile(uintptr(from), path)
+	return g, nil
+}
+
+// Start lets a created container's process go on. With a socket of a service manager it returns when the container has said that it is ready.
+func (s Store) Start(id, notifySocket string) error {
 	h, err := s.take(id)
 	if err != nil {
 		return err
@@ -290,31 +350,29 @@ func (s Store) Start(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := h.start(c); err != nil {
+	ready, err := h.listenReadiness(notifySocket)
+	if err != nil {
 		return err
 	}
-	h.runLast(s, "poststart", c.Hooks, running)
-	return nil
+	if err := h.start(c); err != nil {
+		ready.close()
+		return err
+	}
+	if err := h.poststart(c.Hooks); err != nil {
+		ready.close()
+		return errors.Join(err, h.kill())
+	}
+	h.lock.Unlock() // nobody else need wait until it is ready
+	return ready.wait(func() bool { return alive(h.PID, h.Begun) }, h.PID)
 }
 
 // start runs what comes before the execve of the process, lets it go on, and waits for the outcome.
 func (h *held) start(c *specs.Spec) error {
-	path := filepath.Join(h.dir, startFIFO)
-	to, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	g, err := openGate(h.dir)
 	if err != nil {
-		if err == unix.ENXIO {
-			return errNotRunning
-		}
-		return &os.PathError{Op: "open", Path: path, Err: err}
+		return err
 	}
-	g := &gate{lifecycle.Gate{Start: os.NewFile(uintptr(to), path)}}
 	defer g.close()
-	path = filepath.Join(h.dir, reportFIFO)
-	from, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	g.Report = os.NewFile(uintptr(from), path)
 	if c.Hooks != nil {
 		if err := h.inside("startContainer", c.Hooks.StartContainer, h.state(created)); err != nil {
 			return errors.Join(err, h.signal(unix.SIGKILL))
@@ -402,21 +460,25 @@ func (h *held) end(s Store, hooks *specs.Hooks) error {
 	if g := h.group(); g != nil && h.Driver != cgroup.None {
 		err = g.Remove()
 	}
-	h.runLast(s, "poststop", hooks, stopped)
+	h.poststop(s, hooks)
 	return err
 }
 
-// runLast runs the hooks whose failure changes nothing: each is warned about, and the others follow.
-func (h *held) runLast(s Store, name string, hooks *specs.Hooks, status string) {
+// poststart runs the hooks after the start. When one fails the container is to end.
+func (h *held) poststart(hooks *specs.Hooks) error {
+	if hooks == nil {
+		return nil
+	}
+	return runHooks("poststart", hooks.Poststart, h.state(running), nil)
+}
+
+// poststop runs the last hooks, whose failure changes nothing: each is warned about, and the others follow.
+func (h *held) poststop(s Store, hooks *specs.Hooks) {
 	if hooks == nil {
 		return
 	}
-	list := hooks.Poststop
-	if name == "poststart" {
-		list = hooks.Poststart
-	}
-	for i := range list {
-		if err := runHooks(name, list[i:i+1], h.state(status), nil); err != nil && s.Warn != nil {
+	for i := range hooks.Poststop {
+		if err := runHooks("poststop", hooks.Poststop[i:i+1], h.state(stopped), nil); err != nil && s.Warn != nil {
 			s.Warn(err)
 		}
 	}

@@ -10,8 +10,10 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/runtime/plan"
+	"berth/internal/runtime/seccomp"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 )
 
 // SpecVersion is the version of the runtime spec that this runtime follows.
@@ -92,55 +94,34 @@ func example(rootless bool, uid, gid uint32) *specs.Spec {
 	return s
 }
 
-// Features is what the runtime knows (features.md of the runtime spec).
-type Features struct {
-	Min          string            `json:"ociVersionMin"`
-	Max          string            `json:"ociVersionMax"`
-	Hooks        []string          `json:"hooks"`
-	MountOptions []string          `json:"mountOptions"`
-	Linux        linuxFeatures     `json:"linux"`
-	Annotations  map[string]string `json:"annotations,omitempty"`
-}
-
-type linuxFeatures struct {
-	Namespaces   []string        `json:"namespaces"`
-	Capabilities []string        `json:"capabilities"`
-	Cgroup       map[string]bool `json:"cgroup"`
-	Seccomp      seccompFeatures `json:"seccomp"`
-	Apparmor     enabled         `json:"apparmor"`
-	Selinux      enabled         `json:"selinux"`
-	IntelRdt     enabled         `json:"intelRdt"`
-}
-
-type enabled struct {
-	Enabled bool `json:"enabled"`
-}
-
-type seccompFeatures struct {
-	Enabled   bool     `json:"enabled"`
-	Actions   []string `json:"actions"`
-	Operators []string `json:"operators"`
-	Archs     []string `json:"archs"`
-}
-
-// KnownFeatures are this runtime's.
-func KnownFeatures(version string) Features {
-	arch := map[string]string{"amd64": "SCMP_ARCH_X86_64", "arm64": "SCMP_ARCH_AARCH64"}[runtime.GOARCH]
-	return Features{
-		Min: "1.0.0", Max: specs.Version,
+// KnownFeatures is what this runtime knows (features.md of the runtime spec).
+func KnownFeatures(version string) features.Features {
+	yes, no := new(bool), new(bool)
+	*yes = true
+	modes, flags := plan.MemoryPolicies()
+	return features.Features{
+		OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
 		Hooks:        []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		MountOptions: plan.MountOptions(),
-		Linux: linuxFeatures{
-			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
+		Linux: &features.Linux{
+			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"},
 			Capabilities: plan.CapabilityNames(^uint64(0)),
-			Cgroup:       map[string]bool{"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
-			Seccomp: seccompFeatures{
-				Enabled:   true,
-				Actions:   []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},
-				Operators: []string{"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"},
-				Archs:     []string{arch},
+			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: yes, SystemdUser: yes, Rdma: yes},
+			Seccomp: &features.Seccomp{
+				Enabled: yes,
+				Actions: []string{
+					"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG",
+					"SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
+				},
+				Operators:      []string{"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"},
+				Archs:          seccomp.Architectures(runtime.GOARCH),
+				KnownFlags:     seccomp.KnownFlags(),
+				SupportedFlags: seccomp.KnownFlags(),
 			},
-			Apparmor: enabled{true}, Selinux: enabled{true},
+			Apparmor: &features.Apparmor{Enabled: yes}, Selinux: &features.Selinux{Enabled: yes}, IntelRdt: &features.IntelRdt{Enabled: no},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: modes, Flags: flags},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: yes}},
+			NetDevices:      &features.NetDevices{Enabled: yes},
 		},
 		Annotations: map[string]string{"berth.version": version},
 	}

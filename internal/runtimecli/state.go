@@ -30,6 +30,9 @@ type Store struct {
 	Root string
 	// Systemd has systemd make the control groups.
 	Systemd bool
+	// Rootless says whether a container goes without a control group where none may be made: true, false, or auto (or empty), which is
+	// what this process may.
+	Rootless string
 	// Warn, if not nil, is told of what went wrong without consequence.
 	Warn func(error)
 }

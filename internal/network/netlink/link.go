@@ -223,6 +223,15 @@ func Rename(index int, name string) Request {
 	return Request{Purpose: "rename an interface to " + name, Type: unix.RTM_NEWLINK, Payload: m.Payload()}
 }
 
+// Move moves the interface of that index to another namespace, where it is down and has no addresses, under a name; with "%d" in it
+// the kernel chooses a number for it.
+func Move(index int, ns *os.File, name string) Request {
+	m := linkHeader(index, 0, 0)
+	m.Uint32(unix.IFLA_NET_NS_FD, uint32(ns.Fd()))
+	m.String(unix.IFLA_IFNAME, name)
+	return Request{Purpose: fmt.Sprintf("move the interface %d to another namespace as %s", index, name), Type: unix.RTM_NEWLINK, Payload: m.Payload()}
+}
+
 // SetPort sets what a port of a bridge may do: hairpin lets a frame leave where it came in, which a container needs to reach
 // itself through a port that it publishes; isolated ports cannot reach each other (Linux 4.18).
 func SetPort(name string, hairpin, isolated bool) Request {

@@ -42,6 +42,8 @@ func broadcast(p netip.Prefix) []byte {
 type Address struct {
 	Index  int
 	Prefix netip.Prefix // the address itself, with the length of its subnet
+	// Global says that its scope is everywhere; Permanent that it does not expire, and nobody but its owner takes it away.
+	Global, Permanent bool
 }
 
 // Addresses lists the addresses of all interfaces.
@@ -64,13 +66,20 @@ func parseAddress(b []byte) (Address, error) {
 	if err != nil {
 		return out, err
 	}
+	flags := uint32(b[2])
 	var address []byte
 	for _, a := range attributes {
+		if a.Kind == unix.IFA_FLAGS {
+			if flags, err = a.Uint32(); err != nil {
+				return out, err
+			}
+		}
 		// IFA_ADDRESS is the other end's on a point-to-point link; IFA_LOCAL is always this end's.
 		if a.Kind == unix.IFA_LOCAL || a.Kind == unix.IFA_ADDRESS && address == nil {
 			address = a.Value
 		}
 	}
+	out.Global, out.Permanent = b[3] == unix.RT_SCOPE_UNIVERSE, flags&unix.IFA_F_PERMANENT != 0
 	out.Prefix, err = parsePrefix(b[0], address, b[1])
 	return out, err
 }

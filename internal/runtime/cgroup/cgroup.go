@@ -210,6 +210,19 @@ func (g *Group) Paths() []string {
 	return paths
 }
 
+// Permitted reports whether this process may make the group: it may write to what is there of the way to it, in every hierarchy.
+func (g *Group) Permitted() bool {
+	for _, p := range g.Paths() {
+		for unix.Access(p, unix.F_OK) != nil && p != "/" {
+			p = filepath.Dir(p)
+		}
+		if unix.Faccessat(unix.AT_FDCWD, p, unix.W_OK, unix.AT_EACCESS) != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // Exists reports whether the group is there.
 func (g *Group) Exists() bool {
 	return slices.ContainsFunc(g.Paths(), func(p string) bool { return unix.Access(p, unix.F_OK) == nil })

@@ -21,7 +21,9 @@ type ExecInput struct {
 	// Program is the file to execute, where that is not what the first argument names.
 	Program string
 	Seccomp *specs.LinuxSeccomp
-	Host    host.Facts
+	// Linux is the container's, as plan.ExecInput has it.
+	Linux *specs.Linux
+	Host  host.Facts
 	// Target is a pidfd of the container's first process.
 	Target     int
 	Namespaces uintptr
@@ -32,6 +34,9 @@ type ExecInput struct {
 	// PreserveFDs is how many descriptors from 3 on the process is given; NoKeyring leaves it its parent's session keyring.
 	PreserveFDs int
 	NoKeyring   bool
+	// Gate, if there is one, is what the process waits at when all but its execve is done, until PassGate. It is for a filter that asks
+	// somebody (SCMP_ACT_NOTIFY).
+	Gate *Gate
 }
 
 // NamespacesOf are the flags of the namespaces that a container does not share with its parent.
@@ -53,6 +58,8 @@ func NamespacesOf(s *specs.Spec) uintptr {
 			f |= unix.CLONE_NEWUSER
 		case specs.CgroupNamespace:
 			f |= unix.CLONE_NEWCGROUP
+		case specs.TimeNamespace:
+			f |= unix.CLONE_NEWTIME
 		}
 	}
 	return f
@@ -72,9 +79,9 @@ func Exec(in ExecInput) (*Running, error) {
 	defer entrance.Close()
 	inputs[plan.InTarget] = in.Target
 	p, err := plan.CompileExec(plan.ExecInput{
-		Process: in.Process, Program: in.Program, Host: in.Host, Namespaces: in.Namespaces, Filter: filter, FilterFlags: filterFlags,
+		Process: in.Process, Linux: in.Linux, Program: in.Program, Host: in.Host, Namespaces: in.Namespaces, Filter: filter, FilterFlags: filterFlags,
 		CgroupTasks: len(entrance.Files), Inherit: in.Stdin == nil, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups,
-		PreserveFDs: in.PreserveFDs,
+		PreserveFDs: in.PreserveFDs, Create: in.Gate != nil,
 	})
 	if err != nil {
 		return nil, err
@@ -90,25 +97,60 @@ func Exec(in ExecInput) (*Running, error) {
 		defer theirs.Close()
 		inputs[plan.InConsole] = int(theirs.Fd())
 	}
-	c, err := child.Start(p, child.Options{Inputs: inputs, Cgroup: entrance.Dir})
+	o := child.Options{Inputs: inputs, Cgroup: entrance.Dir}
+	if in.Gate != nil {
+		r, err := in.gated(p, o, console)
+		if err == nil {
+			r.First, r.Steps = stepsOf(p)
+		}
+		return r, err
+	}
+	c, err := child.Start(p, o)
 	if err == nil && p.Waits {
 		err = c.Wait()
 	}
 	if err != nil {
-		var f *child.Failure
-		if errors.As(err, &f) && f.Errno == unix.ESRCH {
-			return nil, errNotRunning
-		}
-		return nil, startError(err, in.Process.Args[0])
+		return nil, execError(err, in.Process.Args[0])
 	}
-	r := &Running{PID: c.PID, PIDFD: c.PIDFD}
-	if console != nil {
-		if r.Console, err = ReceiveConsole(console); err != nil {
-			_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
-			return nil, err
-		}
+	return running(c, console, nil)
+}
+
+func execError(err error, command string) error {
+	var f *child.Failure
+	if errors.As(err, &f) && f.Errno == unix.ESRCH {
+		return errNotRunning
 	}
-	return r, nil
+	return startError(err, command)
+}
+
+// gated starts a process that waits at its gate until somebody listens.
+func (in ExecInput) gated(p *plan.Program, o child.Options, console *os.File) (*Running, error) {
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer ready.Close()
+	ours, theirSocket, err := socketPair()
+	if err != nil {
+		return nil, errors.Join(err, theirs.Close())
+	}
+	defer ours.Close()
+	o.Inputs[plan.InReady], o.Inputs[plan.InStart], o.Report = int(theirs.Fd()), int(in.Gate.Start.Fd()), in.Gate.Report
+	if p.Has(plan.InListener) {
+		o.Inputs[plan.InListener] = int(theirSocket.Fd())
+	}
+	c, err := child.Start(p, o)
+	err = errors.Join(err, theirs.Close(), theirSocket.Close())
+	if err == nil {
+		err = c.WaitReady(ready)
+	}
+	if err != nil {
+		return nil, execError(err, in.Process.Args[0])
+	}
+	if !p.Has(plan.InListener) {
+		return running(c, console, nil)
+	}
+	return running(c, console, ours)
 }
 
 var errNotRunning = errdef.New(errdef.Conflict, "the container is not running")

@@ -47,12 +47,16 @@ type Input struct {
 	Maps userns.Maps
 	// Trees are what OpenTrees has opened, for a container whose root could not get there; else nil.
 	Trees []*os.File
+	// Given are what OpenGiven has opened, by the number of its mount.
+	Given map[int]*os.File
 	// Driver makes the container's control group; with None, or nothing, the container is in its parent's.
 	Driver cgroup.Driver
 	// Scope is what the group is in with the driver Systemd.
 	Scope *cgroup.Scope
 	// Network is the container's network namespace, if it is being made already; it is the caller's to close.
 	Network *Network
+	// Tell has StartWhen call ready when the process has made its namespaces and file systems, and not before.
+	Tell bool
 	// Gate, if there is one, is what the process waits at when all but its execve is done.
 	Gate *Gate
 	// PreserveFDs is how many descriptors from 3 on the process is given.
@@ -79,6 +83,11 @@ type Running struct {
 	PID, PIDFD int
 	// Console is the first side of the terminal, if the process has one.
 	Console *os.File
+	// Listener is by which somebody is asked about the process's system calls, if its filter asks.
+	Listener *os.File
+	// First and Steps are what is behind the gate of a process of exec (Pending.Steps).
+	First int
+	Steps []Step
 }
 
 // Program compiles what Start would carry out, for the reader. tasks counts the hierarchies of control groups that the child
@@ -94,7 +103,7 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
 		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), DeviceSources: in.DeviceSources, Trees: in.Trees != nil, Shm: in.Shm != nil,
-		Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Network: ours, Loopback: own && !ours,
+		Given: numbersOf(in.Given), Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Tell: in.Tell, Network: ours, Loopback: own && !ours,
 		Create: in.Gate != nil, PreserveFDs: in.PreserveFDs, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})
 	if err != nil {
@@ -115,7 +124,7 @@ func keyring(id string, none bool) string {
 func fileSources(s *specs.Spec) map[string]bool {
 	files := map[string]bool{}
 	for _, m := range s.Mounts {
-		if m.Type != "bind" {
+		if m.Type != "bind" && !slices.Contains(m.Options, "bind") && !slices.Contains(m.Options, "rbind") {
 			continue
 		}
 		sub := ""
@@ -158,6 +167,8 @@ type Pending struct {
 	toStart  *os.File // a byte lets the child go on
 	toMaps   *os.File // a byte says that the id maps are written
 	ready    *os.File // a byte says that the process is at its gate
+	here     *os.File // a byte says that the process waits for a word
+	listener *os.File // our end of the socket by which the listener of its filter comes
 	theirs   []*os.File
 	network  *Network
 	// closeNetwork says that the namespace is ours to let go of.
@@ -205,6 +216,9 @@ func (p *Pending) openInputs(await bool) (err error) {
 	for i, f := range p.in.Trees {
 		p.inputs[plan.InTree(i)] = int(f.Fd())
 	}
+	for i, f := range p.in.Given {
+		p.inputs[plan.InGiven(i)] = int(f.Fd())
+	}
 	if p.program.Has(plan.InNetwork) {
 		ns, err := p.network.Wait()
 		if err != nil {
@@ -219,6 +233,13 @@ func (p *Pending) openInputs(await bool) (err error) {
 		}
 		p.give(plan.InConsole, theirs)
 	}
+	if p.program.Has(plan.InListener) {
+		var theirs *os.File
+		if p.listener, theirs, err = socketPair(); err != nil {
+			return err
+		}
+		p.give(plan.InListener, theirs)
+	}
 	if p.program.Has(plan.InMaps) {
 		if p.toMaps, err = p.word(plan.InMaps, plan.InMapsEnd); err != nil {
 			return err
@@ -232,6 +253,14 @@ func (p *Pending) openInputs(await bool) (err error) {
 		p.ready = r
 		p.give(plan.InReady, w)
 		p.inputs[plan.InStart] = int(p.in.Gate.Start.Fd())
+	}
+	if await && p.in.Tell {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		p.here = r
+		p.give(plan.InHere, w)
 	}
 	if await {
 		p.toStart, err = p.word(plan.InGo, plan.InGoEnd)
@@ -294,12 +323,12 @@ func (p *Pending) Abandon() error {
 
 // Close closes every descriptor that is still here; a process that waits for a word goes silently.
 func (p *Pending) Close() {
-	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps, p.ready) {
+	for _, f := range append(p.theirs, p.console, p.toStart, p.toMaps, p.ready, p.here, p.listener) {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
-	p.theirs, p.console, p.toStart, p.toMaps, p.ready = nil, nil, nil, nil, nil
+	p.theirs, p.console, p.toStart, p.toMaps, p.ready, p.here, p.listener = nil, nil, nil, nil, nil, nil, nil
 	if p.closeNetwork {
 		p.network.Close()
 		p.closeNetwork = false
@@ -346,12 +375,21 @@ func (p *Pending) StartWhen(ready func(pid int) error) (_ *Running, err error) {
 	if err != nil {
 		return nil, startError(err, p.in.Spec.Process.Args[0])
 	}
+	return running(c, p.console, p.listener)
+}
+
+// running takes what a process that has started has sent of its own.
+func running(c *child.Child, console, listener *os.File) (_ *Running, err error) {
 	r := &Running{PID: c.PID, PIDFD: c.PIDFD}
-	if p.console != nil {
-		if r.Console, err = ReceiveConsole(p.console); err != nil {
-			_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
-			return nil, err
-		}
+	if console != nil {
+		r.Console, err = ReceiveConsole(console)
+	}
+	if err == nil && listener != nil {
+		r.Listener, err = child.Receive(listener)
+	}
+	if err != nil {
+		_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
+		return nil, err
 	}
 	return r, nil
 }
@@ -359,6 +397,12 @@ func (p *Pending) StartWhen(ready func(pid int) error) (_ *Running, err error) {
 // letGo gives a process the words that it waits for.
 func (p *Pending) letGo(c *child.Child, ready func(pid int) error) error {
 	err := p.writeMaps(c.PID)
+	if err == nil && p.here != nil {
+		p.closeTheirs() // the process alone can say that it is there
+		if n, _ := p.here.Read(make([]byte, 1)); n == 0 {
+			return c.WaitReady(p.here) // which says what stood in the way
+		}
+	}
 	if err == nil {
 		err = ready(c.PID)
 	}
@@ -372,18 +416,24 @@ func (p *Pending) letGo(c *child.Child, ready func(pid int) error) error {
 	if p.ready == nil {
 		return c.Wait()
 	}
+	p.closeTheirs() // the process alone can say that it is ready
+	return c.WaitReady(p.ready)
+}
+
+func (p *Pending) closeTheirs() {
 	for _, f := range p.theirs {
-		_ = f.Close() // the process alone can say that it is ready
+		_ = f.Close()
 	}
 	p.theirs = nil
-	return c.WaitReady(p.ready)
 }
 
 // Steps are what the process has still to do when it has passed its gate: the operations from the number first on. By them
 // whoever lets it go on understands what it reports.
-func (p *Pending) Steps() (first int, steps []Step) {
-	for i := len(p.program.Ops) - 1; i >= 0 && p.program.Ops[i].Special != plan.WaitByte; i-- {
-		op := &p.program.Ops[i]
+func (p *Pending) Steps() (first int, steps []Step) { return stepsOf(p.program) }
+
+func stepsOf(p *plan.Program) (first int, steps []Step) {
+	for i := len(p.Ops) - 1; i >= 0 && p.Ops[i].Special != plan.WaitByte; i-- {
+		op := &p.Ops[i]
 		first, steps = i, append(steps, Step{What: op.What, Call: op.Call.Name, Exec: op.Special == plan.Exec})
 	}
 	slices.Reverse(steps)

@@ -52,6 +52,10 @@ var (
 	callSetresgid    = Call{unix.SYS_SETRESGID, "setresgid"}
 	callSetresuid    = Call{unix.SYS_SETRESUID, "setresuid"}
 	callSeccomp      = Call{unix.SYS_SECCOMP, "seccomp"}
+	callSchedSetattr = Call{unix.SYS_SCHED_SETATTR, "sched_setattr"}
+	callSetaffinity  = Call{unix.SYS_SCHED_SETAFFINITY, "sched_setaffinity"}
+	callIoprioSet    = Call{unix.SYS_IOPRIO_SET, "ioprio_set"}
+	callSetMempolicy = Call{unix.SYS_SET_MEMPOLICY, "set_mempolicy"}
 	callPersonality  = Call{unix.SYS_PERSONALITY, "personality"}
 	callSigprocmask  = Call{unix.SYS_RT_SIGPROCMASK, "rt_sigprocmask"}
 	callSigaction    = Call{unix.SYS_RT_SIGACTION, "rt_sigaction"}

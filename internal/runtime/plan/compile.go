@@ -29,6 +29,8 @@ type Input struct {
 	Trees bool
 	// DeviceSources are where devices of the spec are on the host, where that is not the path that they have in the container.
 	DeviceSources map[string]string
+	// Given are the mounts of the spec, by number, that the parent makes (Prepared), each an input of its own.
+	Given map[int]bool
 	// Shm says that what is mounted at ShmPath is given by the parent.
 	Shm bool
 	// Filter is the compiled seccomp filter, or empty.
@@ -43,6 +45,8 @@ type Input struct {
 	Create bool
 	// Await makes the child wait, when its file systems are mounted, until its parent lets it go on.
 	Await bool
+	// Tell makes it say that it waits there.
+	Tell bool
 	// Network says that the parent makes the new network namespace, which is then an input.
 	Network bool
 	// Loopback switches the loopback interface of a new network namespace on.
@@ -112,6 +116,11 @@ func Compile(in Input) (*Program, error) {
 	if in.Trees {
 		c.treeInputs()
 	}
+	for i := range in.Spec.Mounts {
+		if in.Given[i] {
+			c.sources[mountKey(i)] = c.input(InGiven(i))
+		}
+	}
 	if in.Shm {
 		for i, m := range in.Spec.Mounts {
 			if m.Destination == ShmPath {
@@ -120,19 +129,22 @@ func Compile(in Input) (*Program, error) {
 		}
 	}
 	c.stdioInputs(in.Spec.Process, in.Inherit)
-	if in.Create {
-		c.input(InReady)
-		c.input(InStart)
-		c.p.Waits = true
+	if err := c.gateInputs(in.Create, in.FilterFlags); err != nil {
+		return nil, err
 	}
 	c.reset()
+	if in.Await && in.Tell {
+		c.input(InHere)
+	}
 	if in.Await {
 		c.p.Waits = true
 		c.input(InGo)
 		c.do("leave the parent the only one who can say so", callClose, c.input(InGoEnd))
 	}
 	c.do("let modes be what they say", callUmask, num(0))
-	c.namespaces()
+	if err := c.namespaces(); err != nil {
+		return nil, err
+	}
 	c.openSources()
 	c.rootFS()
 	if err := c.mounts(); err != nil {
@@ -157,6 +169,23 @@ func Compile(in Input) (*Program, error) {
 	return &c.p, nil
 }
 
+// gateInputs declares what a process that is created before it is started needs.
+func (c *compiler) gateInputs(create bool, filterFlags uintptr) error {
+	listens := finish{filterFlags: filterFlags}.listens()
+	if listens && !create {
+		return fmt.Errorf("SCMP_ACT_NOTIFY is not supported here: nobody could be asked before the process runs")
+	}
+	if listens {
+		c.input(InListener)
+	}
+	if create {
+		c.input(InReady)
+		c.input(InStart)
+		c.p.Waits = true
+	}
+	return nil
+}
+
 // check refuses what a program could not do, so that nothing of a spec is left out in silence.
 func check(s *specs.Spec) error {
 	switch {
@@ -170,25 +199,45 @@ func check(s *specs.Spec) error {
 		return fmt.Errorf("the spec has no linux part")
 	case !strings.HasPrefix(s.Process.Cwd, "/"):
 		return fmt.Errorf("the working directory %q is not an absolute path", s.Process.Cwd)
-	case s.Process.Scheduler != nil, s.Process.IOPriority != nil, s.Process.ExecCPUAffinity != nil:
-		return fmt.Errorf("scheduler, ioPriority and execCPUAffinity are not supported")
-	case s.Linux.IntelRdt != nil, len(s.Linux.TimeOffsets) > 0, len(s.Linux.NetDevices) > 0, s.Linux.MemoryPolicy != nil:
-		return fmt.Errorf("intelRdt, timeOffsets, netDevices and memoryPolicy are not supported")
+	case s.Linux.IntelRdt != nil:
+		return fmt.Errorf("linux.intelRdt is not supported: berth makes no groups of the kernel's resctrl")
 	}
-	mountNS := false
+	mountNS, newTime := false, false
+	seen := map[specs.LinuxNamespaceType]bool{}
 	for _, n := range s.Linux.Namespaces {
+		if seen[n.Type] {
+			return fmt.Errorf("there are two namespaces of type %q", n.Type)
+		}
+		seen[n.Type] = true
+		if n.Path != "" && !path.IsAbs(n.Path) {
+			return fmt.Errorf("the path %q of the %s namespace is not absolute", n.Path, n.Type)
+		}
 		if namespaceFlag(n.Type) == 0 {
 			return fmt.Errorf("there is no namespace of type %q", n.Type)
 		}
 		mountNS = mountNS || n.Type == specs.MountNamespace && n.Path == ""
+		newTime = newTime || n.Type == specs.TimeNamespace && n.Path == ""
+	}
+	for _, name := range slices.Concat(s.Linux.MaskedPaths, s.Linux.ReadonlyPaths) {
+		if !path.IsAbs(name) {
+			return fmt.Errorf("%q in maskedPaths or readonlyPaths is not an absolute path", name)
+		}
+	}
+	if len(s.Linux.TimeOffsets) > 0 && !newTime {
+		return fmt.Errorf("timeOffsets need a time namespace of the container's own")
+	}
+	if a := s.Process.ExecCPUAffinity; a != nil {
+		for _, list := range []string{a.Initial, a.Final} {
+			if list == "" {
+				continue
+			}
+			if _, err := numbers(list); err != nil {
+				return fmt.Errorf("the processors %q of execCPUAffinity: %w", list, err)
+			}
+		}
 	}
 	if !mountNS {
 		return fmt.Errorf("a container needs a mount namespace of its own")
-	}
-	for _, m := range s.Mounts {
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return fmt.Errorf("id mappings of the mount at %s are not supported", m.Destination)
-		}
 	}
 	return nil
 }
@@ -228,7 +277,7 @@ func (c *compiler) has(t specs.LinuxNamespaceType) bool {
 // namespaces makes and joins namespaces and control groups. The child is born with its new namespaces, but for the
 // cgroup namespace, whose root is the group that the process is in when it is made, and for those that must come
 // after others were joined.
-func (c *compiler) namespaces() {
+func (c *compiler) namespaces() error {
 	var born, later uint64
 	var joined []specs.LinuxNamespace
 	split, network := false, false
@@ -288,10 +337,17 @@ func (c *compiler) namespaces() {
 	if later != 0 {
 		c.from("namespace cgroup")
 		c.do("make the namespaces that come after", callUnshare, flags(int(later), namespaceFlags(later)))
+		if later&unix.CLONE_NEWTIME != 0 {
+			c.p.Waits = true // who shares memory cannot change his time namespace
+			if err := c.timeOffsets(); err != nil {
+				return err
+			}
+		}
 	}
 	if split {
 		c.add(Op{Special: Clone, Call: callClone, What: "enter the pid namespace", Args: []Arg{flags(unix.CLONE_PARENT, "CLONE_PARENT")}})
 	}
+	return nil
 }
 
 // becomeRoot takes id 0 of a new user namespace, and what a change of ids takes away.
@@ -446,6 +502,11 @@ func (c *compiler) await() {
 		return
 	}
 	c.from("")
+	if c.in.Tell {
+		here := Ref(c.inputSlot(InHere))
+		c.do("say that file systems and namespaces are there", callWrite, here, Bytes{[]byte{1}, `"\1"`}, num(1))
+		c.do("once", callClose, here)
+	}
 	word := Ref(c.inputSlot(InGo))
 	c.add(Op{Special: WaitByte, Call: callRead, What: "wait until what the container holds is written down", Args: []Arg{word, c.out(1), num(1)}})
 	c.do("done with it", callClose, word)
@@ -488,7 +549,7 @@ func (c *compiler) kernelSettings() error {
 		c.from("sysctl " + key)
 		value := c.spec.Linux.Sysctl[key]
 		s := c.slot("sysctl")
-		c.openIn(s, "find the sysctl "+key, c.procfs(), "sys/"+strings.ReplaceAll(key, ".", "/"), unix.O_WRONLY, beneath)
+		c.openIn(s, "find the sysctl "+key, c.procfs(), "sys/"+sysctlPath(key), unix.O_WRONLY, beneath)
 		c.do("set "+key, callWrite, Ref(s), Bytes{[]byte(value), fmt.Sprintf("%q", value)}, num(len(value)))
 		c.do("done with it", callClose, Ref(s))
 	}
@@ -497,17 +558,17 @@ func (c *compiler) kernelSettings() error {
 
 // sysctlAllowed refuses a sysctl that is not the container's alone (runtime-spec, config-linux.md, sysctl).
 func (c *compiler) sysctlAllowed(key string) error {
-	owner := specs.LinuxNamespaceType("")
+	owner, file := specs.LinuxNamespaceType(""), sysctlPath(key)
 	switch {
-	case strings.HasPrefix(key, "net."):
+	case strings.HasPrefix(file, "net/"):
 		owner = specs.NetworkNamespace
-	case strings.HasPrefix(key, "fs.mqueue."), strings.HasPrefix(key, "kernel.shm"), strings.HasPrefix(key, "kernel.msg"), key == "kernel.sem":
+	case strings.HasPrefix(file, "fs/mqueue/"), strings.HasPrefix(file, "kernel/shm"), strings.HasPrefix(file, "kernel/msg"), file == "kernel/sem":
 		owner = specs.IPCNamespace
-	case key == "kernel.domainname":
+	case file == "kernel/domainname":
 		owner = specs.UTSNamespace
 	}
 	switch {
-	case owner == "" || strings.Contains(key, "/") || strings.Contains(key, ".."):
+	case owner == "" || file != path.Clean(file):
 		return fmt.Errorf("the sysctl %q belongs to the whole host, not to a container", key)
 	case !c.has(owner):
 		return fmt.Errorf("the sysctl %q needs a %s namespace of the container's own", key, owner)

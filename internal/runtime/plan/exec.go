@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"fmt"
 
 	"berth/internal/host"
 
@@ -12,6 +13,8 @@ import (
 // ExecInput is what a program that enters a running container is compiled from.
 type ExecInput struct {
 	Process *specs.Process
+	// Linux is the container's: its personality and its memory policy are its further processes', too. It may be nil.
+	Linux *specs.Linux
 	// Program is the file to execute, where that is not what the first argument names.
 	Program string
 	Host    host.Facts
@@ -24,7 +27,9 @@ type ExecInput struct {
 	Keyring     string
 	NoSetgroups bool
 	PreserveFDs int
-	Origins     map[string]string
+	// Create makes the child report that it is ready and wait for a start.
+	Create  bool
+	Origins map[string]string
 }
 
 // InTarget is a pidfd of a process of the container.
@@ -40,6 +45,9 @@ func CompileExec(in ExecInput) (*Program, error) {
 		in:   Input{Host: in.Host, Program: in.Program, NoSetgroups: in.NoSetgroups, Origins: in.Origins},
 		spec: &specs.Spec{Process: in.Process, Linux: &specs.Linux{}},
 	}
+	if in.Linux != nil {
+		c.spec.Linux.Personality, c.spec.Linux.MemoryPolicy = in.Linux.Personality, in.Linux.MemoryPolicy
+	}
 	// Its memory is not its parent's. It may change its user; and what runs in the container can stop it as soon as it is in there:
 	// then nobody but who asked for it waits.
 	c.p.Waits = true
@@ -49,10 +57,12 @@ func CompileExec(in ExecInput) (*Program, error) {
 		c.input(InCgroup(i))
 	}
 	c.stdioInputs(in.Process, in.Inherit)
+	if err := c.gateInputs(in.Create, in.FilterFlags); err != nil {
+		return nil, err
+	}
 	c.reset()
-	c.from("cgroup")
-	for i := range in.CgroupTasks {
-		c.do("enter the control group", callWrite, Ref(c.inputSlot(InCgroup(i))), Bytes{[]byte("0"), `"0"`}, num(1))
+	if err := c.moves(in.Process.ExecCPUAffinity, in.CgroupTasks); err != nil {
+		return nil, err
 	}
 	c.from("namespaces")
 	c.do("be invisible to what runs in there", callPrctl, flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), num(0), num(0), num(0), num(0))
@@ -72,8 +82,34 @@ func CompileExec(in ExecInput) (*Program, error) {
 	} else {
 		c.stdio(in.Inherit)
 	}
-	if err := c.process(in.Process, finish{filter: in.Filter, filterFlags: in.FilterFlags, keyring: in.Keyring, preserve: in.PreserveFDs}); err != nil {
+	if err := c.process(in.Process, finish{filter: in.Filter, filterFlags: in.FilterFlags, create: in.Create, keyring: in.Keyring, preserve: in.PreserveFDs}); err != nil {
 		return nil, err
 	}
 	return &c.p, nil
+}
+
+// moves enters the container's control group, and changes the processors on which the process runs before and afterwards.
+func (c *compiler) moves(a *specs.CPUAffinity, tasks int) error {
+	if a != nil && a.Initial != "" {
+		c.from("execCPUAffinity")
+		if err := c.affinity("run on these processors at first", a.Initial); err != nil {
+			return err
+		}
+		if tasks == 0 { // it was born in the group, where these may not be had
+			c.p.Ops[len(c.p.Ops)-1].Tolerate = errnos(unix.EINVAL)
+		}
+	}
+	c.from("cgroup")
+	for i := range tasks {
+		c.do("enter the control group", callWrite, Ref(c.inputSlot(InCgroup(i))), Bytes{[]byte("0"), `"0"`}, num(1))
+	}
+	if a == nil || a.Initial == "" && a.Final == "" {
+		return nil
+	}
+	c.from("execCPUAffinity")
+	final := a.Final
+	if final == "" {
+		final = fmt.Sprintf("0-%d", lastNumber) // all that the group has
+	}
+	return c.affinity("run on these processors from now on", final)
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -23,6 +24,10 @@ type mountOptions struct {
 	propagates  bool // to mounts below, too
 	settings    []setting
 	subpath     string // only that part of the source
+	idmap       bool   // owners are translated
+	idmapAll    bool   // of everything below it, too
+	copyUp      bool   // a new file system begins with what the root has in its place
+	remount     bool   // only the attributes of the mount that is there change
 }
 
 // SubpathOption begins the option of a bind mount that names a part of the source, beneath which it is looked up. No other runtime knows it.
@@ -61,8 +66,14 @@ func parseOptions(m specs.Mount) (mountOptions, error) {
 		case "defaults", "async", "loud", "nomand", "nolazytime", "noiversion":
 		case "silent", "sync", "dirsync", "lazytime", "mand", "iversion":
 			o.settings = append(o.settings, setting{key: option})
-		case "remount", "idmap", "ridmap", "tmpcopyup":
-			return o, fmt.Errorf("the option %q of the mount at %s is not supported", option, m.Destination)
+		case "idmap":
+			o.idmap = true
+		case "ridmap":
+			o.idmap, o.idmapAll = true, true
+		case "tmpcopyup":
+			o.copyUp = true
+		case "remount":
+			o.remount = true
 		default:
 			key, value, has := strings.Cut(option, "=")
 			if has && value == "" {
@@ -70,6 +81,15 @@ func parseOptions(m specs.Mount) (mountOptions, error) {
 			}
 			o.settings = append(o.settings, setting{key: key, value: value})
 		}
+	}
+	o.idmap = o.idmap || len(m.UIDMappings)+len(m.GIDMappings) > 0
+	switch {
+	case o.idmap && !o.bind:
+		return o, fmt.Errorf("the mount at %s cannot translate owners: only bind mounts do", m.Destination)
+	case (len(m.UIDMappings) == 0) != (len(m.GIDMappings) == 0):
+		return o, fmt.Errorf("the mount at %s needs both uidMappings and gidMappings, or none", m.Destination)
+	case o.copyUp && (o.bind || m.Type != "tmpfs"):
+		return o, fmt.Errorf("the option \"tmpcopyup\" of the mount at %s is for a tmpfs alone", m.Destination)
 	}
 	return o, nil
 }
@@ -113,7 +133,10 @@ func attributeOf(option string) (attr, bool) {
 
 // MountOptions are the options that Compile knows, besides those of file systems.
 func MountOptions() []string {
-	options := []string{"async", "bind", "defaults", "dirsync", "iversion", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand", "rbind", "silent", "sync"}
+	options := []string{
+		"async", "bind", "defaults", "dirsync", "idmap", "iversion", "lazytime", "loud", "mand", "noiversion", "nolazytime", "nomand", "rbind",
+		"remount", "ridmap", "silent", "sync", "tmpcopyup",
+	}
 	for _, o := range []string{
 		"atime", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "nosymfollow",
 		"relatime", "ro", "rw", "strictatime", "suid", "symfollow",
@@ -156,7 +179,7 @@ func (c *compiler) openSources() {
 		if c.in.Trees {
 			break
 		}
-		if c.in.Shm && m.Destination == ShmPath {
+		if c.in.Shm && m.Destination == ShmPath || c.sources[mountKey(i)] != 0 {
 			continue
 		}
 		if o, err := parseOptions(m); err == nil && o.bind {
@@ -205,16 +228,20 @@ func (c *compiler) mounts() error {
 		}
 		c.from("mount " + m.Destination)
 		switch {
+		case (o.idmap || o.copyUp) && !c.in.Given[i]:
+			return fmt.Errorf("the mount at %s has not been made: its options take a parent with the rights of root", m.Destination)
+		case o.remount:
+			c.change(m, o)
 		case o.bind:
 			c.bind(c.sources[mountKey(i)], m, o)
 		case m.Type == "cgroup" && c.in.Host.Cgroup == host.CgroupV1:
 			c.cgroupV1(m, o)
 		case m.Type == "cgroup" || m.Type == "cgroup2":
-			c.fresh(m, "cgroup2", o)
+			c.fresh(m, "cgroup2", o, 0)
 		case m.Type == "":
 			return fmt.Errorf("the mount at %s has no type", m.Destination)
 		default:
-			c.fresh(m, m.Type, o)
+			c.fresh(m, m.Type, o, c.sources[mountKey(i)])
 		}
 	}
 	return nil
@@ -237,8 +264,17 @@ func (c *compiler) bind(source Ref, m specs.Mount, o mountOptions) {
 	c.setattrOrRemount("set the options of all below it", source, o.all, 0, true)
 }
 
-// fresh attaches a new file system.
-func (c *compiler) fresh(m specs.Mount, fstype string, o mountOptions) {
+// change changes the attributes of a mount that is there already.
+func (c *compiler) change(m specs.Mount, o mountOptions) {
+	s := c.slot("mount")
+	c.openIn(s, "find the mount at "+m.Destination, c.root, m.Destination, unix.O_PATH, inRoot)
+	c.setattrOrRemount("change its options", Ref(s), o.attr, o.propagation, o.propagates)
+	c.setattrOrRemount("change the options of all below it", Ref(s), o.all, 0, true)
+	c.do("done with it", callClose, Ref(s))
+}
+
+// fresh attaches a new file system, which the parent may have made already.
+func (c *compiler) fresh(m specs.Mount, fstype string, o mountOptions, made Ref) {
 	resolve := uint64(inRoot)
 	destination := path.Clean(m.Destination)
 	switch fstype {
@@ -253,7 +289,12 @@ func (c *compiler) fresh(m specs.Mount, fstype string, o mountOptions) {
 	at := c.target(c.root, destination, "the place of "+destination, aDirectory, resolve)
 	a := o.attr
 	a.set |= o.all.set
-	fd := c.fsmount(path.Base(destination), fstype, settings, attr{set: a.set})
+	fd := made
+	if made == 0 {
+		fd = c.fsmount(path.Base(destination), fstype, settings, attr{set: a.set})
+	} else {
+		c.setattrOrRemount("set its options", fd, attr{set: a.set}, 0, false)
+	}
 	c.attach("mount it at "+destination, fd, at)
 	if o.propagation != 0 {
 		c.setattrOrRemount("set what it shares", fd, attr{}, o.propagation, o.propagates)
@@ -410,4 +451,4 @@ func (c *compiler) protectOld(name string, fd Ref) {
 		"MS_REMOUNT|MS_BIND|MS_RDONLY|MS_NOSUID|MS_NODEV|MS_NOEXEC")
 }
 
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

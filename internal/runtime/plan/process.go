@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -35,6 +36,9 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 	if err := c.limits(p); err != nil {
 		return err
 	}
+	if err := c.scheduling(p); err != nil {
+		return err
+	}
 	c.label(p)
 	if c.spec.Linux.Personality != nil {
 		if err := c.personality(c.spec.Linux.Personality); err != nil {
@@ -46,6 +50,9 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 	closing := Op{Special: CloseAll, Call: callCloseRange, What: "close every descriptor that is not the process's", Args: []Arg{num(3 + f.preserve)}}
 	if f.create {
 		closing.Args = append(closing.Args, Ref(c.inputSlot(InReady)), Ref(c.inputSlot(InStart)))
+	}
+	if f.listens() {
+		closing.Args = append(closing.Args, Ref(c.inputSlot(InListener)))
 	}
 	c.add(closing)
 
@@ -85,9 +92,10 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 
 	if f.create {
 		c.find(p)
-		c.from("create")
-		c.do("say that everything is ready", callWrite, Ref(c.inputSlot(InReady)), Bytes{[]byte{1}, `"\1"`}, num(1))
-		c.add(Op{Special: WaitByte, Call: callRead, What: "wait for the start", Args: []Arg{Ref(c.inputSlot(InStart)), c.out(1), num(1)}})
+	}
+	// Who is notified must have the listener before the process makes a call that it waits for: then the filter comes before the gate.
+	if f.create && !f.listens() {
+		c.gate()
 	}
 	// The filter is not loaded yet, and no handler of ours is left.
 	c.from("")
@@ -106,8 +114,21 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 		c.filter(f)
 		c.finalRights(capabilities)
 	}
+	if f.listens() {
+		c.gate()
+	}
 	c.execve(p)
 	return nil
+}
+
+// listens reports whether somebody is asked about system calls (SCMP_ACT_NOTIFY).
+func (f finish) listens() bool { return f.filterFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 }
+
+// gate waits until the process may execute its program.
+func (c *compiler) gate() {
+	c.from("create")
+	c.do("say that everything is ready", callWrite, Ref(c.inputSlot(InReady)), Bytes{[]byte{1}, `"\1"`}, num(1))
+	c.add(Op{Special: WaitByte, Call: callRead, What: "wait for the start", Args: []Arg{Ref(c.inputSlot(InStart)), c.out(1), num(1)}})
 }
 
 func (c *compiler) finalRights(s capabilitySet) {
@@ -126,7 +147,14 @@ func (c *compiler) filter(f finish) {
 		return
 	}
 	c.from("seccomp")
-	c.do("filter system calls", callSeccomp, flags(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), Int{V: f.filterFlags}, f.filter)
+	const what = "filter system calls"
+	args := []Arg{flags(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), Int{V: f.filterFlags}, f.filter}
+	if !f.listens() {
+		c.do(what, callSeccomp, args...)
+		return
+	}
+	listener := c.get("listener", what, callSeccomp, args...)
+	c.add(Op{Special: SendFD, Call: callSendmsg, What: "send the parent what is notified", Args: []Arg{Ref(c.inputSlot(InListener)), listener}})
 }
 
 // execve tries the directories of the process's own PATH, in the container.
@@ -196,7 +224,10 @@ func groups(ids []uint32) Arg {
 
 // limits are resource limits and the OOM score.
 func (c *compiler) limits(p *specs.Process) error {
-	for _, l := range p.Rlimits {
+	for i, l := range p.Rlimits {
+		if slices.ContainsFunc(p.Rlimits[:i], func(other specs.POSIXRlimit) bool { return other.Type == l.Type }) {
+			return fmt.Errorf("there are two limits of type %q", l.Type)
+		}
 		n, ok := rlimitNumber(l.Type)
 		if !ok {
 			return fmt.Errorf("there is no resource limit %q", l.Type)

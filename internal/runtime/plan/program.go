@@ -124,9 +124,12 @@ const (
 	InConsole = "console" // socket that takes the master side of the terminal
 	InReady   = "ready"   // pipe: one byte when everything but the execve is done
 	InStart   = "start"   // pipe: a byte lets the child go on to execve
-	InMaps    = "maps"    // pipe: a byte says that the user namespace has its id maps
-	InMapsEnd = "mapsend" // the pipe's other end, of which the child must not keep a copy
-	InNetwork = "network" // the network namespace that the parent has made for the container
-	InGo      = "go"      // pipe: a byte says that what the child is has been written down, and its network made
-	InGoEnd   = "goend"   // the pipe's other end, of which the child must not keep a copy
+	// InListener is a socket that takes the descriptor by which somebody is asked about system calls.
+	InListener = "listener"
+	InMaps     = "maps"    // pipe: a byte says that the user namespace has its id maps
+	InMapsEnd  = "mapsend" // the pipe's other end, of which the child must not keep a copy
+	InNetwork  = "network" // the network namespace that the parent has made for the container
+	InGo       = "go"      // pipe: a byte says that what the child is has been written down, and its network made
+	InHere     = "here"    // pipe: one byte when the child waits at InGo, its namespaces and file systems made
+	InGoEnd    = "goend"   // the pipe's other end, of which the child must not keep a copy
 )

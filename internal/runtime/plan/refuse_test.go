@@ -35,6 +35,7 @@ func TestSpecsThatCannotBeCarriedOutAreRefused(t *testing.T) {
 		{"No linux part", func(s *specs.Spec) { s.Linux = nil }, "no linux part"},
 		{"A relative working directory", func(s *specs.Spec) { s.Process.Cwd = "work" }, `working directory "work"`},
 		{"A namespace of no known type", func(s *specs.Spec) { s.Linux.Namespaces[1].Type = "moon" }, `type "moon"`},
+		{"Two namespaces of a type", func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[1]) }, "two namespaces"},
 		{"No mount namespace", func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, "mount namespace"},
 		{"Somebody else's mount namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/mnt" }, "mount namespace"},
 		{"A sysctl of the host", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} }, `"kernel.panic" belongs to the whole host`},
@@ -52,15 +53,47 @@ func TestSpecsThatCannotBeCarriedOutAreRefused(t *testing.T) {
 		{"A device of an unknown type", func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "q"}} }, `unknown type "q"`},
 		{"A device without an absolute path", func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "dev/x", Type: "c"}} }, "no absolute path"},
 		{"A mount option without its value", func(s *specs.Spec) { s.Mounts[1].Options = []string{"size="} }, `"size=" of the mount at /dev has no value`},
-		{"A mount option that is not supported", func(s *specs.Spec) { s.Mounts[1].Options = []string{"tmpcopyup"} }, `"tmpcopyup"`},
+		{"A tmpfs with content that the parent has not made", func(s *specs.Spec) { s.Mounts[1].Options = []string{"tmpcopyup"} }, `the mount at /dev has not been made`},
+		{"Content for what is no tmpfs", func(s *specs.Spec) { s.Mounts[0].Options = []string{"tmpcopyup"} }, `is for a tmpfs alone`},
 		{"A mount without a type", func(s *specs.Spec) { s.Mounts[1].Type = "" }, "no type"},
-		{"A mount with id mappings", func(s *specs.Spec) { s.Mounts[1].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "id mappings"},
+		{"Owners translated in a new file system", func(s *specs.Spec) { s.Mounts[1].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "cannot translate owners"},
+		{"Users translated and not groups", func(s *specs.Spec) {
+			s.Mounts[1] = specs.Mount{Destination: "/data", Type: "bind", Source: "/data", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}
+		}, "needs both uidMappings and gidMappings"},
+		{"Owners translated by nobody", func(s *specs.Spec) {
+			s.Mounts[1] = specs.Mount{Destination: "/data", Type: "bind", Source: "/data", Options: []string{"idmap"}}
+		}, "the mount at /data has not been made"},
 		{"An unknown resource limit", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_FUN"}} }, `"RLIMIT_FUN"`},
+		{"Two resource limits of a type", func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_CORE"}, {Type: "RLIMIT_CPU"}}
+		}, `two limits of type "RLIMIT_CPU"`},
+		{"A masked path that is relative", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"proc/keys"} }, `"proc/keys"`},
+		{"A read-only path that is relative", func(s *specs.Spec) { s.Linux.ReadonlyPaths = []string{"proc/sys"} }, `"proc/sys"`},
+		{"A namespace by a relative path", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "ns/pid" }, `path "ns/pid"`},
 		{"An unknown personality", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "PLAN9"} }, `"PLAN9"`},
-		{"Time offsets", func(s *specs.Spec) {
+		{"Time offsets without a time namespace", func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1}}
-		}, "timeOffsets"},
-		{"A scheduler", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} }, "scheduler"},
+		}, "timeOffsets need a time namespace"},
+		{"A clock that is not of a time namespace", func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {Secs: 1}}
+		}, `no clock "realtime"`},
+		{"A scheduling policy that there is not", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_FAIR"} }, `policy "SCHED_FAIR"`},
+		{"A nice value of a real-time policy", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Nice: 3} }, "SCHED_RR has no nice value"},
+		{"A nice value out of range", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 20} }, "nice value 20"},
+		{"A deadline of another policy", func(s *specs.Spec) {
+			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Deadline: 3}
+		}, "for SCHED_DEADLINE"},
+		{"A class of I/O that there is not", func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Class: "IOPRIO_CLASS_SOON"} }, `"IOPRIO_CLASS_SOON"`},
+		{"An I/O priority out of range", func(s *specs.Spec) {
+			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
+		}, "I/O priority 8"},
+		{"Processors that are no list", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "3-1"} }, `the processors "3-1"`},
+		{"A memory policy that there is not", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_FAR"} }, `policy "MPOL_FAR"`},
+		{"Memory nodes that are no list", func(s *specs.Spec) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0,99999"}
+		}, `the nodes "0,99999"`},
+		{"Intel RDT", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }, "intelRdt is not supported"},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
 			s := built(t)

@@ -92,3 +92,8 @@ func (c *compiler) flags(profile *specs.LinuxSeccomp) (uint, error) {
 	}
 	return flags, nil
 }
+
+// KnownFlags are the flags that a profile may have.
+func KnownFlags() []string {
+	return []string{"SECCOMP_FILTER_FLAG_TSYNC", string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow), string(specs.LinuxSeccompFlagWaitKillableRecv)}
+}

@@ -88,6 +88,14 @@ func specArch(name specs.Arch) (arch, error) {
 		"leave out of the profile's architectures all but SCMP_ARCH_X86_64, X86, X32, AARCH64 and ARM")
 }
 
+// Architectures are those that a filter can be for on a host whose architecture Go calls native.
+func Architectures(native string) []string {
+	if native == "arm64" {
+		return []string{string(specs.ArchAARCH64), string(specs.ArchARM)}
+	}
+	return []string{string(specs.ArchX86), string(specs.ArchX86_64), string(specs.ArchX32)}
+}
+
 // call is one row of the table of system calls.
 type call struct {
 	name    string

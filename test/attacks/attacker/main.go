@@ -56,6 +56,10 @@ func run(args []string) error {
 		return garbage(args[0])
 	case verb == "tun" && need(2):
 		return tun(args[0], args[1])
+	case verb == "datagram" && need(2):
+		return datagram(args[0], args[1:])
+	case verb == "datagrams" && need(2):
+		return datagrams(args[0], args[1])
 	case verb == "sleep":
 		time.Sleep(time.Hour)
 		return nil
