@@ -95,6 +95,8 @@ type Programs struct {
 	// Template prints rows by a Go template; nil where the full program is needed for that.
 	// heads are those columns' heads of "table TEMPLATE" that are not their fields' names.
 	Template func(w io.Writer, format string, heads map[string]string, rows []any) error
+	// Pattern reads a regular expression; nil where the full program is needed for that.
+	Pattern func(expression string) (matches func(string) bool, err error)
 }
 
 // Call is what a command of the full program is given.
@@ -195,16 +197,20 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.text }
 
+// usage is misused with the exit status of the command's own errors.
 func (c *call) usage(format string, args ...any) error {
-	name, status := "berth", 1
+	status := 1
+	if c.command != nil && c.command.status != 0 {
+		status = c.command.status
+	}
+	return c.misused(status, format, args...)
+}
+
+// misused says why a command line makes no sense, and how the command is used.
+func (c *call) misused(status int, format string, args ...any) error {
+	name, help := "berth", ""
 	if c.command != nil {
 		name = "berth " + c.command.display()
-		if c.command.status != 0 {
-			status = c.command.status
-		}
-	}
-	help := ""
-	if c.command != nil {
 		help = "Usage:  " + name + " " + c.command.usageArgs() + "\n\n"
 	}
 	return &usageError{fmt.Sprintf(format, args...), help + "Run '" + name + " --help' for more information\n", status}
@@ -283,7 +289,7 @@ func (c *call) main(args []string) error {
 		}
 	}
 	if len(c.args) < cmd.least || cmd.most >= 0 && len(c.args) > cmd.most {
-		return c.usage("'berth %s' %s", cmd.display(), expected(cmd))
+		return c.misused(1, "'berth %s' %s", cmd.display(), expected(cmd))
 	}
 	c.debug("data root %s (%s), run root %s (%s)", c.settings.DataRoot, c.sources["data-root"], c.settings.RunRoot, c.sources["run-root"])
 	if c.options.format == "" && !c.options.quiet {

@@ -18,11 +18,11 @@ var (
 	flagAll     = flag{"all", "a", "", "Show all", boolean(func(o *options) *bool { return &o.all })}
 	flagForce   = flag{"force", "f", "", "Force the removal", boolean(func(o *options) *bool { return &o.force })}
 	flagYes     = flag{"force", "f", "", "Do not prompt for confirmation", boolean(func(o *options) *bool { return &o.force })}
-	flagPruned  = flag{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", list(func(o *options) *[]string { return &o.filters })}
+	flagPruned  = flag{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", set(addFilter)}
 	flagQuiet   = flag{"quiet", "q", "", "Only display IDs", boolean(func(o *options) *bool { return &o.quiet })}
 	flagNoTrunc = flag{"no-trunc", "", "", "Don't truncate output", boolean(func(o *options) *bool { return &o.noTrunc })}
 	flagFormat  = flag{"format", "f", "string", "Format output using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })}
-	flagFilter  = flag{"filter", "f", "filter", "Filter output based on conditions provided", list(func(o *options) *[]string { return &o.filters })}
+	flagFilter  = flag{"filter", "f", "filter", "Filter output based on conditions provided", set(addFilter)}
 	flagSize    = flag{"size", "s", "", "Display total file sizes", boolean(func(o *options) *bool { return &o.size })}
 	flagSignal  = flag{"signal", "s", "string", "Signal to send to the container", text(func(o *options) *string { return &o.signal })}
 	flagTimeout = flag{"timeout", "t", "int", "Seconds to wait before killing the container", set(func(o *options, v string) error {
@@ -75,7 +75,7 @@ func commands() []command {
 				flagNoTrunc, flagQuiet, flagSize,
 			},
 		},
-		{name: "container create", inside: true, alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdCreate},
+		{name: "container create", inside: true, alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, run: (*call).cmdCreate},
 		{
 			name: "container start", inside: true, starts: true, alias: "start", args: "CONTAINER [CONTAINER...]", short: "Start one or more stopped containers", example: "berth start -ai web", least: 1, most: -1, run: (*call).cmdStart,
 			flags: []flag{
@@ -230,7 +230,7 @@ func commands() []command {
 			name: "builder prune", inside: true, short: "Remove build cache", example: "berth builder prune -f", run: (*call).cmdBuilderPrune,
 			flags: []flag{
 				{"all", "a", "", "Remove all build cache, not just what no image has", boolean(func(o *options) *bool { return &o.all })},
-				{"filter", "", "filter", "Provide filter values (e.g. \"until=24h\")", list(func(o *options) *[]string { return &o.filters })},
+				{"filter", "", "filter", "Provide filter values (e.g. \"until=24h\")", set(addFilter)},
 				flagYes,
 				{"keep-storage", "", "bytes", "Amount of disk space to keep for cache", set(func(o *options, v string) (err error) {
 					o.keepBytes, err = container.ParseBytes(v)
@@ -326,7 +326,7 @@ func commands() []command {
 			name: "volume prune", inside: true, short: "Remove unused local volumes", example: "berth volume prune -f", run: (*call).cmdVolumePrune,
 			flags: []flag{
 				{"all", "a", "", "Remove all unused volumes, not just anonymous ones", boolean(func(o *options) *bool { return &o.all })},
-				{"filter", "", "filter", "Provide filter values (e.g. \"label=<label>\")", list(func(o *options) *[]string { return &o.filters })},
+				{"filter", "", "filter", "Provide filter values (e.g. \"label=<label>\")", set(addFilter)},
 				flagYes,
 			},
 		},

@@ -88,6 +88,16 @@ func list(at func(o *options) *[]string) func(*call, string) error {
 	return set(func(o *options, v string) error { *at(o) = append(*at(o), v); return nil })
 }
 
+// addFilter takes a --filter; what keys there are is the command's.
+func addFilter(o *options, v string) error {
+	key, value, has := strings.Cut(v, "=")
+	if !has {
+		return errdef.New(errdef.Invalid, "bad format of filter (expected name=value)")
+	}
+	o.filters = append(o.filters, strings.ToLower(strings.TrimSpace(key))+"="+strings.TrimSpace(value))
+	return nil
+}
+
 // containerFlags are the flags of run and create.
 func containerFlags() []flag {
 	return sortFlags(append(limitFlags(), []flag{

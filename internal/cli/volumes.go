@@ -68,13 +68,13 @@ func (c *call) cmdVolumeLs() error {
 		return err
 	}
 	match, err := filter(c.options.filters, func(key, value string) (func(volume.Volume) (bool, error), error) {
-		return volumeFilter(uses, key, value)
+		return c.volumeFilter(uses, key, value)
 	})
 	if err != nil {
 		return err
 	}
 	var rows []any
-	var cells [][]string
+	var names, cells [][]string
 	for _, v := range all {
 		if yes, err := match(v); err != nil {
 			return err
@@ -82,18 +82,14 @@ func (c *call) cmdVolumeLs() error {
 			continue
 		}
 		rows = append(rows, volumeRow{
-			labelled: labelled{v.Labels}, Availability: "N/A", Driver: v.DriverName(), Group: "N/A", Labels: labelText(v.Labels), Links: strconv.Itoa(len(uses[v.Name])), Mountpoint: e.Volumes.Path(v.Name),
+			labelled: labelled{v.Labels}, Availability: "N/A", Driver: v.DriverName(), Group: "N/A", Labels: labelText(v.Labels), Links: "N/A", Mountpoint: e.Volumes.Path(v.Name),
 			Name: v.Name, Scope: "local", Size: "N/A", Status: "N/A",
 		})
+		names = append(names, []string{v.Name})
 		cells = append(cells, []string{v.DriverName(), v.Name})
 	}
 	if c.options.quiet {
-		for _, cell := range cells {
-			if _, err := fmt.Fprintln(c.out, cell[1]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return c.onlyFirst(names)
 	}
 	if done, err := c.format(rows); done {
 		return err
@@ -102,7 +98,7 @@ func (c *call) cmdVolumeLs() error {
 }
 
 // volumeFilter reads one of docker's filters of volumes.
-func volumeFilter(uses map[string][]string, key, value string) (func(volume.Volume) (bool, error), error) {
+func (c *call) volumeFilter(uses map[string][]string, key, value string) (func(volume.Volume) (bool, error), error) {
 	switch key {
 	case "dangling":
 		dangling, err := strconv.ParseBool(value)
@@ -115,7 +111,8 @@ func volumeFilter(uses map[string][]string, key, value string) (func(volume.Volu
 	case "label":
 		return simple(func(v volume.Volume) bool { return hasLabel(v.Labels, value) }), nil
 	case "name":
-		return simple(func(v volume.Volume) bool { return strings.Contains(v.Name, value) }), nil
+		matches, err := c.pattern(value)
+		return simple(func(v volume.Volume) bool { return matches(v.Name) }), err
 	}
 	return nil, errdef.New(errdef.Invalid, "invalid filter '%s'", key)
 }
@@ -145,10 +142,9 @@ func (c *call) cmdVolumeRm() error {
 	}
 	return c.each(func(name string) error {
 		if err := e.RemoveVolume(name); err != nil {
-			if errdef.Is(err, errdef.NotFound) && c.options.force {
-				return nil
+			if !errdef.Is(err, errdef.NotFound) || !c.options.force {
+				return err
 			}
-			return err
 		}
 		_, err := fmt.Fprintln(c.out, name)
 		return err
