@@ -303,6 +303,7 @@ func commands() []command {
 					o.volume.Driver = v
 					return nil
 				})},
+				{"name", "", "string", "Specify volume name (or name it after the options)", text(func(o *options) *string { return &o.volume.Name })},
 				{"label", "", "list", "Set metadata for a volume", set(func(o *options, v string) error {
 					o.volume.Labels = orEmpty(o.volume.Labels)
 					key, value, _ := strings.Cut(v, "=")

@@ -3,10 +3,12 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"berth/internal/engine"
+	"berth/internal/errdef"
 	"berth/internal/image/store"
 	"berth/internal/network"
 	"berth/internal/state"
@@ -97,6 +99,9 @@ func (c *call) printImages(p engine.PrunedImages) {
 
 func (c *call) cmdSystemPrune() error {
 	o := &c.options
+	if o.volumes && slices.ContainsFunc(o.filters, func(f string) bool { return strings.HasPrefix(f, "until=") }) {
+		return errdef.New(errdef.Invalid, `The "until" filter is not supported with "--volumes"`)
+	}
 	containers, err1 := keptContainers(o.filters)
 	networks, err2 := keptNetworks(o.filters)
 	images, err3 := keptImages(o.filters)

@@ -54,6 +54,14 @@ type volumeRow struct {
 	Status       string
 }
 
+// volumeRowOf is a volume's row; who uses it and how much is in it, only system df looks at.
+func volumeRowOf(e *engine.Engine, v volume.Volume) volumeRow {
+	return volumeRow{
+		labelled: labelled{v.Labels}, Availability: "N/A", Driver: v.DriverName(), Group: "N/A", Labels: labelText(v.Labels), Links: "N/A", Mountpoint: e.Volumes.Path(v.Name),
+		Name: v.Name, Scope: "local", Size: "N/A", Status: "N/A",
+	}
+}
+
 func (c *call) cmdVolumeLs() error {
 	e, err := c.engine()
 	if err != nil {
@@ -81,10 +89,7 @@ func (c *call) cmdVolumeLs() error {
 		} else if !yes {
 			continue
 		}
-		rows = append(rows, volumeRow{
-			labelled: labelled{v.Labels}, Availability: "N/A", Driver: v.DriverName(), Group: "N/A", Labels: labelText(v.Labels), Links: "N/A", Mountpoint: e.Volumes.Path(v.Name),
-			Name: v.Name, Scope: "local", Size: "N/A", Status: "N/A",
-		})
+		rows = append(rows, volumeRowOf(e, v))
 		names = append(names, []string{v.Name})
 		cells = append(cells, []string{v.DriverName(), v.Name})
 	}
@@ -123,9 +128,12 @@ func (c *call) cmdVolumeCreate() error {
 		return err
 	}
 	v := c.options.volume
-	if len(c.args) == 1 {
+	switch {
+	case len(c.args) == 1 && v.Name != "":
+		return c.usage("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
+	case len(c.args) == 1:
 		v.Name = c.args[0]
-	} else {
+	case v.Name == "":
 		v.Name, v.Anonymous = ident.New(), true
 	}
 	if err := e.CreateVolume(v); err != nil {

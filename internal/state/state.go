@@ -258,8 +258,8 @@ func (s Store) takeName(c *Container, d disk.Durability) error {
 			continue
 		}
 		if asked {
-			return errdef.Hint(errdef.New(errdef.Conflict, "Conflict. The container name \"/%s\" is already in use by container %q", c.Name, owner),
-				"remove (berth rm %s) or rename that container to be able to reuse the name", c.Name)
+			return errdef.Hint(errdef.New(errdef.Conflict, "Conflict. The container name \"/%s\" is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.", c.Name, owner),
+				"berth rm %s", c.Name)
 		}
 	}
 }
