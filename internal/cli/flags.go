@@ -23,7 +23,6 @@ type options struct {
 
 	detach, all, force, quiet, noTrunc, latest, follow, timestamps, details, volumes, explain, noSigProxy, noStdin bool
 
-	attach       []string
 	cidfile      string
 	detachKeys   string
 	pull         string
@@ -108,6 +107,14 @@ func containerFlags() []flag {
 		})},
 		{"annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", set(func(o *options, v string) error {
 			return setPair(&o.config.Annotations, "annotation", v)
+		})},
+		{"attach", "a", "list", "Attach to STDIN, STDOUT or STDERR", set(func(o *options, v string) error {
+			v = strings.ToLower(v)
+			if !slices.Contains([]string{"stdin", "stdout", "stderr"}, v) {
+				return errdef.New(errdef.Invalid, "valid streams are STDIN, STDOUT and STDERR")
+			}
+			o.config.Attach = append(o.config.Attach, v)
+			return nil
 		})},
 		{"cap-add", "", "list", "Add Linux capabilities", list(func(o *options) *[]string { return &o.config.CapAdd })},
 		{"cap-drop", "", "list", "Drop Linux capabilities", list(func(o *options) *[]string { return &o.config.CapDrop })},
@@ -340,14 +347,6 @@ func sortFlags(all []flag) []flag {
 // runFlags are those of run alone.
 func runFlags() []flag {
 	own := []flag{
-		{"attach", "a", "list", "Attach to STDIN, STDOUT or STDERR", set(func(o *options, v string) error {
-			v = strings.ToLower(v)
-			if !slices.Contains([]string{"stdin", "stdout", "stderr"}, v) {
-				return errdef.New(errdef.Invalid, "valid streams are STDIN, STDOUT and STDERR")
-			}
-			o.attach = append(o.attach, v)
-			return nil
-		})},
 		{"detach", "d", "", "Run container in background and print container ID", boolean(func(o *options) *bool { return &o.detach })},
 		{"detach-keys", "", "string", "Override the key sequence for detaching a container", set(setDetachKeys)},
 		{"explain", "", "", "Print the plan, system call by system call, instead of running it", boolean(func(o *options) *bool { return &o.explain })},

@@ -44,6 +44,12 @@ func (c *call) config() (container.Config, error) {
 	case c.options.noHealth && !reflect.ValueOf(cfg.Health).IsZero():
 		return cfg, c.usage("--no-healthcheck conflicts with --health-* options")
 	}
+	if len(cfg.Attach) == 0 && !c.options.detach {
+		cfg.Attach = []string{"stdout", "stderr"}
+		if cfg.Interactive {
+			cfg.Attach = append(cfg.Attach, "stdin")
+		}
+	}
 	if c.options.noHealth {
 		cfg.Health.Test = []string{"NONE"}
 	}
@@ -142,8 +148,8 @@ func (c *call) cmdRun() error {
 	if err != nil {
 		return err
 	}
-	o := &c.options
-	if o.detach && len(o.attach) > 0 {
+	o, attach := &c.options, c.options.config.Attach
+	if o.detach && len(attach) > 0 {
 		return c.usage("Conflicting options: -a and -d")
 	}
 	e, err := c.engine()
@@ -155,9 +161,9 @@ func (c *call) cmdRun() error {
 	}
 	stdin := cfg.Interactive && !o.detach
 	output := !o.detach
-	if len(o.attach) > 0 {
-		stdin = slices.Contains(o.attach, "stdin")
-		output = slices.Contains(o.attach, "stdout") || slices.Contains(o.attach, "stderr")
+	if len(attach) > 0 {
+		stdin = slices.Contains(attach, "stdin")
+		output = slices.Contains(attach, "stdout") || slices.Contains(attach, "stderr")
 		cfg.Interactive = cfg.Interactive || stdin
 	}
 	if cfg.TTY && stdin && !term.IsTerminal(int(c.in.Fd())) {
@@ -179,7 +185,7 @@ func (c *call) cmdRun() error {
 		_, err := fmt.Fprintln(c.out, id)
 		return err
 	}
-	return c.streamOnly(o.attach, func() error { return c.stream(e, s, stdin, !cfg.TTY && !o.noSigProxy) })
+	return c.streamOnly(attach, func() error { return c.stream(e, s, stdin, !cfg.TTY && !o.noSigProxy) })
 }
 
 // streamOnly leaves out the output that --attach does not name; without --attach all of it is wanted.
