@@ -18,6 +18,7 @@ var (
 	flagAll     = flag{"all", "a", "", "Show all", boolean(func(o *options) *bool { return &o.all })}
 	flagForce   = flag{"force", "f", "", "Force the removal", boolean(func(o *options) *bool { return &o.force })}
 	flagYes     = flag{"force", "f", "", "Do not prompt for confirmation", boolean(func(o *options) *bool { return &o.force })}
+	flagDry     = flag{"dry-run", "", "", "Say what would be removed, and remove nothing", boolean(func(o *options) *bool { return &o.dry })}
 	flagPruned  = flag{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", set(addFilter)}
 	flagQuiet   = flag{"quiet", "q", "", "Only display IDs", boolean(func(o *options) *bool { return &o.quiet })}
 	flagNoTrunc = flag{"no-trunc", "", "", "Don't truncate output", boolean(func(o *options) *bool { return &o.noTrunc })}
@@ -154,7 +155,7 @@ func commands() []command {
 				{"pause", "p", "", "Pause container during commit (default true)", nil},
 			},
 		},
-		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagPruned, flagYes}},
+		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagDry, flagPruned, flagYes}},
 		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat, flagSize}},
 		{
 			name: "inspect", args: "NAME|ID [NAME|ID...]", short: "Return low-level information on berth objects", example: "berth inspect web", least: 1, most: -1, run: (*call).cmdInspect,
@@ -218,6 +219,7 @@ func commands() []command {
 		{
 			name: "image prune", inside: true, short: "Remove unused images", example: "berth image prune -f", run: (*call).cmdImagePrune,
 			flags: []flag{
+				flagDry,
 				{"all", "a", "", "Remove all unused images, not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
 				flagPruned, flagYes,
 			},
@@ -229,6 +231,7 @@ func commands() []command {
 		{
 			name: "builder prune", inside: true, short: "Remove build cache", example: "berth builder prune -f", run: (*call).cmdBuilderPrune,
 			flags: []flag{
+				flagDry,
 				{"all", "a", "", "Remove all build cache, not just what no image has", boolean(func(o *options) *bool { return &o.all })},
 				{"filter", "", "filter", "Provide filter values (e.g. \"until=24h\")", set(addFilter)},
 				flagYes,
@@ -326,6 +329,7 @@ func commands() []command {
 		{
 			name: "volume prune", inside: true, short: "Remove unused local volumes", example: "berth volume prune -f", run: (*call).cmdVolumePrune,
 			flags: []flag{
+				flagDry,
 				{"all", "a", "", "Remove all unused volumes, not just anonymous ones", boolean(func(o *options) *bool { return &o.all })},
 				{"filter", "", "filter", "Provide filter values (e.g. \"label=<label>\")", set(addFilter)},
 				flagYes,
@@ -363,6 +367,7 @@ func commands() []command {
 		{
 			name: "network prune", inside: true, short: "Remove all unused networks", example: "berth network prune -f", run: (*call).cmdNetworkPrune,
 			flags: []flag{
+				flagDry,
 				flagPruned, flagYes,
 			},
 		},
@@ -406,6 +411,7 @@ func commands() []command {
 		{
 			name: "system prune", inside: true, short: "Remove unused data", example: "berth system prune -f", run: (*call).cmdSystemPrune,
 			flags: []flag{
+				flagDry,
 				{"all", "a", "", "Remove all unused images not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
 				flagPruned, flagYes,
 				{"volumes", "", "", "Prune anonymous volumes", boolean(func(o *options) *bool { return &o.volumes })},

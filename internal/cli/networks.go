@@ -282,13 +282,8 @@ func (c *call) cmdNetworkPrune() error {
 	if err != nil {
 		return err
 	}
-	removed, err := e.PruneNetworks(keep)
-	if len(removed) > 0 {
-		fmt.Fprintln(c.out, "Deleted Networks:")
-		for _, name := range removed {
-			fmt.Fprintln(c.out, name)
-		}
-	}
+	removed, err := e.PruneNetworks(c.pruning(), keep)
+	c.printDeleted("Networks", removed)
 	return err
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
+
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/image/store"
@@ -29,8 +31,15 @@ func keptImages(filters []string) (func(store.Image) bool, error) {
 }
 
 func (c *call) reclaimed(bytes int64) {
-	fmt.Fprintf(c.out, "Total reclaimed space: %s\n", humanSize(bytes))
+	what := "Total reclaimed space"
+	if c.options.dry {
+		what = "Total space that would be reclaimed"
+	}
+	fmt.Fprintf(c.out, "%s: %s\n", what, units.HumanSize(float64(bytes)))
 }
+
+// pruning is how a prune command removes.
+func (c *call) pruning() *engine.Pruning { return &engine.Pruning{Dry: c.options.dry} }
 
 func (c *call) cmdPrune() error {
 	keep, err := keptContainers(c.options.filters)
@@ -44,7 +53,7 @@ func (c *call) cmdPrune() error {
 	if err != nil {
 		return err
 	}
-	removed, bytes, err := e.Prune(c.context(), keep)
+	removed, bytes, err := e.Prune(c.context(), c.pruning(), keep)
 	c.printDeleted("Containers", removed)
 	c.reclaimed(bytes)
 	return err
@@ -80,7 +89,7 @@ func (c *call) cmdImagePrune() error {
 	if err != nil {
 		return err
 	}
-	p, err := e.PruneImages(c.context(), all, keep)
+	p, err := e.PruneImages(c.context(), c.pruning(), all, keep)
 	c.printImages(p)
 	c.reclaimed(p.Bytes)
 	return err
@@ -116,6 +125,9 @@ func (c *call) cmdSystemPrune() error {
 		what = append(what, "all anonymous volumes not used by at least one container")
 	}
 	what = append(what, imagesToPrune(o.all))
+	if len(o.filters) == 0 {
+		what = append(what, map[bool]string{true: "all build cache", false: "unused build cache"}[o.all])
+	}
 	warning := "WARNING! This will remove:\n  - " + strings.Join(what, "\n  - ") + "\n"
 	if len(o.filters) > 0 {
 		warning += "\n  Items to be pruned will be filtered with:\n  - " + strings.Join(o.filters, "\n  - ") + "\n"
@@ -127,20 +139,27 @@ func (c *call) cmdSystemPrune() error {
 	if err != nil {
 		return err
 	}
-	removed, bytes, err := e.Prune(c.context(), containers)
+	p := c.pruning()
+	removed, bytes, err := e.Prune(c.context(), p, containers)
 	c.printDeleted("Containers", removed)
-	gone, e2 := e.PruneNetworks(func(n network.Network) bool { return networks(n) })
+	gone, e2 := e.PruneNetworks(p, func(n network.Network) bool { return networks(n) })
 	c.printDeleted("Networks", gone)
 	err = errors.Join(err, e2)
 	if o.volumes {
-		names, size, e := e.PruneVolumes(false, volumes)
+		names, size, e := e.PruneVolumes(p, false, volumes)
 		c.printDeleted("Volumes", names)
 		bytes, err = bytes+size, errors.Join(err, e)
 	}
-	p, e3 := e.PruneImages(c.context(), o.all, images)
-	c.printImages(p)
-	c.reclaimed(bytes + p.Bytes)
-	return errors.Join(err, e3)
+	unused, e3 := e.PruneImages(c.context(), p, o.all, images)
+	c.printImages(unused)
+	err, bytes = errors.Join(err, e3), bytes+unused.Bytes
+	if len(o.filters) == 0 { // a label is on none of it
+		entries, freed, e := e.PruneBuildCache(c.context(), engine.CachePrune{All: o.all, Dry: o.dry})
+		c.printCache(entries)
+		err, bytes = errors.Join(err, e), bytes+freed
+	}
+	c.reclaimed(bytes)
+	return err
 }
 
 // visibleLines is visible for a text of several lines.

@@ -188,9 +188,9 @@ func (c *call) cmdVolumePrune() error {
 	if err != nil {
 		return err
 	}
-	removed, bytes, err := e.PruneVolumes(all, keep)
+	removed, bytes, err := e.PruneVolumes(c.pruning(), all, keep)
 	c.printDeleted("Volumes", removed)
-	fmt.Fprintf(c.out, "Total reclaimed space: %s\n", humanSize(bytes))
+	c.reclaimed(bytes)
 	return err
 }
 
@@ -199,7 +199,11 @@ func (c *call) printDeleted(kind string, names []string) {
 	if len(names) == 0 {
 		return
 	}
-	fmt.Fprintf(c.out, "Deleted %s:\n", kind)
+	verb := "Deleted"
+	if c.options.dry {
+		verb = "Would delete"
+	}
+	fmt.Fprintf(c.out, "%s %s:\n", verb, kind)
 	for _, name := range names {
 		fmt.Fprintln(c.out, visible(name))
 	}
