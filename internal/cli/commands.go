@@ -428,6 +428,14 @@ func commands() []command {
 		},
 		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},
 		{name: "system apparmor-profile", short: "Print the AppArmor profile that lets this program make user namespaces", example: needs.AppArmorCommand, run: (*call).cmdAppArmorProfile},
+		{
+			name: "system enable", short: "Have systemd start containers after a boot, as their restart policies say", example: "berth system enable", run: (*call).cmdEnable,
+			flags: []flag{
+				{"off", "", "", "Take the unit away", boolean(func(o *options) *bool { return &o.off })},
+				{"print", "", "", "Print the unit, and install nothing", boolean(func(o *options) *bool { return &o.print })},
+			},
+		},
+		{name: "system boot", inside: true, starts: true, short: "Start the containers that are to run after a boot", example: "berth system boot", run: (*call).cmdBoot},
 		{name: "system reset", inside: true, short: "Remove all containers, volumes, networks and images", example: "berth system reset -f", run: (*call).cmdReset, flags: []flag{flagYes}},
 		{
 			name: "unshare", inside: true, args: "[COMMAND] [ARG...]", short: "Run a command, or a shell, as root of the user namespace of your containers",

@@ -32,6 +32,7 @@ type options struct {
 	tail         string
 	since, until string
 	filters      []string
+	off, print   bool // of the unit that starts containers
 	dry          bool // a prune command only says what would go
 	last         int
 	kind         string
