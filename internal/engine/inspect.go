@@ -10,6 +10,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/image"
+	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
@@ -187,6 +188,10 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 			return View{}, err
 		}
 		v.State.Pid = p.PID
+		if cfg.Resources.MemoryBytes != 0 && p.Cgroup != "" {
+			g, err := cgroup.Open(e.Host(), p.Cgroup)
+			v.State.OOMKilled = err == nil && g.OOMKills() > 0
+		}
 	}
 	logOptions := cfg.Log.Options
 	if logOptions == nil {

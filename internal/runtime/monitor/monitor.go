@@ -105,7 +105,8 @@ type monitor struct {
 	busy        atomic.Int32 // connections that are being served
 	grown       atomic.Bool  // something has been done that needed much memory
 
-	began time.Time // when the container's configuration was read
+	oomNoted atomic.Bool // the container's memory has run out, and watchOOM has said so
+	began    time.Time   // when the container's configuration was read
 
 	mu      sync.Mutex // guards what follows
 	clients map[*client]bool
@@ -351,9 +352,10 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.guard()
 	m.watchUplink()
 	mounts := mountsOf(m.process.PID)
-	endHealth := m.watchHealth()
+	endHealth, endOOM := m.watchHealth(), m.watchOOM()
 	err := awaitEnd(pidfd)
 	endHealth()
+	endOOM()
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
 	exit := Ended{ExitCode: unknownExit}
 	if err != nil {
@@ -403,7 +405,7 @@ func (m *monitor) current() *state.Container {
 func (m *monitor) noteEnd(exit Ended) {
 	var all []event.Event
 	now := m.current()
-	if exit.OOMKilled {
+	if exit.OOMKilled && !m.oomNoted.Load() {
 		all = append(all, now.Event("oom"))
 	}
 	ran := time.Since(m.process.StartedAt)
