@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 
 	"berth/internal/dockerconfig"
@@ -399,8 +400,12 @@ func (v *value) String() string { return "" }
 func (v *value) Type() string   { return v.f.kind }
 
 func (v *value) Set(s string) error {
-	if v.f.kind == "" && s != "true" && s != "false" {
-		return fmt.Errorf("it takes true or false")
+	if v.f.kind == "" {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return fmt.Errorf("it takes true or false")
+		}
+		s = strconv.FormatBool(b)
 	}
 	v.given[v.f.name] = append(v.given[v.f.name], s)
 	if v.f.set == nil {
