@@ -17,7 +17,7 @@ func run() int {
 	if os.Args[0] == host.ProbeName {
 		return probe()
 	}
-	return cli.Main(os.Args[1:], cli.Programs{Path: program.Path, Full: fullcli.Commands(), Template: fullcli.Template})
+	return cli.Main(os.Args[1:], cli.Programs{Path: program.Path, Full: fullcli.Commands(), Template: fullcli.Template, Pattern: fullcli.Pattern})
 }
 
 // probe is the process that tries what this host allows.

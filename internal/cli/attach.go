@@ -149,6 +149,7 @@ func (c *call) stream(e *engine.Engine, s *engine.Session, stdin bool, proxy boo
 	}()
 	err := <-over
 	if errors.Is(err, errDetached) {
+		e.Containers.Note(s.Container, "detach")
 		return nil
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {

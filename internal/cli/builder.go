@@ -14,7 +14,7 @@ import (
 
 func (c *call) cmdBuilderPrune() error {
 	o := &c.options
-	p := engine.CachePrune{All: o.all, KeepBytes: o.keepBytes}
+	p := engine.CachePrune{All: o.all, KeepBytes: o.keepBytes, Dry: o.dry}
 	for _, f := range o.filters {
 		key, value, _ := strings.Cut(f, "=")
 		if key != "until" && key != "unused-for" {
@@ -41,15 +41,18 @@ func (c *call) cmdBuilderPrune() error {
 	if err != nil {
 		return err
 	}
-	if len(removed) > 0 {
-		fmt.Fprintln(c.out, "Deleted build cache objects:")
-		for _, r := range removed {
-			fmt.Fprintln(c.out, r.ID)
-		}
-		fmt.Fprintln(c.out)
+	c.printCache(removed)
+	c.reclaimed(freed)
+	return nil
+}
+
+// printCache prints which entries of the build cache are gone.
+func (c *call) printCache(removed []engine.CacheEntry) {
+	var ids []string
+	for _, r := range removed {
+		ids = append(ids, r.ID)
 	}
-	_, err = fmt.Fprintf(c.out, "Total reclaimed space: %s\n", units.HumanSize(float64(freed)))
-	return err
+	c.printDeleted("build cache objects", ids)
 }
 
 func (c *call) cmdBuilderDu() error {

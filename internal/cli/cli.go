@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 
 	"berth/internal/dockerconfig"
@@ -95,6 +96,8 @@ type Programs struct {
 	// Template prints rows by a Go template; nil where the full program is needed for that.
 	// heads are those columns' heads of "table TEMPLATE" that are not their fields' names.
 	Template func(w io.Writer, format string, heads map[string]string, rows []any) error
+	// Pattern reads a regular expression; nil where the full program is needed for that.
+	Pattern func(expression string) (matches func(string) bool, err error)
 }
 
 // Call is what a command of the full program is given.
@@ -195,16 +198,20 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.text }
 
+// usage is misused with the exit status of the command's own errors.
 func (c *call) usage(format string, args ...any) error {
-	name, status := "berth", 1
+	status := 1
+	if c.command != nil && c.command.status != 0 {
+		status = c.command.status
+	}
+	return c.misused(status, format, args...)
+}
+
+// misused says why a command line makes no sense, and how the command is used.
+func (c *call) misused(status int, format string, args ...any) error {
+	name, help := "berth", ""
 	if c.command != nil {
 		name = "berth " + c.command.display()
-		if c.command.status != 0 {
-			status = c.command.status
-		}
-	}
-	help := ""
-	if c.command != nil {
 		help = "Usage:  " + name + " " + c.command.usageArgs() + "\n\n"
 	}
 	return &usageError{fmt.Sprintf(format, args...), help + "Run '" + name + " --help' for more information\n", status}
@@ -283,7 +290,7 @@ func (c *call) main(args []string) error {
 		}
 	}
 	if len(c.args) < cmd.least || cmd.most >= 0 && len(c.args) > cmd.most {
-		return c.usage("'berth %s' %s", cmd.display(), expected(cmd))
+		return c.misused(1, "'berth %s' %s", cmd.display(), expected(cmd))
 	}
 	c.debug("data root %s (%s), run root %s (%s)", c.settings.DataRoot, c.sources["data-root"], c.settings.RunRoot, c.sources["run-root"])
 	if c.options.format == "" && !c.options.quiet {
@@ -393,8 +400,12 @@ func (v *value) String() string { return "" }
 func (v *value) Type() string   { return v.f.kind }
 
 func (v *value) Set(s string) error {
-	if v.f.kind == "" && s != "true" && s != "false" {
-		return fmt.Errorf("it takes true or false")
+	if v.f.kind == "" {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return fmt.Errorf("it takes true or false")
+		}
+		s = strconv.FormatBool(b)
 	}
 	v.given[v.f.name] = append(v.given[v.f.name], s)
 	if v.f.set == nil {

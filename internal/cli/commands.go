@@ -18,11 +18,12 @@ var (
 	flagAll     = flag{"all", "a", "", "Show all", boolean(func(o *options) *bool { return &o.all })}
 	flagForce   = flag{"force", "f", "", "Force the removal", boolean(func(o *options) *bool { return &o.force })}
 	flagYes     = flag{"force", "f", "", "Do not prompt for confirmation", boolean(func(o *options) *bool { return &o.force })}
-	flagPruned  = flag{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", list(func(o *options) *[]string { return &o.filters })}
+	flagDry     = flag{"dry-run", "", "", "Say what would be removed, and remove nothing", boolean(func(o *options) *bool { return &o.dry })}
+	flagPruned  = flag{"filter", "", "filter", "Provide filter values (e.g. \"until=<timestamp>\")", set(addFilter)}
 	flagQuiet   = flag{"quiet", "q", "", "Only display IDs", boolean(func(o *options) *bool { return &o.quiet })}
 	flagNoTrunc = flag{"no-trunc", "", "", "Don't truncate output", boolean(func(o *options) *bool { return &o.noTrunc })}
 	flagFormat  = flag{"format", "f", "string", "Format output using a custom template: 'json' or a Go template", text(func(o *options) *string { return &o.format })}
-	flagFilter  = flag{"filter", "f", "filter", "Filter output based on conditions provided", list(func(o *options) *[]string { return &o.filters })}
+	flagFilter  = flag{"filter", "f", "filter", "Filter output based on conditions provided", set(addFilter)}
 	flagSize    = flag{"size", "s", "", "Display total file sizes", boolean(func(o *options) *bool { return &o.size })}
 	flagSignal  = flag{"signal", "s", "string", "Signal to send to the container", text(func(o *options) *string { return &o.signal })}
 	flagTimeout = flag{"timeout", "t", "int", "Seconds to wait before killing the container", set(func(o *options, v string) error {
@@ -76,7 +77,7 @@ func commands() []command {
 				flagNoTrunc, flagQuiet, flagSize,
 			},
 		},
-		{name: "container create", inside: true, alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, status: 125, run: (*call).cmdCreate},
+		{name: "container create", inside: true, alias: "create", args: "IMAGE [COMMAND] [ARG...]", short: "Create a new container", example: "berth create --name web --network none box", flags: containerFlags(), least: 1, most: -1, stop: true, run: (*call).cmdCreate},
 		{
 			name: "container start", inside: true, starts: true, alias: "start", args: "CONTAINER [CONTAINER...]", short: "Start one or more stopped containers", example: "berth start -ai web", least: 1, most: -1, run: (*call).cmdStart,
 			flags: []flag{
@@ -155,7 +156,7 @@ func commands() []command {
 				{"pause", "p", "", "Pause container during commit (default true)", nil},
 			},
 		},
-		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagPruned, flagYes}},
+		{name: "container prune", inside: true, short: "Remove all stopped containers", example: "berth container prune -f", run: (*call).cmdPrune, flags: []flag{flagDry, flagPruned, flagYes}},
 		{name: "container inspect", args: "CONTAINER [CONTAINER...]", short: "Display detailed information on one or more containers", example: "berth container inspect web", least: 1, most: -1, run: (*call).cmdInspectContainer, flags: []flag{flagFormat, flagSize}},
 		{
 			name: "inspect", args: "NAME|ID [NAME|ID...]", short: "Return low-level information on berth objects", example: "berth inspect web", least: 1, most: -1, run: (*call).cmdInspect,
@@ -267,8 +268,8 @@ func commands() []command {
 		{
 			name: "image prune", inside: true, short: "Remove unused images", example: "berth image prune -f", run: (*call).cmdImagePrune,
 			flags: []flag{
+				flagDry,
 				{"all", "a", "", "Remove all unused images, not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
-				{"dry-run", "", "", "Show what would be removed, and what would be kept, with the reasons; remove nothing", boolean(func(o *options) *bool { return &o.dryRun })},
 				flagPruned, flagYes,
 			},
 		},
@@ -279,8 +280,9 @@ func commands() []command {
 		{
 			name: "builder prune", inside: true, short: "Remove build cache", example: "berth builder prune -f", run: (*call).cmdBuilderPrune,
 			flags: []flag{
+				flagDry,
 				{"all", "a", "", "Remove all build cache, not just what no image has", boolean(func(o *options) *bool { return &o.all })},
-				{"filter", "", "filter", "Provide filter values (e.g. \"until=24h\")", list(func(o *options) *[]string { return &o.filters })},
+				{"filter", "", "filter", "Provide filter values (e.g. \"until=24h\")", set(addFilter)},
 				flagYes,
 				{"keep-storage", "", "bytes", "Amount of disk space to keep for cache", set(func(o *options, v string) (err error) {
 					o.keepBytes, err = container.ParseBytes(v)
@@ -353,6 +355,7 @@ func commands() []command {
 					o.volume.Driver = v
 					return nil
 				})},
+				{"name", "", "string", "Specify volume name (or name it after the options)", text(func(o *options) *string { return &o.volume.Name })},
 				{"label", "", "list", "Set metadata for a volume", set(func(o *options, v string) error {
 					o.volume.Labels = orEmpty(o.volume.Labels)
 					key, value, _ := strings.Cut(v, "=")
@@ -375,8 +378,9 @@ func commands() []command {
 		{
 			name: "volume prune", inside: true, short: "Remove unused local volumes", example: "berth volume prune -f", run: (*call).cmdVolumePrune,
 			flags: []flag{
+				flagDry,
 				{"all", "a", "", "Remove all unused volumes, not just anonymous ones", boolean(func(o *options) *bool { return &o.all })},
-				{"filter", "", "filter", "Provide filter values (e.g. \"label=<label>\")", list(func(o *options) *[]string { return &o.filters })},
+				{"filter", "", "filter", "Provide filter values (e.g. \"label=<label>\")", set(addFilter)},
 				flagYes,
 			},
 		},
@@ -412,6 +416,7 @@ func commands() []command {
 		{
 			name: "network prune", inside: true, short: "Remove all unused networks", example: "berth network prune -f", run: (*call).cmdNetworkPrune,
 			flags: []flag{
+				flagDry,
 				flagPruned, flagYes,
 			},
 		},
@@ -455,6 +460,7 @@ func commands() []command {
 		{
 			name: "system prune", inside: true, short: "Remove unused data", example: "berth system prune -f", run: (*call).cmdSystemPrune,
 			flags: []flag{
+				flagDry,
 				{"all", "a", "", "Remove all unused images not just dangling ones", boolean(func(o *options) *bool { return &o.all })},
 				flagPruned, flagYes,
 				{"volumes", "", "", "Prune anonymous volumes", boolean(func(o *options) *bool { return &o.volumes })},
@@ -471,6 +477,14 @@ func commands() []command {
 		},
 		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},
 		{name: "system apparmor-profile", short: "Print the AppArmor profile that lets this program make user namespaces", example: needs.AppArmorCommand, run: (*call).cmdAppArmorProfile},
+		{
+			name: "system enable", short: "Have systemd start containers after a boot, as their restart policies say", example: "berth system enable", run: (*call).cmdEnable,
+			flags: []flag{
+				{"off", "", "", "Take the unit away", boolean(func(o *options) *bool { return &o.off })},
+				{"print", "", "", "Print the unit, and install nothing", boolean(func(o *options) *bool { return &o.print })},
+			},
+		},
+		{name: "system boot", inside: true, starts: true, short: "Start the containers that are to run after a boot", example: "berth system boot", run: (*call).cmdBoot},
 		{name: "system reset", inside: true, short: "Remove all containers, volumes, networks and images", example: "berth system reset -f", run: (*call).cmdReset, flags: []flag{flagYes}},
 		{
 			name: "unshare", inside: true, args: "[COMMAND] [ARG...]", short: "Run a command, or a shell, as root of the user namespace of your containers",

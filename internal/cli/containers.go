@@ -221,7 +221,7 @@ func (c *call) confirm(what string) (bool, error) {
 }
 
 func (c *call) confirmed(warning string) (bool, error) {
-	if c.options.force {
+	if c.options.force || c.options.dry {
 		return true, nil
 	}
 	fmt.Fprintf(c.err, "%s\nAre you sure you want to continue? [y/N] ", warning)

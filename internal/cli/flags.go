@@ -23,7 +23,6 @@ type options struct {
 
 	detach, all, force, quiet, noTrunc, latest, follow, timestamps, details, volumes, explain, noSigProxy, noStdin bool
 
-	attach       []string
 	cidfile      string
 	detachKeys   string
 	pull         string
@@ -33,6 +32,8 @@ type options struct {
 	tail         string
 	since, until string
 	filters      []string
+	off, print   bool // of the unit that starts containers
+	dry          bool // a prune command only says what would go
 	last         int
 	kind         string
 	size, short  bool
@@ -62,7 +63,7 @@ type options struct {
 	availability              string
 	link, verbose             bool
 	platforms                 []string // of an image
-	plain, tree, dryRun       bool
+	plain, tree               bool
 
 	// Of a context that is made or changed.
 	from           string
@@ -88,6 +89,16 @@ func list(at func(o *options) *[]string) func(*call, string) error {
 	return set(func(o *options, v string) error { *at(o) = append(*at(o), v); return nil })
 }
 
+// addFilter takes a --filter; what keys there are is the command's.
+func addFilter(o *options, v string) error {
+	key, value, has := strings.Cut(v, "=")
+	if !has {
+		return errdef.New(errdef.Invalid, "bad format of filter (expected name=value)")
+	}
+	o.filters = append(o.filters, strings.ToLower(strings.TrimSpace(key))+"="+strings.TrimSpace(value))
+	return nil
+}
+
 // containerFlags are the flags of run and create.
 func containerFlags() []flag {
 	return sortFlags(append(limitFlags(), []flag{
@@ -98,6 +109,14 @@ func containerFlags() []flag {
 		})},
 		{"annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", set(func(o *options, v string) error {
 			return setPair(&o.config.Annotations, "annotation", v)
+		})},
+		{"attach", "a", "list", "Attach to STDIN, STDOUT or STDERR", set(func(o *options, v string) error {
+			v = strings.ToLower(v)
+			if !slices.Contains([]string{"stdin", "stdout", "stderr"}, v) {
+				return errdef.New(errdef.Invalid, "valid streams are STDIN, STDOUT and STDERR")
+			}
+			o.config.Attach = append(o.config.Attach, v)
+			return nil
 		})},
 		{"cap-add", "", "list", "Add Linux capabilities", list(func(o *options) *[]string { return &o.config.CapAdd })},
 		{"cap-drop", "", "list", "Drop Linux capabilities", list(func(o *options) *[]string { return &o.config.CapDrop })},
@@ -330,14 +349,6 @@ func sortFlags(all []flag) []flag {
 // runFlags are those of run alone.
 func runFlags() []flag {
 	own := []flag{
-		{"attach", "a", "list", "Attach to STDIN, STDOUT or STDERR", set(func(o *options, v string) error {
-			v = strings.ToLower(v)
-			if !slices.Contains([]string{"stdin", "stdout", "stderr"}, v) {
-				return errdef.New(errdef.Invalid, "valid streams are STDIN, STDOUT and STDERR")
-			}
-			o.attach = append(o.attach, v)
-			return nil
-		})},
 		{"detach", "d", "", "Run container in background and print container ID", boolean(func(o *options) *bool { return &o.detach })},
 		{"detach-keys", "", "string", "Override the key sequence for detaching a container", set(setDetachKeys)},
 		{"explain", "", "", "Print the plan, system call by system call, instead of running it", boolean(func(o *options) *bool { return &o.explain })},

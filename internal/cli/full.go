@@ -14,6 +14,7 @@ import (
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/image/reference"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,7 +101,11 @@ func cannotExecute(path string, err error) error {
 // fetch gets an image that is missing: the full program pulls it, and its progress goes to standard error.
 func (c *call) fetch(ctx context.Context, ref, platform string) error {
 	if !c.options.quiet && !isBuiltin(ref) {
-		fmt.Fprintf(c.err, "Unable to find image '%s' locally\n", visible(ref))
+		name := ref
+		if parsed, err := reference.Parse(ref); err == nil {
+			name = parsed.Familiar()
+		}
+		fmt.Fprintf(c.err, "Unable to find image '%s' locally\n", visible(name))
 	}
 	if c.programs.Full != nil {
 		return c.fetchHere(ctx, ref, platform)
@@ -137,7 +142,7 @@ func (c *call) fetch(ctx context.Context, ref, platform string) error {
 		}
 		var said *exec.ExitError
 		if errors.As(err, &said) {
-			return exitError(125)
+			return exitError(max(1, c.command.status))
 		}
 		return cannotExecute(path, err)
 	}

@@ -39,9 +39,6 @@ func globalFlags() []flag {
 		{"context", "c", "string", "Name of the context to use (DOCKER_CONTEXT); only this machine's can be used", client(func(o *clientOptions, v string) error { o.context = v; return nil })},
 		{"host", "H", "list", "Engine to connect to (DOCKER_HOST); only local, this machine, can be used", client(func(o *clientOptions, v string) error { o.hosts = append(o.hosts, v); return nil })},
 		{"log-level", "l", "string", "How much is said on standard error (debug|info|warn|error|fatal)", func(c *call, v string) error {
-			if !slices.Contains([]string{"debug", "info", "warn", "error", "fatal"}, v) {
-				return errdef.New(errdef.Invalid, "Unable to parse logging level: %s", v)
-			}
 			if c.client.logLevel = v; v == "debug" {
 				c.given["debug"] = "true"
 			}
@@ -122,6 +119,8 @@ func (c *call) globals(args []string) ([]string, error) {
 		return []string{"version", "--short"}, nil
 	case c.client.context != "" && len(c.client.hosts) > 0:
 		return nil, errdef.New(errdef.Invalid, "conflicting options: cannot specify both --host and --context")
+	case c.client.logLevel != "" && !slices.Contains([]string{"debug", "info", "warn", "error", "fatal"}, c.client.logLevel):
+		return nil, errdef.New(errdef.Invalid, "Unable to parse logging level: %s", c.client.logLevel)
 	case len(c.client.hosts) > 1:
 		return nil, errdef.New(errdef.Invalid, "Specify only one -H")
 	}
@@ -136,8 +135,14 @@ func (c *call) flagError(err error, flags []flag) error {
 			text += "; did you mean --" + near + "?"
 		}
 	}
-	return c.usage("%s", text)
+	if c.command != nil && strings.HasPrefix(c.command.name, "runtime ") {
+		return c.usage("%s", text)
+	}
+	return c.misused(badFlag, "%s", text)
 }
+
+// badFlag is the exit status for flags that make no sense; docker's. As an OCI runtime berth has runc's.
+const badFlag = 125
 
 // warn says what does not stop the command, unless --log-level asks for errors alone.
 func (c *call) warn(format string, args ...any) {

@@ -149,6 +149,9 @@ func sampleOf(f flag, envFile string) []string {
 	if s := samples[f.name]; len(s) > 0 {
 		return s
 	}
+	if f.kind == "filter" {
+		return []string{"a=b"}
+	}
 	return []string{"x"}
 }
 

@@ -31,10 +31,7 @@ type imageFilter func(listedImage) bool
 func imageFilters(filters []string, find func(name string) (listedImage, error)) (imageFilter, error) {
 	byKey := map[string][]imageFilter{}
 	for _, f := range filters {
-		key, value, has := strings.Cut(f, "=")
-		if !has {
-			return nil, errdef.New(errdef.Invalid, "invalid argument %q for \"--filter\" flag: bad format of filter (expected name=value)", f)
-		}
+		key, value, _ := strings.Cut(f, "=")
 		one, err := oneImageFilter(key, value, find)
 		if err != nil {
 			return nil, err

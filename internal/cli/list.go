@@ -48,15 +48,13 @@ func (c *call) cmdPs() error {
 	if o.latest {
 		o.last = 1
 	}
-	match, err := filter(o.filters, func(key, value string) (func(engine.Listed) (bool, error), error) { return psFilter(e, key, value) })
+	match, err := filter(o.filters, func(key, value string) (func(engine.Listed) (bool, error), error) { return c.psFilter(e, key, value) })
 	if err != nil {
 		return err
 	}
 	showAll := o.all || o.last > 0
 	for _, f := range o.filters {
-		if strings.HasPrefix(f, "status=") || strings.HasPrefix(f, "exited=") {
-			showAll = true
-		}
+		showAll = showAll || strings.HasPrefix(f, "status=")
 	}
 	sizes := o.size || strings.Contains(o.format, ".Size")
 	var rows []any
@@ -90,12 +88,7 @@ func (c *call) cmdPs() error {
 		rows, cells = append(rows, r), append(cells, cell)
 	}
 	if o.quiet {
-		for _, r := range cells {
-			if _, err := fmt.Fprintln(c.out, r[0]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return c.onlyFirst(cells)
 	}
 	if done, err := c.format(rows); done {
 		return err
@@ -116,10 +109,11 @@ func psRowOf(e *engine.Engine, l engine.Listed, noTrunc bool) (psRow, error) {
 		}
 	}
 	var mounts []string
-	for _, m := range l.Config.Mounts {
-		if m.Source != "" {
-			mounts = append(mounts, m.Source)
+	for _, m := range mountedFrom(l.Container) {
+		if r := []rune(m.Name); !noTrunc && len(r) > 15 {
+			m.Name = string(r[:14]) + "…"
 		}
+		mounts = append(mounts, m.Name)
 	}
 	ports, err := portsOf(e, l)
 	return psRow{
@@ -127,6 +121,33 @@ func psRowOf(e *engine.Engine, l engine.Listed, noTrunc bool) (psRow, error) {
 		Labels: labelText(l.Config.Labels), LocalVolumes: strconv.Itoa(len(l.Volumes)), Mounts: strings.Join(mounts, ","), Names: l.Name,
 		Networks: strings.Join(networksOf(l.Config), ","), Ports: portsText(ports), RunningFor: ago(l.Created), Size: "0B", State: string(l.Record.Status), Status: statusText(l),
 	}, err
+}
+
+// mountedFrom is what a container has of volumes and of the host: the names of volumes, the paths of the host.
+func mountedFrom(of *state.Container) (all []state.Volume) {
+	for _, m := range of.Config.Mounts {
+		i := slices.IndexFunc(of.Volumes, func(v state.Volume) bool { return v.Target == m.Target })
+		switch {
+		case i >= 0:
+			all = append(all, of.Volumes[i])
+		case m.Type == container.MountBind:
+			all = append(all, state.Volume{Name: m.Source, Target: m.Target})
+		}
+	}
+	return all
+}
+
+// onlyFirst prints the first cell of each row, for --quiet.
+func (c *call) onlyFirst(cells [][]string) error {
+	if f := c.options.format; f != "" && f != "table" && f != "json" {
+		fmt.Fprintln(c.err, "WARNING: Ignoring custom format, because both --format and --quiet are set.")
+	}
+	for _, row := range cells {
+		if _, err := fmt.Fprintln(c.out, row[0]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // humanSize is a size as docker prints those of containers.
@@ -191,10 +212,7 @@ func healthText(h container.HealthStatus) string {
 func filter[T any](filters []string, of func(key, value string) (func(T) (bool, error), error)) (func(T) (bool, error), error) {
 	byKey := map[string][]func(T) (bool, error){}
 	for _, f := range filters {
-		key, value, has := strings.Cut(f, "=")
-		if !has {
-			return nil, errdef.New(errdef.Invalid, "invalid argument %q for \"-f, --filter\" flag: bad format of filter (expected name=value)", f)
-		}
+		key, value, _ := strings.Cut(f, "=")
 		t, err := of(key, value)
 		if err != nil {
 			return nil, err
@@ -226,7 +244,7 @@ func simple[T any](t func(T) bool) func(T) (bool, error) {
 }
 
 // psFilter reads one of docker's filters of containers.
-func psFilter(e *engine.Engine, key, value string) (func(engine.Listed) (bool, error), error) {
+func (c *call) psFilter(e *engine.Engine, key, value string) (func(engine.Listed) (bool, error), error) {
 	switch key {
 	case "network":
 		return func(l engine.Listed) (bool, error) { return onNetwork(e, l, value) }, nil
@@ -241,9 +259,43 @@ func psFilter(e *engine.Engine, key, value string) (func(engine.Listed) (bool, e
 				return p.hostIP.IsValid() && has(p.host, p.protocol)
 			}), err
 		}, err
+	case "id", "name":
+		matches, err := c.pattern(value)
+		return simple(func(l engine.Listed) bool {
+			if key == "id" {
+				return matches(l.ID)
+			}
+			return matches(l.Name) || matches("/"+l.Name)
+		}), err
+	case "before", "since":
+		of, err := e.Containers.Resolve(value)
+		return simple(func(l engine.Listed) bool {
+			if key == "before" {
+				return l.Created.Before(of.Created)
+			}
+			return l.Created.After(of.Created)
+		}), err
+	case "ancestor":
+		t, err := descends(e, value)
+		return simple(t), err
 	}
 	t, err := recordFilter(key, value)
 	return simple(t), err
+}
+
+// descends tells the containers of an image from others; those of images that begin with its layers are among them. Of an image that there
+// is no more, its name tells them.
+func descends(e *engine.Engine, ref string) (func(engine.Listed) bool, error) {
+	im, err := e.Images.Resolve(ref)
+	if errdef.Is(err, errdef.NotFound) || errdef.Is(err, errdef.Invalid) {
+		return func(l engine.Listed) bool {
+			return l.Image.Name == ref || strings.TrimSuffix(l.Image.Name, ":latest") == ref
+		}, nil
+	}
+	return func(l engine.Listed) bool {
+		n := len(im.Chain)
+		return l.Image.ID == im.ID || n > 0 && len(l.Image.ChainIDs) > n && l.Image.ChainIDs[n-1] == im.Chain[n-1]
+	}, err
 }
 
 // onNetwork reports whether a container is on a network, which is given by its name or ID.
@@ -265,10 +317,6 @@ func onNetwork(e *engine.Engine, l engine.Listed, asked string) (bool, error) {
 // recordFilter is one of the filters that a container's own record can answer.
 func recordFilter(key, value string) (t func(engine.Listed) bool, err error) {
 	switch key {
-	case "id":
-		t = func(l engine.Listed) bool { return strings.HasPrefix(l.ID, value) }
-	case "name":
-		t = func(l engine.Listed) bool { return strings.Contains(l.Name, strings.TrimPrefix(value, "/")) }
 	case "status":
 		if !slices.Contains([]string{"created", "running", "paused", "restarting", "exited", "removing", "dead"}, value) {
 			return nil, errdef.New(errdef.Invalid, "invalid filter 'status=%s'", value)
@@ -287,18 +335,17 @@ func recordFilter(key, value string) (t func(engine.Listed) bool, err error) {
 		t = func(l engine.Listed) bool { return string(l.Health) == value }
 	case "label":
 		t = func(l engine.Listed) bool { return hasLabel(l.Config.Labels, value) }
-	case "ancestor":
-		t = func(l engine.Listed) bool {
-			return l.Image.Name == value || strings.TrimSuffix(l.Image.Name, ":latest") == value || strings.HasPrefix(l.Image.ID.Hex(), value)
+	case "is-task":
+		task, err := strconv.ParseBool(value)
+		if err != nil {
+			return nil, errdef.New(errdef.Invalid, "invalid filter 'is-task=%s'", value)
 		}
+		t = func(engine.Listed) bool { return !task } // tasks are a swarm's
+	case "isolation":
+		t = func(engine.Listed) bool { return value == "default" }
 	case "volume":
 		t = func(l engine.Listed) bool {
-			for _, v := range l.Volumes {
-				if v.Name == value || v.Target == value {
-					return true
-				}
-			}
-			return false
+			return slices.ContainsFunc(mountedFrom(l.Container), func(m state.Volume) bool { return m.Name == value || m.Target == value })
 		}
 	default:
 		return nil, errdef.New(errdef.Invalid, "invalid filter '%s'", key)

@@ -162,7 +162,7 @@ func (c *call) cmdNetworkLs() error {
 		return err
 	}
 	match, err := filter(o.filters, func(key, value string) (func(network.Network) (bool, error), error) {
-		return networkFilter(e.Networks(), key, value)
+		return c.networkFilter(e.Networks(), key, value)
 	})
 	if err != nil {
 		return err
@@ -192,12 +192,7 @@ func (c *call) cmdNetworkLs() error {
 		cells = append(cells, []string{id, n.Name, string(n.Driver), engine.ScopeLocal})
 	}
 	if o.quiet {
-		for _, r := range cells {
-			if _, err := fmt.Fprintln(c.out, r[0]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return c.onlyFirst(cells)
 	}
 	if done, err := c.format(rows); done {
 		return err
@@ -215,14 +210,16 @@ func labelText(m map[string]string) string {
 }
 
 // networkFilter reads one of docker's filters of networks.
-func networkFilter(s network.Store, key, value string) (func(network.Network) (bool, error), error) {
+func (c *call) networkFilter(s network.Store, key, value string) (func(network.Network) (bool, error), error) {
 	switch key {
 	case "driver":
 		return simple(func(n network.Network) bool { return string(n.Driver) == value }), nil
 	case "id":
-		return simple(func(n network.Network) bool { return anchored(n.ID, value) }), nil
+		matches, err := c.pattern(value)
+		return simple(func(n network.Network) bool { return matches(n.ID) }), err
 	case "name":
-		return simple(func(n network.Network) bool { return anchored(n.Name, value) }), nil
+		matches, err := c.pattern(value)
+		return simple(func(n network.Network) bool { return matches(n.Name) }), err
 	case "scope":
 		return simple(func(network.Network) bool { return value == engine.ScopeLocal }), nil
 	case "label":
@@ -243,21 +240,6 @@ func networkFilter(s network.Store, key, value string) (func(network.Network) (b
 		}, nil
 	}
 	return nil, errdef.New(errdef.Invalid, "invalid filter '%s'", key)
-}
-
-// anchored reports whether s contains the pattern, which may have ^ and $ at its ends as a regular expression has them.
-func anchored(s, pattern string) bool {
-	pattern, begins := strings.CutPrefix(pattern, "^")
-	pattern, ends := strings.CutSuffix(pattern, "$")
-	switch {
-	case begins && ends:
-		return s == pattern
-	case begins:
-		return strings.HasPrefix(s, pattern)
-	case ends:
-		return strings.HasSuffix(s, pattern)
-	}
-	return strings.Contains(s, pattern)
 }
 
 func hasLabel(labels map[string]string, asked string) bool {
@@ -300,13 +282,8 @@ func (c *call) cmdNetworkPrune() error {
 	if err != nil {
 		return err
 	}
-	removed, err := e.PruneNetworks(keep)
-	if len(removed) > 0 {
-		fmt.Fprintln(c.out, "Deleted Networks:")
-		for _, name := range removed {
-			fmt.Fprintln(c.out, name)
-		}
-	}
+	removed, err := e.PruneNetworks(c.pruning(), keep)
+	c.printDeleted("Networks", removed)
 	return err
 }
 
@@ -314,10 +291,7 @@ func (c *call) cmdNetworkPrune() error {
 func kept[T any](filters []string, labels func(T) map[string]string, created func(T) time.Time) (func(T) bool, error) {
 	var keep []func(T) bool
 	for _, f := range filters {
-		key, value, has := strings.Cut(f, "=")
-		if !has {
-			return nil, errdef.New(errdef.Invalid, "invalid argument %q for \"--filter\" flag: bad format of filter (expected name=value)", f)
-		}
+		key, value, _ := strings.Cut(f, "=")
 		switch {
 		case key == "label":
 			keep = append(keep, func(v T) bool { return !hasLabel(labels(v), value) })

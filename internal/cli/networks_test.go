@@ -46,7 +46,7 @@ func TestPortLines(t *testing.T) {
 		{"", "", []string{"53/udp -> 0.0.0.0:5353", "80/tcp -> 0.0.0.0:8080", "80/tcp -> [::]:8080"}},
 		{"80", "", []string{"0.0.0.0:8080", "[::]:8080"}},
 		{"53/udp", "", []string{"0.0.0.0:5353"}},
-		{"53", "no public port '53' published for web", nil},
+		{"53", "No public port '53' published for web", nil},
 		{"x", "invalid port (x): it is a number from 1 to 65535", nil},
 	} {
 		got, err := portLines(all, c.asked, "web")

@@ -124,7 +124,7 @@ func portLines(published []network.Published, asked, name string) ([]string, err
 		}
 	}
 	if len(lines) == 0 {
-		return nil, errdef.New(errdef.NotFound, "no public port '%s' published for %s", asked, name)
+		return nil, errdef.New(errdef.NotFound, "No public port '%s' published for %s", asked, name)
 	}
 	return lines, nil
 }

@@ -3,10 +3,14 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
+
 	"berth/internal/engine"
+	"berth/internal/errdef"
 	"berth/internal/image/store"
 	"berth/internal/network"
 	"berth/internal/state"
@@ -27,8 +31,15 @@ func keptImages(filters []string) (func(store.Image) bool, error) {
 }
 
 func (c *call) reclaimed(bytes int64) {
-	fmt.Fprintf(c.out, "Total reclaimed space: %s\n", humanSize(bytes))
+	what := "Total reclaimed space"
+	if c.options.dry {
+		what = "Total space that would be reclaimed"
+	}
+	fmt.Fprintf(c.out, "%s: %s\n", what, units.HumanSize(float64(bytes)))
 }
+
+// pruning is how a prune command removes.
+func (c *call) pruning() *engine.Pruning { return &engine.Pruning{Dry: c.options.dry} }
 
 func (c *call) cmdPrune() error {
 	keep, err := keptContainers(c.options.filters)
@@ -42,7 +53,7 @@ func (c *call) cmdPrune() error {
 	if err != nil {
 		return err
 	}
-	removed, bytes, err := e.Prune(c.context(), keep)
+	removed, bytes, err := e.Prune(c.context(), c.pruning(), keep)
 	c.printDeleted("Containers", removed)
 	c.reclaimed(bytes)
 	return err
@@ -71,7 +82,7 @@ func (c *call) cmdImagePrune() error {
 	if err != nil {
 		return err
 	}
-	if c.options.dryRun {
+	if c.options.dry {
 		return c.wouldPrune(all, keep)
 	}
 	if yes, err := c.confirm(imagesToPrune(all)); err != nil || !yes {
@@ -81,7 +92,7 @@ func (c *call) cmdImagePrune() error {
 	if err != nil {
 		return err
 	}
-	p, err := e.PruneImages(c.context(), all, keep)
+	p, err := e.PruneImages(c.context(), c.pruning(), all, keep)
 	c.printImages(p)
 	c.reclaimed(p.Bytes)
 	return err
@@ -106,8 +117,9 @@ func (c *call) wouldPrune(all bool, keep func(store.Image) bool) error {
 			bytes += f.Bytes
 		}
 	}
-	_, err = fmt.Fprintf(c.out, "\nTotal reclaimable space: %s\n", humanSize(bytes))
-	return err
+	fmt.Fprintln(c.out)
+	c.reclaimed(bytes)
+	return nil
 }
 
 func (c *call) printImages(p engine.PrunedImages) {
@@ -123,6 +135,9 @@ func (c *call) printImages(p engine.PrunedImages) {
 
 func (c *call) cmdSystemPrune() error {
 	o := &c.options
+	if o.volumes && slices.ContainsFunc(o.filters, func(f string) bool { return strings.HasPrefix(f, "until=") }) {
+		return errdef.New(errdef.Invalid, `The "until" filter is not supported with "--volumes"`)
+	}
 	containers, err1 := keptContainers(o.filters)
 	networks, err2 := keptNetworks(o.filters)
 	images, err3 := keptImages(o.filters)
@@ -137,6 +152,9 @@ func (c *call) cmdSystemPrune() error {
 		what = append(what, "all anonymous volumes not used by at least one container")
 	}
 	what = append(what, imagesToPrune(o.all))
+	if len(o.filters) == 0 {
+		what = append(what, map[bool]string{true: "all build cache", false: "unused build cache"}[o.all])
+	}
 	warning := "WARNING! This will remove:\n  - " + strings.Join(what, "\n  - ") + "\n"
 	if len(o.filters) > 0 {
 		warning += "\n  Items to be pruned will be filtered with:\n  - " + strings.Join(o.filters, "\n  - ") + "\n"
@@ -148,20 +166,27 @@ func (c *call) cmdSystemPrune() error {
 	if err != nil {
 		return err
 	}
-	removed, bytes, err := e.Prune(c.context(), containers)
+	p := c.pruning()
+	removed, bytes, err := e.Prune(c.context(), p, containers)
 	c.printDeleted("Containers", removed)
-	gone, e2 := e.PruneNetworks(func(n network.Network) bool { return networks(n) })
+	gone, e2 := e.PruneNetworks(p, func(n network.Network) bool { return networks(n) })
 	c.printDeleted("Networks", gone)
 	err = errors.Join(err, e2)
 	if o.volumes {
-		names, size, e := e.PruneVolumes(false, volumes)
+		names, size, e := e.PruneVolumes(p, false, volumes)
 		c.printDeleted("Volumes", names)
 		bytes, err = bytes+size, errors.Join(err, e)
 	}
-	p, e3 := e.PruneImages(c.context(), o.all, images)
-	c.printImages(p)
-	c.reclaimed(bytes + p.Bytes)
-	return errors.Join(err, e3)
+	unused, e3 := e.PruneImages(c.context(), p, o.all, images)
+	c.printImages(unused)
+	err, bytes = errors.Join(err, e3), bytes+unused.Bytes
+	if len(o.filters) == 0 { // a label is on none of it
+		entries, freed, e := e.PruneBuildCache(c.context(), engine.CachePrune{All: o.all, Dry: o.dry})
+		c.printCache(entries)
+		err, bytes = errors.Join(err, e), bytes+freed
+	}
+	c.reclaimed(bytes)
+	return err
 }
 
 // visibleLines is visible for a text of several lines.

@@ -44,6 +44,12 @@ func (c *call) config() (container.Config, error) {
 	case c.options.noHealth && !reflect.ValueOf(cfg.Health).IsZero():
 		return cfg, c.usage("--no-healthcheck conflicts with --health-* options")
 	}
+	if len(cfg.Attach) == 0 && !c.options.detach {
+		cfg.Attach = []string{"stdout", "stderr"}
+		if cfg.Interactive {
+			cfg.Attach = append(cfg.Attach, "stdin")
+		}
+	}
 	if c.options.noHealth {
 		cfg.Health.Test = []string{"NONE"}
 	}
@@ -142,8 +148,8 @@ func (c *call) cmdRun() error {
 	if err != nil {
 		return err
 	}
-	o := &c.options
-	if o.detach && len(o.attach) > 0 {
+	o, attach := &c.options, c.options.config.Attach
+	if o.detach && len(attach) > 0 {
 		return c.usage("Conflicting options: -a and -d")
 	}
 	e, err := c.engine()
@@ -155,13 +161,13 @@ func (c *call) cmdRun() error {
 	}
 	stdin := cfg.Interactive && !o.detach
 	output := !o.detach
-	if len(o.attach) > 0 {
-		stdin = slices.Contains(o.attach, "stdin")
-		output = slices.Contains(o.attach, "stdout") || slices.Contains(o.attach, "stderr")
+	if len(attach) > 0 {
+		stdin = slices.Contains(attach, "stdin")
+		output = slices.Contains(attach, "stdout") || slices.Contains(attach, "stderr")
 		cfg.Interactive = cfg.Interactive || stdin
 	}
 	if cfg.TTY && stdin && !term.IsTerminal(int(c.in.Fd())) {
-		return errdef.Hint(errdef.New(errdef.Invalid, "the input device is not a TTY"), "leave out -t, or use -d")
+		return c.noTerminal("leave out -t, or use -d")
 	}
 	var id string
 	s, err := e.Run(c.context(), cfg, c.pullPolicy(), monitor.AttachRequest{Stdin: stdin, Output: output, StdinOnce: stdin}, func(made *state.Container) error {
@@ -179,7 +185,7 @@ func (c *call) cmdRun() error {
 		_, err := fmt.Fprintln(c.out, id)
 		return err
 	}
-	return c.streamOnly(o.attach, func() error { return c.stream(e, s, stdin, !cfg.TTY && !o.noSigProxy) })
+	return c.streamOnly(attach, func() error { return c.stream(e, s, stdin, !cfg.TTY && !o.noSigProxy) })
 }
 
 // streamOnly leaves out the output that --attach does not name; without --attach all of it is wanted.
@@ -240,7 +246,7 @@ func (c *call) cmdStart() error {
 	if attach && len(c.args) > 1 {
 		return c.usage("you cannot start and attach multiple containers at once")
 	}
-	return c.each(func(ref string) error {
+	return c.eachStart(func(ref string) error {
 		of, err := e.Containers.Resolve(ref)
 		if err != nil {
 			return err
@@ -277,6 +283,23 @@ func (c *call) cmdStart() error {
 	})
 }
 
+// eachStart is each, and names the containers that did not start in the end.
+func (c *call) eachStart(start func(ref string) error) error {
+	var failed []string
+	err := c.each(func(ref string) error {
+		err := start(ref)
+		if _, ended := err.(exitError); err != nil && !ended {
+			failed = append(failed, ref)
+		}
+		return err
+	})
+	if len(failed) == 0 {
+		return err
+	}
+	c.report(err)
+	return errdef.New(errdef.KindOf(err), "failed to start containers: %s", strings.Join(failed, ", "))
+}
+
 // sayWhatLogoutEnds says, once, whether a container that is to outlive this command would end when its user has logged out.
 func (c *call) sayWhatLogoutEnds(e *engine.Engine) {
 	if text := e.EndsWithSessions(); text != "" && !c.saidLogout {
@@ -292,13 +315,19 @@ func (c *call) cmdAttach() error {
 	}
 	stdin := of.Config.Interactive && !c.options.noStdin
 	if of.Config.TTY && stdin && !term.IsTerminal(int(c.in.Fd())) {
-		return errdef.Hint(errdef.New(errdef.Invalid, "the input device is not a TTY"), "use --no-stdin")
+		return c.noTerminal("use --no-stdin")
 	}
 	s, err := e.Attach(of, monitor.AttachRequest{Stdin: stdin, Output: true})
 	if err != nil {
 		return err
 	}
 	return c.stream(e, s, stdin, !of.Config.TTY && !c.options.noSigProxy)
+}
+
+// noTerminal refuses what needs a terminal on standard input; with docker's status, which is not that of run's other errors.
+func (c *call) noTerminal(hint string) error {
+	c.report(errdef.Hint(errdef.New(errdef.Invalid, "the input device is not a TTY"), "%s", hint))
+	return exitError(1)
 }
 
 func (c *call) cmdExec() error {
@@ -327,7 +356,7 @@ func (c *call) cmdExec() error {
 
 func (c *call) execTerminal(e *engine.Engine, of *state.Container, x engine.ExecOptions) error {
 	if c.options.interactive && !term.IsTerminal(int(c.in.Fd())) {
-		return errdef.Hint(errdef.New(errdef.Invalid, "the input device is not a TTY"), "leave out -t")
+		return c.noTerminal("leave out -t")
 	}
 	t := &terminal{in: c.in}
 	x.Rows, x.Columns, _ = t.size()

@@ -134,7 +134,7 @@ func (c *call) samples(e *engine.Engine) ([]sample, error) {
 		}
 		for _, l := range listed {
 			if c.options.all || l.Record.Status == state.Running || l.Record.Status == state.Paused {
-				all = append(all, sample{asked: l.ID, of: l.Container})
+				all = append(all, sample{asked: ident.Short(l.ID), of: l.Container})
 			}
 		}
 	}

@@ -4,120 +4,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 
 	"berth/internal/engine"
 	"berth/internal/errdef"
-	"berth/internal/host"
-	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lsm"
 	"berth/internal/runtime/needs"
 	"berth/internal/settings"
-	"berth/internal/state"
 )
-
-type versionView struct {
-	Version, GoVersion, Os, Arch, KernelVersion string
-}
-
-func (c *call) cmdVersion() error {
-	if c.options.short {
-		_, err := fmt.Fprintf(c.out, "berth version %s\n", Version)
-		return err
-	}
-	v := versionView{Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, host.Release()}
-	if done, err := c.format([]any{v}); done {
-		return err
-	}
-	_, err := fmt.Fprintf(c.out, "berth\n Version:        %s\n Go version:     %s\n OS/Arch:        %s/%s\n Kernel version: %s\n", v.Version, v.GoVersion, v.Os, v.Arch, v.KernelVersion)
-	return err
-}
-
-type infoView struct {
-	Containers, ContainersRunning, ContainersPaused, ContainersStopped, Images int
-	Driver, DriverReason, LoggingDriver                                        string
-	CgroupDriver, CgroupDriverReason, CgroupVersion                            string
-	KernelVersion, OperatingSystem, OSType, Architecture                       string
-	NCPU                                                                       int
-	MemTotal                                                                   int64
-	DockerRootDir, RunRoot, Name, ServerVersion                                string
-	SecurityOptions                                                            []string
-	NetworkSettings                                                            []string // of the host, that networks have changed
-	Rootless                                                                   bool
-}
-
-func (c *call) cmdInfo() error {
-	e, err := c.engine()
-	if err != nil {
-		return err
-	}
-	all, err := e.ListOwn()
-	if err != nil {
-		return err
-	}
-	images, err := e.Images.List()
-	if err != nil {
-		return err
-	}
-	v := infoView{Containers: len(all), Images: len(images), LoggingDriver: "json-file", DockerRootDir: c.settings.DataRoot, RunRoot: c.settings.RunRoot, ServerVersion: Version, OSType: runtime.GOOS, Architecture: runtime.GOARCH}
-	for _, l := range all {
-		switch l.Record.Status {
-		case state.Running, state.Restarting:
-			v.ContainersRunning++
-		case state.Paused:
-			v.ContainersPaused++
-		default:
-			v.ContainersStopped++
-		}
-	}
-	v.Driver, v.DriverReason = e.Driver()
-	groups, err := cgroup.Choose(e.Host(), cgroup.Driver(c.settings.CgroupManager))
-	if err != nil {
-		return err
-	}
-	describeHost(&v, e.Host(), groups)
-	changes, err := e.Networks().Changes()
-	if err != nil {
-		return err
-	}
-	for _, change := range changes {
-		v.NetworkSettings = append(v.NetworkSettings, change.String())
-	}
-	if done, err := c.format([]any{v}); done {
-		return err
-	}
-	_, err = fmt.Fprintf(c.out, ` Containers: %d
-  Running: %d
-  Paused: %d
-  Stopped: %d
- Images: %d
- Server Version: %s
- Storage Driver: %s (%s)
- Logging Driver: %s
- Cgroup Driver: %s (%s)
- Cgroup Version: %s
- Security Options: %s
- Kernel Version: %s
- Operating System: %s
- OSType: %s
- Architecture: %s
- CPUs: %d
- Total Memory: %d bytes
- Name: %s
- Data Root: %s
- Run Root: %s
- Rootless: %v
-`, v.Containers, v.ContainersRunning, v.ContainersPaused, v.ContainersStopped, v.Images, v.ServerVersion, v.Driver, v.DriverReason, v.LoggingDriver,
-		v.CgroupDriver, v.CgroupDriverReason, v.CgroupVersion, strings.Join(v.SecurityOptions, ", "), v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU, v.MemTotal, v.Name,
-		v.DockerRootDir, v.RunRoot, v.Rootless)
-	for _, s := range v.NetworkSettings {
-		if err == nil {
-			_, err = fmt.Fprintf(c.out, " Changed Setting: %s\n", s)
-		}
-	}
-	return err
-}
 
 func (c *call) cmdConfig() error {
 	var rows [][]string

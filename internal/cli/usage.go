@@ -7,6 +7,8 @@ import (
 	"berth/internal/engine"
 	"berth/internal/image"
 	"berth/internal/image/store"
+
+	"github.com/docker/go-units"
 )
 
 // usageRow is a kind of things as system df shows it; the names of its fields are docker's.
@@ -37,7 +39,7 @@ func (c *call) cmdDf() error {
 		cells = append(cells, []string{r.Type, r.TotalCount, r.Active, r.Size, r.Reclaimable})
 	}
 	if c.options.verbose {
-		rows = []any{verboseUsage(e, u)}
+		rows = []any{verboseUsage(e, u, true)}
 	}
 	if done, err := c.format(rows); done {
 		return err
@@ -80,50 +82,49 @@ func usageRows(u engine.DiskUse) []usageRow {
 }
 
 func usageOf(kind string, total, active int, size, free int64) usageRow {
-	r := usageRow{Type: kind, TotalCount: strconv.Itoa(total), Active: strconv.Itoa(active), Size: humanSize(size), Reclaimable: humanSize(free)}
+	r := usageRow{Type: kind, TotalCount: strconv.Itoa(total), Active: strconv.Itoa(active), Size: units.HumanSize(float64(size)), Reclaimable: units.HumanSize(float64(free))}
 	if size > 0 {
 		r.Reclaimable += fmt.Sprintf(" (%d%%)", free*100/size)
 	}
 	return r
 }
 
-// usageImage, usageContainer, usageVolume and usageDetails are what system df -v says, with docker's names of fields.
+// usageImage and usageDetails are what system df -v says, with docker's names of fields.
 type (
 	usageImage struct {
 		imageRow
 		SharedSize, UniqueSize, Containers string
 	}
-	usageVolume struct {
-		Name, Links, Size string
-	}
 	usageDetails struct {
 		Images     []usageImage
 		Containers []psRow
-		Volumes    []usageVolume
+		Volumes    []volumeRow
 		BuildCache []struct{}
 	}
 )
 
-func verboseUsage(e *engine.Engine, u engine.DiskUse) usageDetails {
+func verboseUsage(e *engine.Engine, u engine.DiskUse, noTrunc bool) usageDetails {
 	d := usageDetails{BuildCache: []struct{}{}}
-	short := &call{}
+	short := &call{options: options{noTrunc: noTrunc}}
 	for _, im := range u.Images {
-		d.Images = append(d.Images, usageImage{short.imageRow(e.Images, im.Record), humanSize(im.SharedBytes), humanSize(im.Bytes - im.SharedBytes), strconv.Itoa(im.Containers)})
+		d.Images = append(d.Images, usageImage{short.imageRow(e.Images, im.Record), units.HumanSize(float64(im.SharedBytes)), units.HumanSize(float64(im.Bytes - im.SharedBytes)), strconv.Itoa(im.Containers)})
 	}
 	for _, of := range u.Containers {
-		r, _ := psRowOf(e, of.Listed, false)
+		r, _ := psRowOf(e, of.Listed, noTrunc)
 		r.Size = humanSize(of.Bytes)
 		d.Containers = append(d.Containers, r)
 	}
 	for _, v := range u.Volumes {
-		d.Volumes = append(d.Volumes, usageVolume{v.Name, strconv.Itoa(v.Links), humanSize(v.Bytes)})
+		row := volumeRowOf(e, v.Volume)
+		row.Links, row.Size = strconv.Itoa(v.Links), units.HumanSize(float64(v.Bytes))
+		d.Volumes = append(d.Volumes, row)
 	}
 	return d
 }
 
 // printUsage prints everything that takes room.
 func (c *call) printUsage(e *engine.Engine, u engine.DiskUse) error {
-	d := verboseUsage(e, u)
+	d := verboseUsage(e, u, false)
 	var images, containers, volumes [][]string
 	for _, im := range d.Images {
 		images = append(images, []string{im.Repository, im.Tag, im.ID, im.CreatedSince, im.Size, im.SharedSize, im.UniqueSize, im.Containers})

@@ -54,6 +54,14 @@ type volumeRow struct {
 	Status       string
 }
 
+// volumeRowOf is a volume's row; who uses it and how much is in it, only system df looks at.
+func volumeRowOf(e *engine.Engine, v volume.Volume) volumeRow {
+	return volumeRow{
+		labelled: labelled{v.Labels}, Availability: "N/A", Driver: v.DriverName(), Group: "N/A", Labels: labelText(v.Labels), Links: "N/A", Mountpoint: e.Volumes.Path(v.Name),
+		Name: v.Name, Scope: "local", Size: "N/A", Status: "N/A",
+	}
+}
+
 func (c *call) cmdVolumeLs() error {
 	e, err := c.engine()
 	if err != nil {
@@ -68,32 +76,25 @@ func (c *call) cmdVolumeLs() error {
 		return err
 	}
 	match, err := filter(c.options.filters, func(key, value string) (func(volume.Volume) (bool, error), error) {
-		return volumeFilter(uses, key, value)
+		return c.volumeFilter(uses, key, value)
 	})
 	if err != nil {
 		return err
 	}
 	var rows []any
-	var cells [][]string
+	var names, cells [][]string
 	for _, v := range all {
 		if yes, err := match(v); err != nil {
 			return err
 		} else if !yes {
 			continue
 		}
-		rows = append(rows, volumeRow{
-			labelled: labelled{v.Labels}, Availability: "N/A", Driver: v.DriverName(), Group: "N/A", Labels: labelText(v.Labels), Links: strconv.Itoa(len(uses[v.Name])), Mountpoint: e.Volumes.Path(v.Name),
-			Name: v.Name, Scope: "local", Size: "N/A", Status: "N/A",
-		})
+		rows = append(rows, volumeRowOf(e, v))
+		names = append(names, []string{v.Name})
 		cells = append(cells, []string{v.DriverName(), v.Name})
 	}
 	if c.options.quiet {
-		for _, cell := range cells {
-			if _, err := fmt.Fprintln(c.out, cell[1]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return c.onlyFirst(names)
 	}
 	if done, err := c.format(rows); done {
 		return err
@@ -102,7 +103,7 @@ func (c *call) cmdVolumeLs() error {
 }
 
 // volumeFilter reads one of docker's filters of volumes.
-func volumeFilter(uses map[string][]string, key, value string) (func(volume.Volume) (bool, error), error) {
+func (c *call) volumeFilter(uses map[string][]string, key, value string) (func(volume.Volume) (bool, error), error) {
 	switch key {
 	case "dangling":
 		dangling, err := strconv.ParseBool(value)
@@ -115,7 +116,8 @@ func volumeFilter(uses map[string][]string, key, value string) (func(volume.Volu
 	case "label":
 		return simple(func(v volume.Volume) bool { return hasLabel(v.Labels, value) }), nil
 	case "name":
-		return simple(func(v volume.Volume) bool { return strings.Contains(v.Name, value) }), nil
+		matches, err := c.pattern(value)
+		return simple(func(v volume.Volume) bool { return matches(v.Name) }), err
 	}
 	return nil, errdef.New(errdef.Invalid, "invalid filter '%s'", key)
 }
@@ -126,9 +128,12 @@ func (c *call) cmdVolumeCreate() error {
 		return err
 	}
 	v := c.options.volume
-	if len(c.args) == 1 {
+	switch {
+	case len(c.args) == 1 && v.Name != "":
+		return c.usage("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
+	case len(c.args) == 1:
 		v.Name = c.args[0]
-	} else {
+	case v.Name == "":
 		v.Name, v.Anonymous = ident.New(), true
 	}
 	if err := e.CreateVolume(v); err != nil {
@@ -145,10 +150,9 @@ func (c *call) cmdVolumeRm() error {
 	}
 	return c.each(func(name string) error {
 		if err := e.RemoveVolume(name); err != nil {
-			if errdef.Is(err, errdef.NotFound) && c.options.force {
-				return nil
+			if !errdef.Is(err, errdef.NotFound) || !c.options.force {
+				return err
 			}
-			return err
 		}
 		_, err := fmt.Fprintln(c.out, name)
 		return err
@@ -184,9 +188,9 @@ func (c *call) cmdVolumePrune() error {
 	if err != nil {
 		return err
 	}
-	removed, bytes, err := e.PruneVolumes(all, keep)
+	removed, bytes, err := e.PruneVolumes(c.pruning(), all, keep)
 	c.printDeleted("Volumes", removed)
-	fmt.Fprintf(c.out, "Total reclaimed space: %s\n", humanSize(bytes))
+	c.reclaimed(bytes)
 	return err
 }
 
@@ -195,7 +199,11 @@ func (c *call) printDeleted(kind string, names []string) {
 	if len(names) == 0 {
 		return
 	}
-	fmt.Fprintf(c.out, "Deleted %s:\n", kind)
+	verb := "Deleted"
+	if c.options.dry {
+		verb = "Would delete"
+	}
+	fmt.Fprintf(c.out, "%s %s:\n", verb, kind)
 	for _, name := range names {
 		fmt.Fprintln(c.out, visible(name))
 	}

@@ -33,10 +33,12 @@ type Config struct {
 
 	TTY         bool `json:",omitempty"`
 	Interactive bool `json:",omitempty"` // standard input stays open
-	Init        bool `json:",omitempty"` // an init of ours is process 1
-	ReadOnly    bool `json:",omitempty"`
-	Privileged  bool `json:",omitempty"`
-	AutoRemove  bool `json:",omitempty"`
+	// Attach are the streams that whoever has made the container wanted to see: stdin, stdout, stderr. It is remembered alone.
+	Attach     []string `json:",omitempty"`
+	Init       bool     `json:",omitempty"` // an init of ours is process 1
+	ReadOnly   bool     `json:",omitempty"`
+	Privileged bool     `json:",omitempty"`
+	AutoRemove bool     `json:",omitempty"`
 
 	CapAdd   []string `json:",omitempty"`
 	CapDrop  []string `json:",omitempty"`

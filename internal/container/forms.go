@@ -118,11 +118,11 @@ func checkName(what, name string) error {
 // ParseMount reads docker's --mount: comma-separated key=value pairs, quoted as CSV. dir is for relative sources.
 func ParseMount(s, dir string) (Mount, error) {
 	invalid := func(format string, args ...any) (Mount, error) {
-		return Mount{}, errdef.New(errdef.Invalid, "invalid argument %q for \"--mount\": "+format, append([]any{s}, args...)...)
+		return Mount{}, errdef.New(errdef.Invalid, format, args...)
 	}
 	fields, err := csv.NewReader(strings.NewReader(s)).Read()
 	if err != nil {
-		return invalid("%v", err)
+		return invalid("invalid mount %q: %v", s, err)
 	}
 	m := Mount{Type: MountVolume, Origin: "--mount " + s}
 	volumeOnly, recursive := false, ""
@@ -133,11 +133,7 @@ func ParseMount(s, dir string) (Mount, error) {
 			if !has {
 				return true, nil
 			}
-			b, err := strconv.ParseBool(value)
-			if err != nil {
-				return false, errdef.New(errdef.Invalid, "invalid value for %s: %s", key, value)
-			}
-			return b, nil
+			return strconv.ParseBool(value)
 		}
 		var err error
 		switch key {
@@ -217,7 +213,7 @@ func ParseMount(s, dir string) (Mount, error) {
 			return invalid("unexpected key '%s' in '%s'", key, field)
 		}
 		if err != nil {
-			return invalid("%v", err)
+			return invalid("invalid value for %s: %s", key, value)
 		}
 	}
 	switch m.Type {

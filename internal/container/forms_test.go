@@ -79,7 +79,7 @@ func TestParseMount(t *testing.T) {
 		{in: "dst=/b", want: Mount{Type: MountVolume, Target: "/b", Anonymous: true}},
 		{in: "src=vol,dst=/b,volume-nocopy,volume-label=a=b=c", want: Mount{Type: MountVolume, Source: "vol", Target: "/b", NoCopy: true, Labels: map[string]string{"a": "b=c"}}},
 		{in: "type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700", want: Mount{Type: MountTmpfs, Target: "/b", TmpfsBytes: 1 << 20, TmpfsMode: &mode}},
-		{in: "", fail: "--mount"},
+		{in: "", fail: "invalid mount"},
 		{in: "type=bind,src=/a", fail: "target is required"},
 		{in: "type=bind,dst=/b", fail: "needs a source"},
 		{in: "type=bind,src=/a,dst=b", fail: "must be an absolute path"},
@@ -92,12 +92,12 @@ func TestParseMount(t *testing.T) {
 		{in: "src=vol,dst=/b,bind-propagation=shared", fail: "bind options go with type=bind"},
 		{in: "src=v/l,dst=/b", fail: "Invalid volume name"},
 		{in: "type=tmpfs,src=/a,dst=/b", fail: "a tmpfs has no source"},
-		{in: "type=tmpfs,dst=/b,tmpfs-mode=9", fail: "--mount"},
-		{in: "type=tmpfs,dst=/b,tmpfs-size=big", fail: "--mount"},
+		{in: "type=tmpfs,dst=/b,tmpfs-mode=9", fail: "invalid value for tmpfs-"},
+		{in: "type=tmpfs,dst=/b,tmpfs-size=big", fail: "invalid value for tmpfs-"},
 		{in: "type=npipe,dst=/b", fail: `unknown type "npipe"`},
 		{in: "nonsense", fail: "must be a key=value pair"},
 		{in: "color=red,dst=/b", fail: "unexpected key 'color'"},
-		{in: `"open`, fail: "--mount"},
+		{in: `"open`, fail: "invalid mount"},
 	} {
 		t.Run(c.in, func(t *testing.T) {
 			got, err := ParseMount(c.in, "/here")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"berth/internal/build/cache"
+	"berth/internal/event"
 	"berth/internal/image"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,7 @@ type CacheEntry struct {
 
 // CachePrune says what of the cache of builds goes. Shared entries only go with All.
 type CachePrune struct {
+	Dry       bool // say what would go, and remove nothing
 	All       bool
 	Before    time.Time // only what was last used before; zero is any time
 	KeepBytes int64     // as much of the rest as that, the latest used first, stays
@@ -82,6 +84,12 @@ func (e *Engine) PruneBuildCache(ctx context.Context, p CachePrune) (removed []C
 		return nil, 0, err
 	}
 	store := cache.Open(e.Settings.DataRoot)
+	if p.Dry {
+		for _, entry := range toPrune(all, p) {
+			removed, freed = append(removed, entry), freed+entry.Bytes
+		}
+		return removed, freed, nil
+	}
 	for _, entry := range toPrune(all, p) {
 		if entry.mount {
 			gone, err := store.RemoveMount(entry.ID, e.RemoveTree)
@@ -98,6 +106,7 @@ func (e *Engine) PruneBuildCache(ctx context.Context, p CachePrune) (removed []C
 		removed = append(removed, entry)
 	}
 	swept, err := e.SweepImages(ctx, 24*time.Hour)
+	e.NotePrune(event.Builder, freed+swept.Bytes)
 	return removed, freed + swept.Bytes, err
 }
 

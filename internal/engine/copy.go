@@ -193,6 +193,9 @@ func (e *Engine) CopyIn(ctx context.Context, c *state.Container, local, p string
 		return err
 	}
 	err = copyTo(ctx, from, as, root.opener(), p, tree.Options{Owner: owner, Notice: o.Notice, Count: o.Count})
+	if err == nil {
+		e.Containers.Note(c, "extract-to-dir")
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		p = path.Dir(path.Clean("/" + p)) // the place itself need not be there
 	}
@@ -207,6 +210,7 @@ func (e *Engine) CopyOut(ctx context.Context, c *state.Container, p, local strin
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	e.Containers.Note(c, "archive-path")
 	opt := tree.Options{Harmless: !o.Archive, NoDevices: true, Notice: o.Notice, Count: o.Count}
 	if o.Archive {
 		opt.Owner = OwnersOut(c)

@@ -308,7 +308,12 @@ func (e *Engine) Rename(c *state.Container, name string) error {
 	}
 	defer l.Unlock()
 	old := c.Name
-	if err := e.Containers.Rename(c, name); err != nil {
+	if name == old {
+		return errdef.New(errdef.Invalid, "Renaming a container with the same name as its current name")
+	}
+	if err := e.Containers.Rename(c, name); errdef.Is(err, errdef.Conflict) {
+		return errdef.Hint(errdef.New(errdef.Conflict, "Error when allocating new name: %w", err), "berth rm %s", name)
+	} else if err != nil {
 		return err
 	}
 	e.Containers.Note(c, "rename", "oldName", "/"+old)

@@ -48,7 +48,7 @@ func (e *Engine) Exec(c *state.Container, o ExecOptions, stdio [3]*os.File) (*Ex
 	}
 	request, err := e.execRequest(c, o)
 	if err != nil {
-		return nil, err
+		return nil, notStarted(err)
 	}
 	conn, err := monitor.Dial(e.Containers.RunDir(c.ID))
 	if err != nil {
@@ -69,7 +69,7 @@ func (e *Engine) Exec(c *state.Container, o ExecOptions, stdio [3]*os.File) (*Ex
 	case err != nil:
 		err = errdef.New(errdef.Unavailable, "the monitor of container %s does not answer: %w", c.Name, err)
 	case kind == monitor.FrameFailed:
-		err = failure(e.Settings, payload)
+		err = notStarted(failure(e.Settings, payload))
 	case kind != monitor.FrameStarted:
 		err = fmt.Errorf("the monitor of container %s said %q", c.Name, kind)
 	}
@@ -80,6 +80,16 @@ func (e *Engine) Exec(c *state.Container, o ExecOptions, stdio [3]*os.File) (*Ex
 		x.Console = files[0]
 	}
 	return x, nil
+}
+
+// notStarted is the error of a process that could not be started for a reason of its own, as docker's exit status tells it: a user or a
+// working directory that is not there counts as a command that cannot be executed.
+func notStarted(err error) error {
+	switch errdef.KindOf(err) {
+	case errdef.NoCommand, errdef.Conflict, errdef.Unavailable:
+		return err
+	}
+	return errdef.As(errdef.NotExecutable, err)
 }
 
 // execRequest decides what the process is: the container's configuration with what was asked for in its place.

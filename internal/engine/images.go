@@ -3,6 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
+	"maps"
+	"strconv"
+	"strings"
 	"time"
 
 	"berth/internal/build/cache"
@@ -47,6 +50,7 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, platforms []image.
 		return store.Removed{}, err
 	}
 	named, _ := e.Images.Find(ref) // what is amiss with it, Remove says
+	labels := e.imageLabels(ref)
 	roots, err := e.roots(uses)
 	if err != nil {
 		return store.Removed{}, err
@@ -60,11 +64,13 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, platforms []image.
 	if err != nil {
 		return removed, err
 	}
-	for range removed.Untagged {
-		e.NoteImage("untag", string(named.ID), string(named.ID))
+	for _, name := range removed.Untagged {
+		if !strings.Contains(name, "@") { // that goes with the last name
+			e.Containers.NoteAll(imageEvent("untag", string(named.ID), string(named.ID), labels))
+		}
 	}
 	if len(removed.Deleted) > 0 {
-		e.NoteImage("delete", string(removed.Deleted[0]), string(removed.Deleted[0]))
+		e.Containers.NoteAll(imageEvent("delete", string(removed.Deleted[0]), string(removed.Deleted[0]), nil))
 	}
 	return removed, nil
 }
@@ -75,17 +81,41 @@ func (e *Engine) TagImage(ref, name string) error {
 	if err != nil {
 		return err
 	}
-	familiar := name
-	if parsed, ok := r.Reference(); ok {
-		familiar = parsed.Familiar()
-	}
-	e.NoteImage("tag", string(r.ID), familiar)
+	e.NoteTag(r)
 	return nil
+}
+
+// NoteTag notes that an image has got a name, if it has.
+func (e *Engine) NoteTag(r store.Record) {
+	if name, ok := r.Reference(); ok {
+		e.NoteImage("tag", string(r.ID), name.Familiar())
+	}
 }
 
 // NoteImage notes in the journal what has happened to an image.
 func (e *Engine) NoteImage(action, id, name string) {
-	e.Containers.NoteAll(event.Event{Type: event.Image, Action: action, ID: id, Attributes: map[string]string{"name": name}})
+	e.Containers.NoteAll(imageEvent(action, id, name, e.imageLabels(id)))
+}
+
+// imageLabels are the labels of an image, if there is such a one.
+func (e *Engine) imageLabels(ref string) map[string]string {
+	im, err := e.Images.Resolve(ref)
+	if err != nil {
+		return nil
+	}
+	return im.Config.Config.Labels
+}
+
+func imageEvent(action, id, name string, labels map[string]string) event.Event {
+	attributes := make(map[string]string, len(labels)+1)
+	maps.Copy(attributes, labels)
+	attributes["name"] = name
+	return event.Event{Type: event.Image, Action: action, ID: id, Attributes: attributes}
+}
+
+// NotePrune notes that all that was unused of a kind has been removed, and how many bytes that has given back.
+func (e *Engine) NotePrune(kind event.Type, bytes int64) {
+	e.Containers.NoteAll(event.Event{Type: kind, Action: "prune", Attributes: map[string]string{"reclaimed": strconv.FormatInt(bytes, 10)}})
 }
 
 // SweepImages removes all of images that no name, no container and no cache of builds needs, and what killed builds have left. What

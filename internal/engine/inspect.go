@@ -2,12 +2,15 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
 	"berth/internal/container"
 	"berth/internal/image"
+	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
@@ -32,6 +35,7 @@ type View struct {
 	MountLabel      string
 	ProcessLabel    string
 	AppArmorProfile string
+	ExecIDs         []string // nobody is told these
 	HostConfig      ViewHost
 	GraphDriver     ViewDriver
 	SizeRw          *int64 `json:",omitempty"`
@@ -60,6 +64,7 @@ type ViewState struct {
 // ViewHost is what of the configuration depends on the host.
 type ViewHost struct {
 	Binds           []string
+	ContainerIDFile string
 	LogConfig       ViewLog
 	NetworkMode     string
 	PortBindings    map[string][]ViewBinding
@@ -75,6 +80,7 @@ type ViewHost struct {
 	GroupAdd        []string
 	VolumesFrom     []string
 	IpcMode         string
+	Cgroup          string // of Windows
 	OomScoreAdj     int
 	PidMode         string
 	Privileged      bool
@@ -89,6 +95,9 @@ type ViewHost struct {
 	Sysctls         map[string]string `json:",omitempty"`
 	Isolation       string
 	ShmSize         int64
+	Tmpfs           map[string]string `json:",omitempty"`
+	Mounts          []ViewAskedMount  `json:",omitempty"`
+	ConsoleSize     [2]int            // of Windows
 	Runtime         string
 	StorageOpt      map[string]string `json:",omitempty"`
 	ViewResources
@@ -125,16 +134,23 @@ type (
 		Hostname     string
 		Domainname   string
 		User         string
+		AttachStdin  bool
+		AttachStdout bool
+		AttachStderr bool
 		ExposedPorts map[string]struct{} `json:",omitempty"`
 		Tty          bool
 		OpenStdin    bool
+		StdinOnce    bool
 		Env          []string
 		Cmd          []string
 		Image        string
+		Volumes      map[string]struct{}
 		WorkingDir   string
 		Entrypoint   []string
+		OnBuild      []string // of an image alone
 		Labels       map[string]string
 		StopSignal   string             `json:",omitempty"`
+		StopTimeout  *int               `json:",omitempty"` // seconds
 		Healthcheck  *image.Healthcheck `json:",omitempty"`
 		// HealthOnFailure is podman's.
 		HealthOnFailure string `json:"HealthcheckOnFailureAction,omitempty"`
@@ -156,7 +172,6 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		ID: c.ID, Created: c.Created, Path: args[0], Args: args[1:], Image: string(c.Image.ID), Name: "/" + c.Name,
 		RestartCount: r.RestartCount, Driver: driverOf(c), Platform: "linux",
 		ResolvConfPath: monitor.EtcFile(e.Containers, c, "resolv.conf"), HostnamePath: monitor.EtcFile(e.Containers, c, "hostname"), HostsPath: monitor.EtcFile(e.Containers, c, "hosts"),
-		Mounts: []ViewMount{},
 	}
 	if f, kept := monitor.LogFiles(e.Containers, c); kept && cfg.Log.DriverName() == container.LogJSON {
 		v.LogPath = f.Path
@@ -173,6 +188,10 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 			return View{}, err
 		}
 		v.State.Pid = p.PID
+		if cfg.Resources.MemoryBytes != 0 && p.Cgroup != "" {
+			g, err := cgroup.Open(e.Host(), p.Cgroup)
+			v.State.OOMKilled = err == nil && g.OOMKills() > 0
+		}
 	}
 	logOptions := cfg.Log.Options
 	if logOptions == nil {
@@ -188,7 +207,7 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	}
 	v.HostConfig = ViewHost{
 		LogConfig: ViewLog{cfg.Log.DriverName(), logOptions}, NetworkMode: cfg.Network, RestartPolicy: ViewRestart{restart, cfg.Restart.Retries},
-		AutoRemove: cfg.AutoRemove, CapAdd: cfg.CapAdd, CapDrop: cfg.CapDrop, CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups, VolumesFrom: cfg.VolumesFrom,
+		AutoRemove: cfg.AutoRemove, CapAdd: capabilities(cfg.CapAdd), CapDrop: capabilities(cfg.CapDrop), CgroupnsMode: orDefault(cfg.Cgroupn, "private"), GroupAdd: cfg.Groups, VolumesFrom: cfg.VolumesFrom,
 		IpcMode: orDefault(cfg.IPC, "private"), OomScoreAdj: cfg.OOMScoreAdj, PidMode: cfg.PID, Privileged: cfg.Privileged, ReadonlyRootfs: cfg.ReadOnly,
 		UTSMode: cfg.UTS, ShmSize: shm, Runtime: orDefault(cfg.Runtime, container.Runtimes[0]), VolumeDriver: cfg.VolumeDriver, Isolation: cfg.Isolation, Annotations: cfg.Annotations, Links: e.viewLinks(c), Sysctls: cfg.Sysctls,
 		UsernsMode: cfg.UserNS, StorageOpt: storageOptions(cfg), ViewResources: viewResources(cfg), Init: cfg.Init,
@@ -196,29 +215,20 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 		DNS: orNone(cfg.DNS), DNSOptions: orNone(cfg.DNSOptions), DNSSearch: orNone(cfg.DNSSearch), ExtraHosts: hostLines(cfg),
 	}
 	v.HostConfig.MaskedPaths, v.HostConfig.ReadonlyPaths = spec.Protected(cfg)
-	upper, work := e.Containers.Writable(c)
-	v.GraphDriver = ViewDriver{driverOf(c), map[string]string{"UpperDir": upper, "WorkDir": work}}
-	if c.Driver == state.DriverCopy {
-		v.GraphDriver.Data = map[string]string{"TreeDir": e.Containers.Tree(c.ID)}
-	}
-	for _, m := range cfg.Mounts {
-		vm := ViewMount{Type: m.Type, Source: m.Source, Destination: m.Target, RW: !m.ReadOnly, Propagation: m.Propagation}
-		if m.Type == container.MountBind {
-			v.HostConfig.Binds = append(v.HostConfig.Binds, m.Source+":"+m.Target)
-			vm.Propagation = orDefault(m.Propagation, "rprivate")
-		}
-		for _, vol := range c.Volumes {
-			if vol.Target == m.Target {
-				vm.Name, vm.Driver = vol.Name, "local"
-			}
-		}
-		v.Mounts = append(v.Mounts, vm)
-	}
+	v.GraphDriver.Name = driverOf(c)
 	v.Config = ViewConfig{
 		Hostname: spec.Hostname(spec.Input{ID: c.ID, Config: cfg}), Domainname: cfg.Domainname, User: cfg.User, Tty: cfg.TTY, OpenStdin: cfg.Interactive,
 		Env: cfg.Env, Cmd: cfg.Command, Image: c.Image.Name, WorkingDir: cfg.Workdir, Entrypoint: cfg.Entrypoint, Labels: cfg.Labels, StopSignal: cfg.StopSignal,
-		ExposedPorts: exposed(cfg), HealthOnFailure: cfg.HealthOnFailure,
+		ExposedPorts: exposed(cfg), StopTimeout: cfg.StopTimeout, HealthOnFailure: cfg.HealthOnFailure,
 	}
+	viewMounts(&v, c)
+	v.GraphDriver.Data = e.viewLayers(c, v.State.Pid)
+	for _, stream := range cfg.Attach {
+		v.Config.AttachStdin = v.Config.AttachStdin || stream == "stdin"
+		v.Config.AttachStdout = v.Config.AttachStdout || stream == "stdout"
+		v.Config.AttachStderr = v.Config.AttachStderr || stream == "stderr"
+	}
+	v.Config.StdinOnce = v.Config.AttachStdin
 	if len(cfg.Health.Test) > 0 {
 		v.Config.Healthcheck = &cfg.Health
 	}
@@ -227,6 +237,36 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	}
 	v.NetworkSettings, err = e.viewNetworks(c, v.State.Pid)
 	return v, err
+}
+
+// capabilities are docker's names for those that a flag names.
+func capabilities(names []string) (all []string) {
+	for _, name := range names {
+		if name = strings.ToUpper(name); name != "ALL" && !strings.HasPrefix(name, "CAP_") {
+			name = "CAP_" + name
+		}
+		all = append(all, name)
+	}
+	return all
+}
+
+// viewLayers says where the parts of a container's tree are, and the whole of it while it runs: nobody else has it mounted.
+func (e *Engine) viewLayers(c *state.Container, pid int) map[string]string {
+	data := map[string]string{}
+	if c.Driver == state.DriverCopy {
+		data["TreeDir"] = e.Containers.Tree(c.ID)
+	} else {
+		var lower []string
+		for _, chain := range slices.Backward(c.Image.ChainIDs) {
+			lower = append(lower, e.Images.Layers.Path(chain))
+		}
+		data["LowerDir"] = strings.Join(lower, ":")
+		data["UpperDir"], data["WorkDir"] = e.Containers.Writable(c)
+	}
+	if pid != 0 {
+		data["MergedDir"] = fmt.Sprintf("/proc/%d/root", pid)
+	}
+	return data
 }
 
 func securityOptions(s container.Security) []string {

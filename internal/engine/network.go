@@ -10,6 +10,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/event"
 	"berth/internal/network"
 	"berth/internal/network/netlink"
 	"berth/internal/runtime/monitor"
@@ -107,7 +108,7 @@ func (e *Engine) CreateNetwork(n network.Network) (network.Network, error) {
 
 // PruneNetworks removes the networks that no container is on, but for those that every instance has and those that are to be kept.
 // One that cannot be removed does not keep the others from being.
-func (e *Engine) PruneNetworks(keep func(network.Network) bool) (removed []string, errs error) {
+func (e *Engine) PruneNetworks(p *Pruning, keep func(network.Network) bool) (removed []string, errs error) {
 	all, err := e.Networks().List()
 	if err != nil {
 		return nil, err
@@ -120,7 +121,7 @@ func (e *Engine) PruneNetworks(keep func(network.Network) bool) (removed []strin
 		if err == nil && len(held) > 0 {
 			continue
 		}
-		if err == nil {
+		if err == nil && !p.Dry {
 			err = e.Networks().Remove(n.Name)
 		}
 		switch {
@@ -130,6 +131,9 @@ func (e *Engine) PruneNetworks(keep func(network.Network) bool) (removed []strin
 		default:
 			errs = errors.Join(errs, err)
 		}
+	}
+	if !p.Dry {
+		e.NotePrune(event.Network, 0)
 	}
 	return removed, errs
 }

@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
+	"berth/internal/event"
 	"berth/internal/image"
 	"berth/internal/image/store"
 )
@@ -21,7 +23,7 @@ type PrunedImages struct {
 
 // PruneImages removes the images that no container uses and that have no name, or with all even those that have one, but for those that keep names; and
 // what is left of images that nothing needs.
-func (e *Engine) PruneImages(ctx context.Context, all bool, keep func(store.Image) bool) (p PrunedImages, _ error) {
+func (e *Engine) PruneImages(ctx context.Context, pruning *Pruning, all bool, keep func(store.Image) bool) (p PrunedImages, _ error) {
 	uses, err := e.Uses()
 	if err != nil {
 		return p, err
@@ -31,16 +33,29 @@ func (e *Engine) PruneImages(ctx context.Context, all bool, keep func(store.Imag
 		return p, err
 	}
 	used, named := map[image.Digest]bool{}, map[image.Digest]bool{}
+	needed := map[image.Digest]bool{} // layers that others have, too
 	for _, u := range uses {
+		if pruning.without([]string{u.Container}) {
+			continue
+		}
 		used[u.Image] = true
+		for _, chain := range u.Chain {
+			needed[chain] = true
+		}
 	}
 	for _, r := range records {
 		named[r.ID] = named[r.ID] || r.Name != ""
+	}
+	if pruning.Dry {
+		return e.unusedImages(records, needed, func(r store.Record, im store.Image) bool {
+			return used[r.ID] || named[r.ID] && !all || keep(im)
+		}), nil
 	}
 	errs := e.Images.Together(func() error { return e.pruneRecords(ctx, &p, records, used, named, all, keep) })
 	swept, err := e.SweepImages(ctx, partialAge)
 	p.Deleted = append(append(p.Deleted, swept.Blobs...), swept.Layers...)
 	p.Bytes += swept.Bytes
+	e.NotePrune(event.Image, p.Bytes)
 	return p, errors.Join(errs, err)
 }
 
@@ -68,4 +83,44 @@ func (e *Engine) pruneRecords(ctx context.Context, p *PrunedImages, records []st
 		}
 	}
 	return errs
+}
+
+// Pruning is how unused things are removed.
+type Pruning struct {
+	// Dry says what would go, and removes nothing.
+	Dry  bool
+	gone []string // the containers that would go: what they use is unused
+}
+
+// without reports whether nothing but containers that would go is among users.
+func (p *Pruning) without(users []string) bool {
+	return !slices.ContainsFunc(users, func(id string) bool { return !slices.Contains(p.gone, id) })
+}
+
+// unusedImages says what would go of images that are not to be kept; needed are the layers of containers.
+func (e *Engine) unusedImages(records []store.Record, needed map[image.Digest]bool, keep func(store.Record, store.Image) bool) (p PrunedImages) {
+	var chains []image.Digest
+	for _, r := range records {
+		im, err := e.Images.Load(r)
+		if err != nil || keep(r, im) {
+			for _, chain := range im.Chain {
+				needed[chain] = true
+			}
+			continue
+		}
+		if name, ok := r.Reference(); ok {
+			p.Untagged = append(p.Untagged, name.Familiar())
+		}
+		if !slices.Contains(p.Deleted, r.ID) {
+			p.Deleted = append(p.Deleted, r.ID)
+		}
+		chains = append(chains, im.Chain...)
+	}
+	for _, chain := range chains {
+		if info, err := e.Images.Layers.Info(chain); err == nil && !needed[chain] {
+			needed[chain] = true // once
+			p.Bytes += info.Size
+		}
+	}
+	return p
 }

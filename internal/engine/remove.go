@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth/internal/errdef"
+	"berth/internal/event"
 	"berth/internal/network"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/state"
@@ -88,7 +89,7 @@ func (e *Engine) remove(c *state.Container, volumes bool) error {
 
 // Prune removes all containers that do not run, but for those that keep names, and what killed commands have left. It returns what it has removed, and
 // how many bytes they had written.
-func (e *Engine) Prune(ctx context.Context, keep func(*state.Container) bool) (removed []string, bytes int64, _ error) {
+func (e *Engine) Prune(ctx context.Context, p *Pruning, keep func(*state.Container) bool) (removed []string, bytes int64, _ error) {
 	all, err := e.ListOwn()
 	if err != nil {
 		return nil, 0, err
@@ -101,6 +102,11 @@ func (e *Engine) Prune(ctx context.Context, keep func(*state.Container) bool) (r
 		if err != nil {
 			written = 0 // it cannot be read, and goes all the same
 		}
+		if p.Dry {
+			p.gone = append(p.gone, c.ID)
+			removed, bytes = append(removed, c.ID), bytes+written
+			continue
+		}
 		if err := e.Remove(c.Container, false, true); err != nil {
 			if errdef.Is(err, errdef.Conflict) {
 				continue
@@ -109,6 +115,10 @@ func (e *Engine) Prune(ctx context.Context, keep func(*state.Container) bool) (r
 		}
 		removed, bytes = append(removed, c.ID), bytes+written
 	}
+	if p.Dry {
+		return removed, bytes, ctx.Err()
+	}
+	e.NotePrune(event.Container, bytes)
 	return removed, bytes, errors.Join(e.Sweep(), ctx.Err())
 }
 

@@ -41,7 +41,7 @@ func (e *Engine) Reset() error {
 	if err := e.Sweep(); err != nil {
 		return err
 	}
-	if _, err := e.PruneNetworks(func(network.Network) bool { return false }); err != nil {
+	if _, err := e.PruneNetworks(&Pruning{}, func(network.Network) bool { return false }); err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(e.Settings.RunRoot, "networks")); err == nil {

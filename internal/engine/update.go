@@ -27,7 +27,12 @@ type UpdateOptions struct {
 //
 // The kernel is asked first, so that the configuration never says what it has refused. Who is killed in between leaves a file behind, for
 // which the next command gives the container the limits that its configuration says.
-func (e *Engine) Update(ref *state.Container, o UpdateOptions) error {
+func (e *Engine) Update(ref *state.Container, o UpdateOptions) (err error) {
+	defer func() {
+		if err == nil {
+			e.Containers.Note(ref, "update")
+		}
+	}()
 	l, err := e.lock(ref.ID)
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func viewResources(c container.Config) ViewResources {
 		BlkioDeviceReadBps: viewRates(r.BlockReadBytes), BlkioDeviceWriteBps: viewRates(r.BlockWriteBytes),
 		BlkioDeviceReadIOps: viewRates(r.BlockReadOps), BlkioDeviceWriteIOps: viewRates(r.BlockWriteOps),
 		CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota, CPURealtimePeriod: r.CPURealtimePeriod, CPURealtimeRuntime: r.CPURealtimeRuntime,
-		CpusetCpus: r.CPUSet, CpusetMems: r.CPUSetMemory, Devices: []ViewDevice{}, DeviceCgroupRules: c.DeviceRules,
+		CpusetCpus: r.CPUSet, CpusetMems: r.CPUSetMemory, Devices: []ViewDevice{}, Ulimits: []ViewUlimit{}, DeviceCgroupRules: c.DeviceRules,
 		MemoryReservation: r.MemoryReservationBytes, MemorySwap: r.Swap(), MemorySwappiness: r.MemorySwappiness,
 	}
 	if r.OOMKillDisable {

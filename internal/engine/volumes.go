@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/container"
 	"berth/internal/errdef"
+	"berth/internal/event"
 	"berth/internal/state"
 	"berth/internal/tree"
 	"berth/internal/volume"
@@ -232,7 +233,7 @@ func own(dir string, uid, gid int) error {
 
 // PruneVolumes removes the volumes that no container uses, those with names only if all says so, but for those that keep names. It returns what it has
 // removed, and how many bytes were in it.
-func (e *Engine) PruneVolumes(all bool, keep func(volume.Volume) bool) (removed []string, bytes int64, _ error) {
+func (e *Engine) PruneVolumes(p *Pruning, all bool, keep func(volume.Volume) bool) (removed []string, bytes int64, _ error) {
 	uses, err := e.VolumeUses()
 	if err != nil {
 		return nil, 0, err
@@ -243,11 +244,11 @@ func (e *Engine) PruneVolumes(all bool, keep func(volume.Volume) bool) (removed 
 	}
 	var errs error
 	for _, v := range volumes {
-		if len(uses[v.Name]) > 0 || !all && !v.Anonymous || keep(v) {
+		if !p.without(uses[v.Name]) || !all && !v.Anonymous || keep(v) {
 			continue
 		}
 		size, err := tree.Bytes(e.Volumes.Path(v.Name))
-		if err == nil {
+		if err == nil && !p.Dry {
 			err = e.RemoveVolume(v.Name)
 		}
 		if err != nil {
@@ -256,5 +257,9 @@ func (e *Engine) PruneVolumes(all bool, keep func(volume.Volume) bool) (removed 
 		}
 		removed, bytes = append(removed, v.Name), bytes+size
 	}
+	if p.Dry {
+		return removed, bytes, errs
+	}
+	e.NotePrune(event.Volume, bytes)
 	return removed, bytes, errors.Join(errs, e.Volumes.Sweep(e.RemoveTree))
 }

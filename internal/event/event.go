@@ -32,6 +32,7 @@ const (
 	Image     Type = "image"
 	Network   Type = "network"
 	Volume    Type = "volume"
+	Builder   Type = "builder"
 )
 
 // Event is one event.

@@ -27,6 +27,7 @@ func export(c cli.Call) error {
 	if err != nil {
 		return err
 	}
+	c.Engine.Containers.Note(of, "export")
 	write := func(w io.Writer) error {
 		return unpack.PackMerged(c.Context, layers, w, unpack.PackOptions{Owner: engine.OwnersOut(of)})
 	}
@@ -66,6 +67,8 @@ func commit(c cli.Call) (err error) {
 	if err = errors.Join(err, thaw()); err != nil {
 		return err
 	}
+	e.NoteTag(r)
+	e.Containers.Note(of, "commit", "comment", opt.Message, "imageID", string(r.ID), "imageRef", opt.Name)
 	_, err = fmt.Fprintln(c.Out, r.ID)
 	return err
 }

@@ -60,6 +60,9 @@ func copyFiles(c cli.Call) error {
 		if err == nil {
 			err = unpack.Place(c.Context, d.File, d.Path, c.In, unpack.PlaceOptions{Owner: owner, Notice: o.Notice})
 		}
+		if err == nil {
+			c.Engine.Containers.Note(of, "extract-to-dir")
+		}
 		return errors.Join(err, d.Close())
 	case to == "-":
 		if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -69,6 +72,7 @@ func copyFiles(c cli.Call) error {
 		if err != nil {
 			return err
 		}
+		c.Engine.Containers.Note(of, "archive-path")
 		err = unpack.Pack(c.Context, s.Dir(), s.Name(), s.As, c.Out, unpack.PackOptions{Owner: engine.OwnersOut(of)})
 		return errors.Join(err, s.Close())
 	case toContainer != "":

@@ -170,6 +170,11 @@ func save(c cli.Call) error {
 	if err != nil {
 		return err
 	}
+	for _, name := range c.Args {
+		if r, err := c.Engine.Images.Find(name); err == nil {
+			c.Engine.NoteImage("save", string(r.ID), string(r.ID))
+		}
+	}
 	path := option(c, "output")
 	if path == "" {
 		if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -221,6 +226,7 @@ func importTar(c cli.Call) error {
 	if err != nil {
 		return err
 	}
+	c.Engine.NoteTag(r)
 	c.Engine.NoteImage("import", string(r.ID), string(r.ID))
 	_, err = fmt.Fprintln(c.Out, r.ID)
 	return err

@@ -2,6 +2,8 @@ package state
 
 import (
 	"maps"
+	"os"
+	"time"
 
 	"berth/internal/event"
 )
@@ -15,6 +17,21 @@ func (c *Container) Event(action string, more ...string) event.Event {
 		attributes[more[i]] = more[i+1]
 	}
 	return event.Event{Type: event.Container, Action: action, ID: c.ID, Attributes: attributes}
+}
+
+// Now is a container by the name that it has now, which may have been given to it since it was started.
+func (s Store) Now(c *Container, started time.Time) *Container {
+	file, err := os.Stat(s.configFile(c.ID))
+	if err != nil || file.ModTime().Before(started) {
+		return c
+	}
+	now, err := s.Load(c.ID)
+	if err != nil {
+		return c
+	}
+	renamed := *c
+	renamed.Name = now.Name
+	return &renamed
 }
 
 // Note notes in the journal what has happened to a container.

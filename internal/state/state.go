@@ -61,6 +61,8 @@ type Container struct {
 	Step string `json:",omitempty"`
 }
 
+func (s Store) configFile(id string) string { return filepath.Join(s.Dir(id), "config.json") }
+
 // Writable are the directories of a container's writable layer.
 func (s Store) Writable(c *Container) (upper, work string) {
 	dir := s.Dir(c.ID)
@@ -260,8 +262,8 @@ func (s Store) takeName(c *Container, d disk.Durability) error {
 			continue
 		}
 		if asked {
-			return errdef.Hint(errdef.New(errdef.Conflict, "Conflict. The container name \"/%s\" is already in use by container %q", c.Name, owner),
-				"remove (berth rm %s) or rename that container to be able to reuse the name", c.Name)
+			return errdef.Hint(errdef.New(errdef.Conflict, "Conflict. The container name \"/%s\" is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.", c.Name, owner),
+				"berth rm %s", c.Name)
 		}
 	}
 }
@@ -305,7 +307,7 @@ func (s Store) Rename(c *Container, name string) error {
 		return err
 	}
 	// From here on two names lead to the container; the one in its config is the one that counts.
-	if err := writeJSON(filepath.Join(s.Dir(c.ID), "config.json"), renamed, disk.Durable); err != nil {
+	if err := writeJSON(s.configFile(c.ID), renamed, disk.Durable); err != nil {
 		return errors.Join(err, os.Remove(s.nameFile(name)))
 	}
 	*c = renamed
@@ -328,7 +330,7 @@ func (s Store) SetConfig(c *Container, cfg container.Config) error {
 		return err
 	}
 	defer names.Unlock()
-	if err := writeJSON(filepath.Join(s.Dir(c.ID), "config.json"), changed, disk.Durable); err != nil {
+	if err := writeJSON(s.configFile(c.ID), changed, disk.Durable); err != nil {
 		return err
 	}
 	*c = changed
@@ -374,7 +376,7 @@ func (s Store) Resolve(ref string) (*Container, error) {
 // Load reads a container.
 func (s Store) Load(id string) (*Container, error) {
 	c := new(Container)
-	if err := readJSON(filepath.Join(s.Dir(id), "config.json"), c); err != nil {
+	if err := readJSON(s.configFile(id), c); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, errdef.New(errdef.NotFound, "No such container: %s", id)
 		}

@@ -73,7 +73,7 @@ func (f *further) done() {
 // collect waits for the end of the process.
 func (f *further) collect() Ended {
 	exit := waitFor(f.PIDFD, f.PID)
-	f.m.Store.Note(f.m.c, "exec_die", "execID", f.id, "exitCode", strconv.Itoa(exit.ExitCode))
+	f.m.Store.Note(f.m.current(), "exec_die", "execID", f.id, "exitCode", strconv.Itoa(exit.ExitCode))
 	return exit
 }
 
@@ -106,11 +106,12 @@ func (m *monitor) startFurther(process *specs.Process, seccomp *specs.LinuxSecco
 	}
 	r, err := lifecycle.Exec(in)
 	id, command := ident.New(), strings.Join(process.Args, " ")
-	created := m.c.Event("exec_create: "+command, "execID", id)
+	now := m.current()
+	created := now.Event("exec_create: "+command, "execID", id)
 	if err != nil {
 		m.Store.NoteAll(created)
 		return nil, err
 	}
-	m.Store.NoteAll(created, m.c.Event("exec_start: "+command, "execID", id))
+	m.Store.NoteAll(created, now.Event("exec_start: "+command, "execID", id))
 	return &further{r, m, id}, nil
 }

@@ -176,7 +176,7 @@ func bounded(r io.Reader) string {
 
 // healthChanged does what is to be done when the container has become healthy, or unhealthy.
 func (m *monitor) healthChanged(s container.HealthStatus) {
-	m.Store.Note(m.c, "health_status: "+string(s))
+	m.Store.Note(m.current(), "health_status: "+string(s))
 	if s != container.HealthUnhealthy {
 		return
 	}
@@ -234,5 +234,5 @@ func (m *monitor) askToEnd() error {
 }
 
 func (m *monitor) noteSignal(s syscall.Signal) {
-	m.Store.Note(m.c, "kill", "signal", strconv.Itoa(int(s)))
+	m.Store.Note(m.current(), "kill", "signal", strconv.Itoa(int(s)))
 }

@@ -105,6 +105,9 @@ type monitor struct {
 	busy        atomic.Int32 // connections that are being served
 	grown       atomic.Bool  // something has been done that needed much memory
 
+	oomNoted atomic.Bool // the container's memory has run out, and watchOOM has said so
+	began    time.Time   // when the container's configuration was read
+
 	mu      sync.Mutex // guards what follows
 	clients map[*client]bool
 	process state.Process
@@ -130,6 +133,7 @@ type life func(*monitor, *state.Record) (Ended, error)
 
 func run(o Options, first life) (err error) {
 	m := &monitor{
+		began:   time.Now(),
 		Options: o, c: o.Container, clients: map[*client]bool{}, halt: make(chan struct{}), pidfd: -1,
 		runDir: o.Store.RunDir(o.Container.ID), durable: disk.Durability(!o.Container.Config.AutoRemove),
 	}
@@ -348,9 +352,10 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	m.guard()
 	m.watchUplink()
 	mounts := mountsOf(m.process.PID)
-	endHealth := m.watchHealth()
+	endHealth, endOOM := m.watchHealth(), m.watchOOM()
 	err := awaitEnd(pidfd)
 	endHealth()
+	endOOM()
 	m.renewal.end() // its status is still the kernel's: if the monitor renews itself here, the new one finds it
 	exit := Ended{ExitCode: unknownExit}
 	if err != nil {
@@ -391,14 +396,20 @@ func (m *monitor) untilEnd(pidfd, child int) Ended {
 	return exit
 }
 
+// current is the container under the name that it has now.
+func (m *monitor) current() *state.Container {
+	return m.Store.Now(m.c, m.began)
+}
+
 // noteEnd notes that the container has ended, and let go of its volumes.
 func (m *monitor) noteEnd(exit Ended) {
 	var all []event.Event
-	if exit.OOMKilled {
-		all = append(all, m.c.Event("oom"))
+	now := m.current()
+	if exit.OOMKilled && !m.oomNoted.Load() {
+		all = append(all, now.Event("oom"))
 	}
 	ran := time.Since(m.process.StartedAt)
-	all = append(all, m.c.Event("die", "execDuration", strconv.Itoa(int(ran.Seconds())), "exitCode", strconv.Itoa(exit.ExitCode)))
+	all = append(all, now.Event("die", "execDuration", strconv.Itoa(int(ran.Seconds())), "exitCode", strconv.Itoa(exit.ExitCode)))
 	m.Store.NoteAll(append(all, m.c.VolumeEvents("unmount")...)...)
 }
 
@@ -459,7 +470,7 @@ func (m *monitor) finish(r state.Record, exit Ended) error {
 	// It is no more as soon as it has lost its name; nobody need wait until all is deleted.
 	gone, err := m.Store.Retire(m.c)
 	if err == nil {
-		m.Store.Note(m.c, "destroy")
+		m.Store.Note(m.current(), "destroy")
 	}
 	err = errors.Join(err, removeVolumes(m.Options))
 	m.tellAll(FrameEnded, exit)
