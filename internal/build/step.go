@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -107,17 +108,17 @@ func (b *builder) step(ctx context.Context, s *dockerfile.Stage, step *dockerfil
 // resultOf is the record of a step, of the cache if it has one.
 func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *dockerfile.Step, on layers, v *Vertex) (r cache.Record, cached bool, err error) {
 	k := key{Version: keyVersion, Parent: on.top(), Platform: s.Platform.String(), Epoch: b.Epoch, Latest: b.latest(), Mkdir: step.Mkdir}
-	var carryOut func(context.Context, *cache.Work) error
+	var do carryOut
 	switch {
 	case step.Run != nil:
-		k.Run, carryOut, err = b.run(s, step.Run, on, v)
+		k.Run, do, err = b.run(s, step.Run, on, v)
 	case step.Copy != nil:
-		k.Copy, carryOut, err = b.copy(ctx, step.Copy, on)
+		k.Copy, do, err = b.copy(ctx, step.Copy, on)
 		if step.Copy.Link {
 			k.Parent = ""
 		}
 	default:
-		carryOut = func(_ context.Context, w *cache.Work) error { return b.mkdir(step.Mkdir, on, w) }
+		do = func(_ context.Context, w *cache.Work) (*engine.Copied, error) { return nil, b.mkdir(step.Mkdir, on, w) }
 	}
 	if err != nil {
 		return r, false, err
@@ -142,7 +143,7 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 			return r, true, b.cache.Touch(sum, r, time.Now().UTC())
 		}
 	}
-	r, err = b.make(ctx, on, carryOut)
+	r, err = b.make(ctx, on, do)
 	if err != nil {
 		return r, false, err
 	}
@@ -175,8 +176,11 @@ func (b *builder) unpackOptions() unpack.Options {
 	return unpack.Options{UserXattr: true, SkipDevices: true, OwnersIgnored: h.SingleID}
 }
 
-// make makes a layer of what carryOut writes.
-func (b *builder) make(ctx context.Context, on layers, carryOut func(context.Context, *cache.Work) error) (r cache.Record, err error) {
+// carryOut writes the layer of a step into the upper directory of its work, or changes a copy of what is below it.
+type carryOut func(context.Context, *cache.Work) (*engine.Copied, error)
+
+// make makes a layer of what do writes.
+func (b *builder) make(ctx context.Context, on layers, do carryOut) (r cache.Record, err error) {
 	w, err := b.cache.Begin()
 	if err != nil {
 		return r, err
@@ -185,11 +189,11 @@ func (b *builder) make(ctx context.Context, on layers, carryOut func(context.Con
 	if err := b.likeRoot(w, on); err != nil {
 		return r, err
 	}
-	if err := carryOut(ctx, w); err != nil {
+	copied, err := do(ctx, w)
+	if err != nil {
 		return r, err
 	}
-	images := b.engine.Images
-	d, err := unpack.Commit(ctx, images.Content, images.Layers, on.top(), w.Upper(), unpack.DiffOptions{UserXattr: b.engine.Host().InUserNS, Latest: b.latest()})
+	d, err := b.commit(ctx, on.top(), w, copied)
 	if err != nil {
 		return r, err
 	}
@@ -199,6 +203,34 @@ func (b *builder) make(ctx context.Context, on layers, carryOut func(context.Con
 		created = *b.Epoch
 	}
 	return cache.Record{Parent: on.top(), Layer: d, Created: created, Used: now}, nil
+}
+
+// commit makes a layer, and its blob, of what a step has written.
+func (b *builder) commit(ctx context.Context, parent image.Digest, w *cache.Work, copied *engine.Copied) (image.Descriptor, error) {
+	images := b.engine.Images
+	opt := unpack.DiffOptions{UserXattr: b.engine.Host().InUserNS, Latest: b.latest()}
+	if copied == nil {
+		return unpack.Commit(ctx, images.Content, images.Layers, parent, w.Upper(), opt)
+	}
+	tree, err := os.Open(copied.Tree)
+	if err != nil {
+		return image.Descriptor{}, err
+	}
+	defer tree.Close()
+	in, out := io.Pipe()
+	go func() { _ = out.CloseWithError(unpack.DiffCopy(ctx, tree, copied.Changes, out, nil, opt)) }()
+	d, err := images.Content.PutReader(in, image.MediaTypeLayer)
+	_ = in.CloseWithError(err)
+	if err != nil {
+		return d, err
+	}
+	blob, err := images.Content.Open(d.Digest)
+	if err != nil {
+		return d, err
+	}
+	defer blob.Close()
+	_, err = unpack.Layer(ctx, images.Layers, parent, d.Digest, blob, b.unpackOptions())
+	return d, err
 }
 
 // likeRoot gives the root of a new layer what the root below it has: overlayfs shows the topmost one's.
@@ -224,7 +256,7 @@ func (b *builder) likeRoot(w *cache.Work, on layers) error {
 func (b *builder) trees(l layers) ([]string, error) { return b.engine.Images.Layers.Stack(l.chain) }
 
 // run prepares a RUN.
-func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Vertex) (*runKey, func(context.Context, *cache.Work) error, error) {
+func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Vertex) (*runKey, carryOut, error) {
 	cfg := b.Run
 	cfg.Image = s.Ref
 	cfg.Command, cfg.EntrypointSet = run.Args, true
@@ -258,26 +290,26 @@ func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Ve
 		Args: run.Args, Env: run.Env, User: run.User, Workdir: run.Workdir, Network: cfg.Network, Script: run.Script, Insecure: run.Insecure,
 		Hosts: cfg.Hosts, ShmBytes: cfg.ShmBytes, Ulimits: cfg.Ulimits, Inputs: inputs, Mounts: run.Mounts,
 	}
-	return k, func(ctx context.Context, w *cache.Work) (err error) {
+	return k, func(ctx context.Context, w *cache.Work) (copied *engine.Copied, err error) {
 		trees, err := b.trees(on)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		m := &mounting{b: b, run: run, on: trees, w: w, cfg: &cfg}
 		defer func() { err = errors.Join(err, m.end()) }()
 		if err := m.all(ctx); err != nil {
-			return err
+			return nil, err
 		}
-		ended, err := b.engine.RunStep(ctx, engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v.Stream(), v.Stream())
+		ended, copied, err := b.engine.RunStep(ctx, engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v.Stream(), v.Stream())
 		switch {
 		case err != nil:
-			return err
+			return nil, err
 		case ended.ExitCode != 0 && ended.OOMKilled:
-			return errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d: killed for lack of memory", strings.Join(run.Args, " "), ended.ExitCode)
+			return nil, errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d: killed for lack of memory", strings.Join(run.Args, " "), ended.ExitCode)
 		case ended.ExitCode != 0:
-			return errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d", strings.Join(run.Args, " "), ended.ExitCode)
+			return nil, errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d", strings.Join(run.Args, " "), ended.ExitCode)
 		}
-		return nil
+		return copied, nil
 	}, nil
 }
 
@@ -527,7 +559,7 @@ func withParents(tree files.Tree, source string) (piece, error) {
 }
 
 // copy prepares a COPY or an ADD.
-func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*copyKey, func(context.Context, *cache.Work) error, error) {
+func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*copyKey, carryOut, error) {
 	mode, err := parseMode(c.Chmod)
 	if err != nil {
 		return nil, nil, err
@@ -566,14 +598,14 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		k.Inputs = append(k.Inputs, in)
 	}
-	return k, func(ctx context.Context, w *cache.Work) error {
+	return k, func(ctx context.Context, w *cache.Work) (*engine.Copied, error) {
 		below := on
 		if c.Link {
 			below = layers{}
 		}
 		l, owner, err := b.layer(below, w, c.Chown)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer l.Close()
 		opt := files.Options{Owner: owner, Mode: mode, Anonymous: fromHost(c.From)}
@@ -581,19 +613,19 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 			opt.Unchanged = func(path string, st *unix.Stat_t) bool { _, ok := digester.Known(path, st); return ok }
 		}
 		if err := severalToOne(l, c, len(pieces)+len(c.Contents)); err != nil {
-			return err
+			return nil, err
 		}
 		for _, p := range pieces {
 			if err := b.copyPiece(ctx, p, l, c.Dest, w, opt); err != nil {
-				return fmt.Errorf("cannot copy %s: %w", p.path, err)
+				return nil, fmt.Errorf("cannot copy %s: %w", p.path, err)
 			}
 		}
 		for _, f := range c.Contents {
 			if err := l.Write(f.Name, []byte(f.Data), f.Mode, c.Dest, opt); err != nil {
-				return fmt.Errorf("cannot write %s: %w", f.Name, err)
+				return nil, fmt.Errorf("cannot write %s: %w", f.Name, err)
 			}
 		}
-		return nil
+		return nil, nil //nolint:nilnil // it is all in the upper directory
 	}, nil
 }
 

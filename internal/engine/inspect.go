@@ -199,7 +199,7 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	upper, work := e.Containers.Writable(c)
 	v.GraphDriver = ViewDriver{driverOf(c), map[string]string{"UpperDir": upper, "WorkDir": work}}
 	if c.Driver == state.DriverCopy {
-		v.GraphDriver.Data = map[string]string{"TreeDir": e.Containers.Tree(c.ID)}
+		v.GraphDriver.Data = map[string]string{"TreeDir": e.Containers.Tree(c)}
 	}
 	for _, m := range cfg.Mounts {
 		vm := ViewMount{Type: m.Type, Source: m.Source, Destination: m.Target, RW: !m.ReadOnly, Propagation: m.Propagation}
