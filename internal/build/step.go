@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -64,6 +65,7 @@ type copyKey struct {
 	Unpack             *bool
 	Contents           []dockerfile.File
 	Inputs             []input
+	list               func() ([]byte, error) // of all files
 }
 
 // input is something that is copied.
@@ -87,7 +89,7 @@ func (b *builder) step(ctx context.Context, s *dockerfile.Stage, step *dockerfil
 		return err
 	}
 	v := b.Progress.Begin("%s", step.Title)
-	record, cached, err := b.resultOf(ctx, s, step, r.layers, v)
+	record, cached, err := b.resultOf(ctx, s, step, number, r.layers, v)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		v.Canceled()
@@ -106,12 +108,12 @@ func (b *builder) step(ctx context.Context, s *dockerfile.Stage, step *dockerfil
 }
 
 // resultOf is the record of a step, of the cache if it has one.
-func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *dockerfile.Step, on layers, v *Vertex) (r cache.Record, cached bool, err error) {
+func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *dockerfile.Step, number int, on layers, v *Vertex) (r cache.Record, cached bool, err error) {
 	k := key{Version: keyVersion, Parent: on.top(), Platform: s.Platform.String(), Epoch: b.Epoch, Latest: b.latest(), Mkdir: step.Mkdir}
 	var do carryOut
 	switch {
 	case step.Run != nil:
-		k.Run, do, err = b.run(s, step.Run, on, v)
+		k.Run, do, err = b.run(ctx, s, step.Run, on, v)
 	case step.Copy != nil:
 		k.Copy, do, err = b.copy(ctx, step.Copy, on)
 		if step.Copy.Link {
@@ -129,6 +131,8 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 		return r, false, err
 	}
 	defer unlock()
+	place := b.place(s, number)
+	last := b.cache.Last(place)
 	if !b.NoCache && !slices.Contains(b.NoCacheFor, s.Name) {
 		r, ok, err := b.cache.Get(sum)
 		if err != nil {
@@ -140,15 +144,44 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 			}
 		}
 		if ok && r.Here(b.engine.Images.Content, b.engine.Images.Layers) {
-			return r, true, b.cache.Touch(sum, r, time.Now().UTC())
+			b.note(sum, r)
+			b.sayFound(v, r)
+			if last != sum {
+				err = b.cache.SetLast(place, sum)
+			}
+			return r, true, errors.Join(err, b.cache.Touch(sum, r, time.Now().UTC()))
+		}
+		if r, ok, err = b.fromOthers(ctx, sum, on.top(), step.Copy != nil && step.Copy.Link); ok && err == nil {
+			b.note(sum, r)
+			if b.Explain {
+				v.Say("cache: used, from a cache of --cache-from")
+			}
+			return r, true, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
+		}
+		if err != nil {
+			v.Say("%v", err)
 		}
 	}
+	b.sayMissed(v, s, last, k)
 	r, err = b.make(ctx, on, do)
 	if err != nil {
 		return r, false, err
 	}
 	r.What = step.Title
-	return r, false, b.cache.Put(sum, r)
+	if r.Of, err = json.Marshal(k); err != nil {
+		return r, false, err
+	}
+	b.note(sum, r)
+	if k.Copy != nil && k.Copy.list != nil {
+		list, err := k.Copy.list()
+		if err == nil {
+			err = b.cache.SetFiles(sum, list)
+		}
+		if err != nil {
+			return r, false, err
+		}
+	}
+	return r, false, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
 }
 
 // link puts a layer that does not depend on what it lies on onto something else, if its blob is there.
@@ -168,7 +201,7 @@ func (b *builder) link(ctx context.Context, r *cache.Record, parent image.Digest
 }
 
 // unpackOptions are for whoever unpacks: root of the machine, or of a user namespace.
-func (b *builder) unpackOptions() unpack.Options {
+func (b *session) unpackOptions() unpack.Options {
 	h := b.engine.Host()
 	if !h.InUserNS {
 		return unpack.Options{}
@@ -256,7 +289,7 @@ func (b *builder) likeRoot(w *cache.Work, on layers) error {
 func (b *builder) trees(l layers) ([]string, error) { return b.engine.Images.Layers.Stack(l.chain) }
 
 // run prepares a RUN.
-func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Vertex) (*runKey, carryOut, error) {
+func (b *builder) run(ctx context.Context, s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Vertex) (*runKey, carryOut, error) {
 	cfg := b.Run
 	cfg.Image = s.Ref
 	cfg.Command, cfg.EntrypointSet = run.Args, true
@@ -279,7 +312,7 @@ func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Ve
 	case len(run.Devices) > 0:
 		return nil, nil, errdef.New(errdef.Unsupported, "RUN --device: devices by CDI are not known")
 	}
-	inputs, err := b.mounted(run)
+	inputs, err := b.mounted(ctx, run)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -301,6 +334,9 @@ func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Ve
 			return nil, err
 		}
 		ended, copied, err := b.engine.RunStep(ctx, engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v.Stream(), v.Stream())
+		if err == nil && ended.ExitCode != 0 && b.Shell != nil {
+			b.shell.Do(func() { err = b.lookAround(engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v, ended.ExitCode) })
+		}
 		switch {
 		case err != nil:
 			return nil, err
@@ -313,14 +349,28 @@ func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Ve
 	}, nil
 }
 
+// lookAround has somebody talk to a shell where a command has failed. What is shown of the build waits.
+func (b *builder) lookAround(at engine.Step, v *Vertex, status int) (err error) {
+	at.Config.TTY, at.Config.Interactive = b.Shell.TTY, true
+	at.Config.Command = []string{"/bin/sh"}
+	b.Progress.Pause(func(w io.Writer) {
+		fmt.Fprintf(w, "%s failed with exit status %d; here is a shell where it ran. What it changes is lost at its end.\n", v.title, status)
+		err = b.engine.ShellInStep(at, b.Shell.Talk)
+	})
+	if errdef.Is(err, errdef.Unknown) || err == nil { // the shell's own exit status
+		return nil
+	}
+	return errdef.Hint(err, "the tree has no /bin/sh, perhaps")
+}
+
 // mounted are digests of the files that a RUN has mounted. What caches, secrets and agents have is none of the result's business.
-func (b *builder) mounted(run *dockerfile.Run) (digests []string, err error) {
+func (b *builder) mounted(ctx context.Context, run *dockerfile.Run) (digests []string, err error) {
 	for _, m := range run.Mounts {
 		switch {
 		case m.From != nil && !fromHost(m.From):
 			digests = append(digests, string(b.results[m.From].top()))
 		case m.Type == "bind":
-			tree, err := b.tree(m.From)
+			tree, err := b.tree(ctx, m.From)
 			if err != nil {
 				return nil, err
 			}
@@ -397,12 +447,12 @@ func lookup(trees []string, user string) (*files.Owner, error) {
 }
 
 // tree is where files of a stage, or of the context, are copied from.
-func (b *builder) tree(from *dockerfile.Stage) (files.Tree, error) {
+func (b *builder) tree(ctx context.Context, from *dockerfile.Stage) (files.Tree, error) {
 	switch {
 	case from == nil:
 		return b.source.tree()
 	case from.Named != "" && from.Bare:
-		return b.named(from.Named)
+		return b.named(ctx, from.Named)
 	}
 	trees, err := b.trees(b.results[from].layers)
 	return files.Tree{Layers: trees}, err
@@ -469,7 +519,7 @@ func (p piece) find() (files.Item, error) {
 
 // pieces are what the sources of a COPY or an ADD select.
 func (b *builder) pieces(ctx context.Context, c *dockerfile.Copy) (all []piece, err error) {
-	tree, err := b.tree(c.From)
+	tree, err := b.tree(ctx, c.From)
 	if err != nil {
 		return nil, err
 	}
@@ -598,6 +648,7 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		k.Inputs = append(k.Inputs, in)
 	}
+	k.list = func() ([]byte, error) { return listed(pieces, digester) }
 	return k, func(ctx context.Context, w *cache.Work) (*engine.Copied, error) {
 		below := on
 		if c.Link {
@@ -627,6 +678,27 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		return nil, nil //nolint:nilnil // it is all in the upper directory
 	}, nil
+}
+
+// listed lists the files of pieces that are there.
+func listed(pieces []piece, d files.Digester) ([]byte, error) {
+	var list bytes.Buffer
+	d.Each = func(path string, mode uint32, sum []byte) { list.WriteString(listLine(path, mode, sum)) }
+	for _, p := range pieces {
+		if p.get != nil {
+			continue
+		}
+		item, err := p.find()
+		if err != nil {
+			return nil, err
+		}
+		_, err = d.Digest(item)
+		item.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return list.Bytes(), nil
 }
 
 func (b *builder) copyPiece(ctx context.Context, p piece, l *files.Layer, dest string, w *cache.Work, opt files.Options) error {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -99,24 +100,33 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func (e *Engine) runStep(ctx context.Context, c *state.Container, stdout, stderr io.Writer) (monitor.Ended, error) {
-	none := monitor.Ended{}
-	var network *lifecycle.Network
-	if c.Config.Network != container.NetworkHost && !e.Host().Rootless {
-		network = lifecycle.MakeNetwork() // while the container is made on disk
-		defer network.Close()
+// ShellInStep runs another command where a step has run, which has its standard input, on what that has left. talk carries its streams.
+func (e *Engine) ShellInStep(s Step, talk func(*Session) error) error {
+	c := &state.Container{
+		ID: ident.New(), Created: time.Now().UTC(), Config: s.Config, Image: state.Image{ChainIDs: s.Chain}, Step: s.Dir,
 	}
-	c.Config.AutoRemove, c.Config.EntrypointSet = true, true
-	if err := e.check(c); err != nil {
-		return none, err
+	if copies, _ := e.copiesImages(); copies {
+		c.Driver = state.DriverCopy
 	}
-	if err := e.Containers.Create(c, durability(true)); err != nil {
-		return none, err
+	// A volatile overlay is mounted once with the same directory of its own.
+	_, work := e.Containers.Writable(c)
+	if err := errors.Join(e.RemoveTree(work), os.Mkdir(work, 0o755)); err != nil {
+		return err
 	}
-	session, err := e.startNew(c, network)
+	session, closing, err := e.beginStep(c, monitor.AttachRequest{Output: true, Stdin: true, StdinOnce: true})
 	if err != nil {
-		return none, err
+		return err
 	}
+	defer closing()
+	return talk(session)
+}
+
+func (e *Engine) runStep(ctx context.Context, c *state.Container, stdout, stderr io.Writer) (monitor.Ended, error) {
+	session, closing, err := e.beginStep(c, monitor.AttachRequest{Output: true})
+	if err != nil {
+		return monitor.Ended{}, err
+	}
+	defer closing()
 	defer session.Close()
 	defer context.AfterFunc(ctx, func() { _ = e.Kill(c, unix.SIGKILL) })()
 	ended, err := session.Output(stdout, stderr)
@@ -126,11 +136,33 @@ func (e *Engine) runStep(ctx context.Context, c *state.Container, stdout, stderr
 	return ended, err
 }
 
-func (e *Engine) startNew(c *state.Container, network *lifecycle.Network) (*Session, error) {
+// beginStep makes the container of a step and starts it. closing is called when the session is over.
+func (e *Engine) beginStep(c *state.Container, attach monitor.AttachRequest) (session *Session, closing func(), err error) {
+	closing = func() {}
+	var network *lifecycle.Network
+	if c.Config.Network != container.NetworkHost && !e.Host().Rootless {
+		network = lifecycle.MakeNetwork() // while the container is made on disk
+		closing = func() { network.Close() }
+	}
+	c.Config.AutoRemove, c.Config.EntrypointSet = true, true
+	if err = e.check(c); err == nil {
+		err = e.Containers.Create(c, durability(true))
+	}
+	if err == nil {
+		session, err = e.startNew(c, network, attach)
+	}
+	if err != nil {
+		closing()
+		return nil, nil, err
+	}
+	return session, closing, nil
+}
+
+func (e *Engine) startNew(c *state.Container, network *lifecycle.Network, attach monitor.AttachRequest) (*Session, error) {
 	l, err := e.lock(c.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer l.Unlock()
-	return e.start(c, network, monitor.AttachRequest{Output: true})
+	return e.start(c, network, attach)
 }

@@ -116,6 +116,19 @@ func (i Item) each(visit func(Item) error) error {
 	})
 }
 
+// Walk visits all that is kept below a directory, each directory before what is in it.
+func (i Item) Walk(visit func(Item) error) error {
+	if i.Dir == nil {
+		return nil
+	}
+	return i.each(func(item Item) error {
+		if err := visit(item); err != nil {
+			return err
+		}
+		return item.Walk(visit)
+	})
+}
+
 var errSome = errors.New("there is something")
 
 // some reports whether anything of a directory is kept.
@@ -251,6 +264,8 @@ type Digester struct {
 	Known func(path string, st *unix.Stat_t) (sum [sha256.Size]byte, ok bool)
 	// Learn takes the digest of a file that was read.
 	Learn func(path string, st *unix.Stat_t, sum [sha256.Size]byte)
+	// Each, unless it is nil, is told of everything that the digest is taken of.
+	Each func(path string, mode uint32, sum []byte)
 	// Owners says that owners count: those of a stage do, those of a context mean nothing.
 	Owners bool
 }
@@ -274,6 +289,7 @@ func (d Digester) tree(h hash.Hash, i Item, at string) error {
 		return os.NewSyscallError("fstat", err)
 	}
 	d.describe(h, at, &st)
+	d.tell(i, &st, nil)
 	if err := attributes(h, i.Dir.FD()); err != nil {
 		return err
 	}
@@ -284,6 +300,12 @@ func (d Digester) tree(h hash.Hash, i Item, at string) error {
 		}
 		return d.other(h, item, here)
 	})
+}
+
+func (d Digester) tell(i Item, st *unix.Stat_t, sum []byte) {
+	if d.Each != nil {
+		d.Each(i.Name, st.Mode, sum)
+	}
 }
 
 func (d Digester) describe(h hash.Hash, at string, st *unix.Stat_t) {
@@ -317,6 +339,7 @@ func (d Digester) other(h hash.Hash, i Item, at string) error {
 			return err
 		}
 		d.describe(h, at, &st)
+		d.tell(i, &st, sum[:])
 		field(h, sum[:])
 	case unix.S_IFLNK:
 		var b [unix.PathMax]byte
@@ -325,6 +348,7 @@ func (d Digester) other(h hash.Hash, i Item, at string) error {
 			return &os.PathError{Op: "readlinkat", Path: i.Name, Err: err}
 		}
 		d.describe(h, at, &st)
+		d.tell(i, &st, b[:n])
 		field(h, b[:n])
 	case unix.S_IFSOCK: // is not copied
 	default:
