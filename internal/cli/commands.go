@@ -516,7 +516,7 @@ func buildFlags() []flag {
 		{"force-rm", "", "", "Always remove intermediate containers (they always are)", nil},
 		{"iidfile", "", "string", "Write the image ID to a file", nil},
 		{"label", "", "list", "Set metadata for an image", nil},
-		{"load", "", "", "Put the image into the store (it is put there anyway)", nil},
+		{"load", "", "", "Put the image into the store, beside other outputs", nil},
 		{"memory", "m", "bytes", "Memory limit", nil},
 		{"memory-swap", "", "bytes", "Swap limit equal to memory plus swap: -1 to enable unlimited swap", nil},
 		{"metadata-file", "", "string", "Write build result metadata to a file", nil},
