@@ -335,11 +335,25 @@ func ignoring(text []byte) (*patternmatcher.PatternMatcher, error) {
 	if len(patterns) == 0 {
 		return nil, nil
 	}
-	m, err := patternmatcher.New(patterns)
+	m, err := matcher(patterns)
 	if err != nil {
 		return nil, errdef.New(errdef.Invalid, "cannot understand .dockerignore: %w", err)
 	}
 	return m, nil
+}
+
+// matcher understands patterns. The library finds some mistakes only when it matches, where they would leave everything out.
+func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
+	for _, p := range patterns {
+		one, err := patternmatcher.New([]string{strings.TrimPrefix(p, "!")})
+		if err == nil {
+			_, err = one.MatchesOrParentMatches("some/file")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("invalid pattern %q: %w", p, err)
+		}
+	}
+	return patternmatcher.New(patterns)
 }
 
 // tree is the context as a tree to copy from.

@@ -27,7 +27,6 @@ import (
 	"berth/internal/image/merged"
 	"berth/internal/image/unpack"
 
-	"github.com/moby/patternmatcher"
 	"golang.org/x/sys/unix"
 )
 
@@ -525,7 +524,7 @@ func (b *builder) pieces(ctx context.Context, c *dockerfile.Copy) (all []piece, 
 	}
 	var exclude func(string, bool) (bool, bool)
 	if len(c.Exclude) > 0 {
-		m, err := patternmatcher.New(c.Exclude)
+		m, err := matcher(c.Exclude)
 		if err != nil {
 			return nil, errdef.New(errdef.Invalid, "cannot understand --exclude: %w", err)
 		}
@@ -595,7 +594,7 @@ func withParents(tree files.Tree, source string) (piece, error) {
 		}
 		item.Close()
 	}
-	m, err := patternmatcher.New([]string{pattern})
+	m, err := matcher([]string{pattern})
 	if err != nil {
 		return p, errdef.New(errdef.Invalid, "invalid pattern %q: %w", source, err)
 	}

@@ -37,6 +37,7 @@ type Item struct {
 	As   string // the name of its copy, unless it is its own: that of the link that led to it
 
 	keep func(path string, dir bool) (keep, below bool)
+	stat unix.Stat_t // of something else, if it was found in its directory
 	// held says that the item has its parent open.
 	parent *merged.Dir
 }
@@ -98,7 +99,7 @@ func (i Item) Except(keep func(path string, dir bool) (keep, below bool)) Item {
 // each visits what of a directory is kept. A directory that is not kept itself is visited if something below it is.
 func (i Item) each(visit func(Item) error) error {
 	return i.Dir.Entries(func(e merged.Entry) error {
-		item := Item{Name: path.Join(i.Name, e.Name), Dir: e.Dir, In: e.In, keep: i.keep}
+		item := Item{Name: path.Join(i.Name, e.Name), Dir: e.Dir, In: e.In, stat: e.Stat, keep: i.keep}
 		if i.keep != nil {
 			keep, below := i.keep(item.Name, e.Dir != nil)
 			if !keep && e.Dir != nil && below {
@@ -328,9 +329,11 @@ func field(h hash.Hash, b []byte) {
 }
 
 func (d Digester) other(h hash.Hash, i Item, at string) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(i.In, i.base(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "fstatat", Path: i.Name, Err: err}
+	st := i.stat
+	if st.Ino == 0 {
+		if err := unix.Fstatat(i.In, i.base(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return &os.PathError{Op: "fstatat", Path: i.Name, Err: err}
+		}
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
