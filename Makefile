@@ -99,6 +99,15 @@ shop: build
 corpus: build
 	test/build/run $(OUT)/berth
 
+# docs/dockerfile.md: which file of the corpus shows which sentence of the language.
+.PHONY: corpus-table corpus-alone
+corpus-table:
+	CGO_ENABLED=0 $(GO) run ./test/build -corpus test/build/corpus -table docs/dockerfile.md
+
+# The corpus built by berth alone, as whoever calls.
+corpus-alone: build
+	test/build/run $(OUT)/berth -alone
+
 # Cut the power of an ext4 under a working berth; 2000 cuts, 200 with BERTH_SHORT=1.
 powercut: build
 	$(GO) run ./test/powercut -berth $(OUT)/berth

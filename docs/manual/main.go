@@ -2,6 +2,7 @@
 package main
 
 import (
+	_ "embed"
 	"flag"
 	"fmt"
 	"os"
@@ -9,6 +10,11 @@ import (
 
 	"berth/internal/cli"
 )
+
+// page is Dockerfile(5).
+//
+//go:embed Dockerfile.5
+var page []byte
 
 func main() {
 	man := flag.String("man", "", "directory to write manual pages to, as man1 in a directory of MANPATH")
@@ -30,6 +36,13 @@ func write(man, reference string) error {
 		return nil
 	}
 	if err := os.MkdirAll(man, 0o755); err != nil {
+		return err
+	}
+	formats := filepath.Join(filepath.Dir(filepath.Clean(man)), "man5")
+	if err := os.MkdirAll(formats, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(formats, "Dockerfile.5"), page, 0o644); err != nil {
 		return err
 	}
 	for name, text := range cli.ManualPages() {

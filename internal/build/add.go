@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -101,16 +103,6 @@ func isRemote(s string) bool {
 	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") || isGit(s)
 }
 
-func isGit(s string) bool {
-	for _, prefix := range []string{"git@", "git://", "ssh://"} {
-		if strings.HasPrefix(s, prefix) {
-			return true
-		}
-	}
-	at, _, _ := strings.Cut(s, "#")
-	return (strings.HasPrefix(at, "http://") || strings.HasPrefix(at, "https://")) && strings.HasSuffix(at, ".git")
-}
-
 // maxDownload bounds what a server can make us write, in bytes.
 const maxDownload = 64 << 30
 
@@ -120,7 +112,7 @@ func (b *builder) remote(ctx context.Context, c *dockerfile.Copy, source string)
 		return p, errdef.New(errdef.Invalid, "source can't be a URL for COPY")
 	}
 	if isGit(source) {
-		return p, errdef.Hint(errdef.New(errdef.Unsupported, "cannot add the repository %s: git is not spoken here", source), "clone it, and copy from there (--build-context)")
+		return b.addRepository(ctx, c, source)
 	}
 	u, err := url.Parse(source)
 	if err != nil {
@@ -155,6 +147,39 @@ func (b *builder) remote(ctx context.Context, c *dockerfile.Copy, source string)
 	return p, err
 }
 
+// addRepository is a repository of a server. Only its commit is asked for; its files come when they are copied.
+func (b *builder) addRepository(ctx context.Context, c *dockerfile.Copy, source string) (p piece, err error) {
+	r, err := parseRepository(source)
+	if err != nil {
+		return p, err
+	}
+	r.foreign = true
+	if c.Checksum != "" {
+		r.commit = c.Checksum
+		if !commitID.MatchString(r.commit) {
+			return p, errdef.New(errdef.Invalid, "invalid checksum %q: it is a whole commit ID", r.commit)
+		}
+	}
+	commit, err := b.commitOf(ctx, r)
+	if err != nil {
+		return p, err
+	}
+	if r.commit != "" && r.commit != commit {
+		return p, errdef.New(errdef.Corrupt, "the commit of %s is %s, and not %s", r.url, commit, r.commit)
+	}
+	keep := c.KeepGit != nil && *c.KeepGit
+	return piece{
+		path: ".", digest: "git " + commit + " " + strconv.FormatBool(keep) + " " + r.subdir,
+		get: func(ctx context.Context) (string, error) { return b.checkout(ctx, r, commit, keep) },
+	}, nil
+}
+
+// client gives up on servers that do not answer; what they send may take its time.
+var client = &http.Client{Transport: &http.Transport{
+	Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: time.Minute,
+	DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+}}
+
 // fetch writes what a server has at a URL to a file, with the time that the server says.
 func fetch(ctx context.Context, source, file string, want image.Digest) error {
 	fail := func(err error) error { return errdef.New(errdef.Unavailable, "failed to load %s: %w", source, err) }
@@ -162,7 +187,7 @@ func fetch(ctx context.Context, source, file string, want image.Digest) error {
 	if err != nil {
 		return fail(err)
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := client.Do(r)
 	if err != nil {
 		return fail(err)
 	}

@@ -9,6 +9,7 @@ package build
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,8 @@ import (
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/image"
+	"berth/internal/image/registry"
+	"berth/internal/image/store"
 )
 
 // Options are what is to be built, and how.
@@ -35,16 +38,27 @@ type Options struct {
 	Target      string
 	Args        map[string]string
 	Labels      map[string]string
-	Annotations map[string]string // of the manifest
-	Contexts    map[string]string // --build-context: names -> directories, or images with docker-image:// or oci-layout://
+	Annotations []Annotation
+	Contexts    map[string]string // --build-context: names -> directories, or images with docker-image:// or oci-layout://, or repositories
 	Outputs     []Output
 	Stdout      io.Writer
 	Tags        []string
-	Platform    image.Platform // the zero value is the host's
+	Platforms   []image.Platform // none is the host's
 	NoCache     bool
 	NoCacheFor  []string // stages
 	Pull        bool
 	Epoch       *time.Time // SOURCE_DATE_EPOCH
+	Provenance  *Provenance
+	SBOM        bool
+	Squash      bool // all layers of the build become one
+	Explain     bool // say why each step is carried out, or not
+	// Shell, unless it is nil, talks to a shell in the tree of a command that failed, on a terminal if it has one.
+	Shell *Shell
+	// CABundle is a file of certificates that every RUN trusts; "" is none.
+	CABundle  string
+	CacheFrom []CacheSource
+	CacheTo   []CacheTarget
+	Registry  *registry.Client // for what is pushed, and for caches
 	// Insecure allows RUN --security=insecure.
 	Insecure bool
 	Secret   Secret            // nil knows none
@@ -52,6 +66,12 @@ type Options struct {
 	// Run is what every RUN is given: limits, hosts, the network.
 	Run      container.Config
 	Progress *Progress
+}
+
+// Shell is who talks to a shell.
+type Shell struct {
+	TTY  bool
+	Talk func(*engine.Session) error
 }
 
 // Epoch reads SOURCE_DATE_EPOCH, seconds since 1970; nil if it is empty.
@@ -70,40 +90,56 @@ func Epoch(s string) (*time.Time, error) {
 // Result is what has been built.
 type Result struct {
 	Warnings []dockerfile.Warning
-	ID       image.Digest // of the config: docker's image ID
+	ID       image.Digest     // of the config: docker's image ID
+	Target   image.Descriptor // what the names stand for: the manifest, or an index
 	Manifest image.Descriptor
 	Names    []string // canonical
 }
 
-// builder is one build.
-type builder struct {
+// session is one build, for all its platforms.
+type session struct {
 	Options
 	engine   *engine.Engine
 	cache    cache.Store
 	source   *source
-	plan     *dockerfile.Plan
 	now      time.Time
-	results  map[*dockerfile.Stage]*result
-	bases    map[string]base // by reference and platform
-	mu       sync.Mutex      // guards what follows
+	imported []*imported // caches of others
+	id       string      // of this build, for what is told about it
+	started  time.Time
+	mu       sync.Mutex // guards what follows
 	digests  map[string]fileDigest
 	learnt   bool // something of digests is new
 	warnings []dockerfile.Warning
-	ends     []func() error // what is to be done when all is over
+	places   map[string]*place     // of further contexts
+	shell    sync.Once             // only one command's failure is looked at
+	used     map[string]usedRecord // by key: what the build consists of
+	ends     []func() error        // what is to be done when all is over
+}
+
+// builder builds for one platform.
+type builder struct {
+	*session
+	platform image.Platform
+	plan     *dockerfile.Plan
+	results  map[*dockerfile.Stage]*result
+	bases    map[string]base // by reference and platform
 }
 
 // later has something done when the build is over.
-func (b *builder) later(end func() error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.ends = append(b.ends, end)
+func (s *session) later(end func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends = append(s.ends, end)
 }
 
-func (b *builder) end() {
-	for _, end := range b.ends {
+func (s *session) end() {
+	for _, end := range s.ends {
 		_ = end() // what is left is swept
 	}
 }
+
+// several reports whether the result is for more than one platform.
+func (s *session) several() bool { return len(s.Platforms) > 1 }
 
 // layers are what a tree consists of.
 type layers struct {
@@ -129,11 +165,11 @@ type result struct {
 
 // Build builds an image and names it.
 func Build(ctx context.Context, e *engine.Engine, o Options) (Result, error) {
-	b, err := begin(e, o)
+	s, err := begin(e, o)
 	if err != nil {
 		return Result{}, err
 	}
-	if err := errors.Join(b.cache.Sweep(e.RemoveTree), cache.SweepIn(filepath.Join(e.Settings.RunRoot, "build"), os.RemoveAll)); err != nil {
+	if err := errors.Join(s.cache.Sweep(e.RemoveTree), cache.SweepIn(filepath.Join(e.Settings.RunRoot, "build"), os.RemoveAll)); err != nil {
 		return Result{}, err
 	}
 	// From the first layer on until the image has a name, nothing is swept.
@@ -142,18 +178,40 @@ func Build(ctx context.Context, e *engine.Engine, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer release()
-	defer b.end()
-	if b.source, err = b.open(ctx); err != nil {
+	defer s.end()
+	if s.source, err = s.open(ctx); err != nil {
 		return Result{}, err
 	}
-	defer b.source.close()
-	if b.plan, err = b.decide(ctx); err != nil {
-		return Result{}, b.explained(err)
+	defer s.source.close()
+	s.importCaches(ctx)
+	all, err := s.decide(ctx)
+	if err != nil {
+		return Result{}, s.explained(err)
 	}
-	if err := b.stages(ctx); err != nil {
-		return Result{}, b.explained(err)
+	if err := s.carryOut(ctx, all); err != nil {
+		return Result{}, s.explained(err)
 	}
-	return b.export(ctx)
+	result, err := s.export(ctx, all)
+	if err != nil {
+		return Result{}, err
+	}
+	return result, s.exportCaches(ctx, all)
+}
+
+// carryOut builds for all platforms at the same time. The first error ends the others.
+func (s *session) carryOut(ctx context.Context, all []*builder) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wait sync.WaitGroup
+	for _, b := range all {
+		wait.Go(func() {
+			if err := b.stages(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wait.Wait()
+	return context.Cause(ctx)
 }
 
 // Found is what a check has found.
@@ -164,50 +222,86 @@ type Found struct {
 
 // Check only looks at the Dockerfile, and at the images that it begins with.
 func Check(ctx context.Context, e *engine.Engine, o Options) (Found, error) {
-	b, err := begin(e, o)
+	s, err := begin(e, o)
 	if err != nil {
 		return Found{}, err
 	}
-	defer b.end()
-	if b.source, err = b.open(ctx); err != nil {
+	defer s.end()
+	if s.source, err = s.open(ctx); err != nil {
 		return Found{}, err
 	}
-	defer b.source.close()
-	if b.plan, err = b.decide(ctx); err != nil {
-		return Found{}, b.explained(err)
+	defer s.source.close()
+	if _, err = s.decide(ctx); err != nil {
+		return Found{}, s.explained(err)
 	}
-	return Found{b.source.name, string(b.source.text), b.warnings}, nil
+	return Found{s.source.name, string(s.source.text), s.warnings}, nil
+}
+
+// Dockerfile is the text of the Dockerfile that would be built.
+func Dockerfile(ctx context.Context, e *engine.Engine, o Options) ([]byte, error) {
+	s, err := begin(e, o)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end()
+	if s.source, err = s.open(ctx); err != nil {
+		return nil, err
+	}
+	defer s.source.close()
+	return s.source.text, nil
+}
+
+// Outline says what the target takes.
+func Outline(ctx context.Context, e *engine.Engine, o Options) (dockerfile.Outline, error) {
+	s, err := begin(e, o)
+	if err != nil {
+		return dockerfile.Outline{}, err
+	}
+	defer s.end()
+	if s.source, err = s.open(ctx); err != nil {
+		return dockerfile.Outline{}, err
+	}
+	defer s.source.close()
+	b := &builder{session: s, platform: s.Platforms[0], bases: map[string]base{}}
+	out, err := dockerfile.Outlined(s.source.text, b.planOptions(ctx, nil))
+	if err != nil {
+		return out, s.explained(err)
+	}
+	return out, nil
 }
 
 // begin checks what can be checked at once.
-func begin(e *engine.Engine, o Options) (_ *builder, err error) {
+func begin(e *engine.Engine, o Options) (_ *session, err error) {
 	for _, out := range o.Outputs {
-		if out.Name != "" && (out.Type == OutputImage || out.Type == OutputDocker || out.Type == OutputOCI) {
+		if out.Name != "" && out.isImage() {
 			o.Tags = append(o.Tags, strings.Split(out.Name, ",")...)
+		}
+		if out.Push && out.Name == "" && len(o.Tags) == 0 {
+			return nil, errdef.Hint(errdef.New(errdef.Invalid, "tag is needed when pushing to registry"), "name the image with -t")
 		}
 	}
 	if o.Tags, err = checkTags(o.Tags); err != nil {
 		return nil, err
 	}
 	for name, value := range o.Contexts {
-		if scheme, _, ok := strings.Cut(value, "://"); ok && !strings.HasPrefix(value, imageContext) {
-			return nil, errdef.New(errdef.Unsupported, "cannot use the context %s=%s: it is a directory or %sNAME, and not %s", name, value, imageContext, scheme)
+		if err := checkContext(name, value); err != nil {
+			return nil, err
 		}
 	}
-	if o.Platform.OS == "" {
-		o.Platform = image.HostPlatform()
+	if len(o.Platforms) == 0 {
+		o.Platforms = []image.Platform{image.HostPlatform()}
 	}
-	b := &builder{
+	s := &session{
 		Options: o, engine: e, cache: cache.Open(e.Settings.DataRoot), now: time.Now().UTC(),
-		results: map[*dockerfile.Stage]*result{}, bases: map[string]base{}, digests: map[string]fileDigest{},
+		digests: map[string]fileDigest{}, used: map[string]usedRecord{}, id: newInvocation(), started: time.Now().UTC(),
 	}
 	if o.Epoch != nil {
-		b.now = *o.Epoch
+		s.now = *o.Epoch
 	}
-	if b.Secret == nil {
-		b.Secret = func(string) ([]byte, error) { return nil, fs.ErrNotExist }
+	if s.Secret == nil {
+		s.Secret = func(string) ([]byte, error) { return nil, fs.ErrNotExist }
 	}
-	return b, nil
+	return s, nil
 }
 
 // SourceError is a failure with the part of the Dockerfile that it is about.
@@ -220,7 +314,7 @@ func (e *SourceError) Error() string { return "failed to solve: " + e.Err.Error(
 func (e *SourceError) Unwrap() error { return e.Err }
 
 // explained shows the lines that an error is about.
-func (b *builder) explained(err error) error {
+func (b *session) explained(err error) error {
 	var at *dockerfile.Error
 	if !errors.As(err, &at) {
 		return &SourceError{"", err}
@@ -228,27 +322,59 @@ func (b *builder) explained(err error) error {
 	return &SourceError{dockerfile.Excerpt(b.source.name, string(b.source.text), at.Lines), err}
 }
 
+// decide makes the plans, one for each platform.
+func (s *session) decide(ctx context.Context) (all []*builder, err error) {
+	for i, platform := range s.Platforms {
+		b := &builder{session: s, platform: platform, results: map[*dockerfile.Stage]*result{}, bases: map[string]base{}}
+		warn := func(w dockerfile.Warning) { s.warnings = append(s.warnings, w) }
+		if i > 0 {
+			warn = nil // it would find the same
+		}
+		if b.plan, err = b.decide(ctx, warn); err != nil {
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
+
 // decide makes the plan. Images that it needs are pulled on the way, since what is to be done depends on their configuration.
-func (b *builder) decide(ctx context.Context) (*dockerfile.Plan, error) {
-	return dockerfile.Make(b.source.text, dockerfile.Options{
-		Contexts: b.contexts(), Args: b.Args, Target: b.Target, Labels: b.Labels, Platform: b.Platform, Build: image.HostPlatform(), Epoch: b.Epoch,
-		Warn: func(w dockerfile.Warning) { b.warnings = append(b.warnings, w) },
+func (b *builder) decide(ctx context.Context, warn func(dockerfile.Warning)) (*dockerfile.Plan, error) {
+	return dockerfile.Make(b.source.text, b.planOptions(ctx, warn))
+}
+
+func (b *builder) planOptions(ctx context.Context, warn func(dockerfile.Warning)) dockerfile.Options {
+	prefix := ""
+	if b.several() {
+		prefix = b.platform.String()
+	}
+	return dockerfile.Options{
+		Contexts: b.contexts(), Args: b.Args, Target: b.Target, Labels: b.Labels, Platform: b.platform, Build: image.HostPlatform(), Epoch: b.Epoch,
+		Prefix: prefix, Warn: warn,
 		Image: func(ref string, p image.Platform) (image.Image, error) {
 			base, err := b.base(ctx, ref, p)
 			return base.Config, err
 		},
-	})
+	}
 }
 
-// imageContext begins a further context that is an image.
-const imageContext = "docker-image://"
+// What begins a further context that is an image: one with a name, or one of a directory that is an OCI layout.
+const (
+	imageContext  = "docker-image://"
+	layoutContext = "oci-layout://"
+	// layoutName is under which name the plan knows an image of a layout.
+	layoutName = "oci-layout.invalid/"
+)
 
 // contexts are the further contexts as the plan knows them.
 func (b *builder) contexts() map[string]string {
 	all := map[string]string{}
 	for name, value := range b.Contexts {
-		ref, _ := strings.CutPrefix(value, imageContext)
-		if ref == value {
+		ref, isImage := strings.CutPrefix(value, imageContext)
+		switch {
+		case strings.HasPrefix(value, layoutContext):
+			ref = layoutName + hex.EncodeToString([]byte(name))
+		case !isImage:
 			ref = ""
 		}
 		all[name] = ref
@@ -319,7 +445,7 @@ func (b *builder) stage(ctx context.Context, s *dockerfile.Stage, r *result) err
 func (b *builder) fromContext(ctx context.Context, s *dockerfile.Stage, r *result) error {
 	v := b.Progress.Begin("[context %s] load from %s", s.Named, b.Contexts[s.Named])
 	all := &dockerfile.Copy{From: &dockerfile.Stage{Named: s.Named, Bare: true}, Sources: []string{"."}, Dest: "/"}
-	record, _, err := b.resultOf(ctx, s, &dockerfile.Step{Title: v.title, Copy: all}, layers{}, v)
+	record, _, err := b.resultOf(ctx, s, &dockerfile.Step{Title: v.title, Copy: all}, -1, layers{}, v)
 	if err != nil {
 		v.Failed(err)
 		return err
@@ -354,7 +480,22 @@ func baseKey(ref string, p image.Platform) string { return ref + " " + p.String(
 // base is an image that a stage begins with, or that files are copied from.
 type base struct {
 	Config image.Image
+	digest image.Digest // of what the name stands for
 	layers
+}
+
+// ensure brings an image here: from a layout that the caller has named, or as every image comes.
+func (b *builder) ensure(ctx context.Context, ref string, p image.Platform, platform string, policy string) (store.Image, error) {
+	name, ok := strings.CutPrefix(ref, layoutName)
+	if !ok {
+		return b.engine.Ensure(ctx, ref, platform, policy)
+	}
+	name, _, _ = strings.Cut(name, ":")
+	id, err := hex.DecodeString(name)
+	if err != nil {
+		return store.Image{}, errdef.As(errdef.Invalid, err)
+	}
+	return b.fromLayout(ctx, strings.TrimPrefix(b.Contexts[string(id)], layoutContext), p)
 }
 
 // base brings an image into the store, if need be.
@@ -371,13 +512,13 @@ func (b *builder) base(ctx context.Context, ref string, p image.Platform) (base,
 	if p.String() != image.HostPlatform().String() {
 		platform = p.String()
 	}
-	im, err := b.engine.Ensure(ctx, ref, platform, policy)
+	im, err := b.ensure(ctx, ref, p, platform, policy)
 	if err != nil {
 		v.Failed(err)
 		return base{}, fmt.Errorf("%s: %w", strings.TrimPrefix(ref, "docker.io/library/"), err)
 	}
 	v.Done()
-	out := base{Config: im.Config, layers: layers{chain: im.Chain, diffIDs: im.Config.RootFS.DiffIDs}}
+	out := base{Config: im.Config, digest: im.Target.Digest, layers: layers{chain: im.Chain, diffIDs: im.Config.RootFS.DiffIDs}}
 	for _, d := range im.Manifest.Layers {
 		out.blobs = append(out.blobs, image.Descriptor{MediaType: ociType(d.MediaType), Digest: d.Digest, Size: d.Size})
 	}

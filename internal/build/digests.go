@@ -39,12 +39,12 @@ const digestBytes = 5*8 + sha256.Size
 const settledAfter = 2 * time.Second
 
 // digestsFile is where the digests of a context are.
-func (b *builder) digestsFile(dir string) string {
+func (b *session) digestsFile(dir string) string {
 	return filepath.Join(b.engine.Settings.DataRoot, "build", "contexts", image.DigestOf([]byte(dir)).Hex())
 }
 
 // loadDigests reads what earlier builds have learnt of a context.
-func (b *builder) loadDigests(dir string) {
+func (b *session) loadDigests(dir string) {
 	data, err := os.ReadFile(b.digestsFile(dir))
 	if err != nil {
 		return
@@ -71,7 +71,7 @@ func (b *builder) loadDigests(dir string) {
 }
 
 // saveDigests keeps what this build has learnt. It is only there to save time, so a failure is none of the build's.
-func (b *builder) saveDigests(dir string) {
+func (b *session) saveDigests(dir string) {
 	if !b.learnt {
 		return
 	}

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,11 @@ func (m *mounting) all(ctx context.Context) error {
 		}
 		m.bind(dir, dockerfile.ScriptDir, true)
 	}
+	if m.b.CABundle != "" {
+		if err := m.certificates(); err != nil {
+			return fmt.Errorf("cannot mount the certificates of %s: %w", m.b.CABundle, err)
+		}
+	}
 	for _, mount := range m.run.Mounts {
 		var err error
 		switch mount.Type {
@@ -115,7 +121,7 @@ func (m *mounting) point(target string, dir bool) error {
 
 // files mounts files of the context or of a stage. What is written there is nobody's.
 func (m *mounting) files(ctx context.Context, mount dockerfile.Mount) error {
-	tree, err := m.b.tree(mount.From)
+	tree, err := m.b.tree(ctx, mount.From)
 	if err != nil {
 		return err
 	}
@@ -195,7 +201,7 @@ func (m *mounting) fill(ctx context.Context, dir string, mount dockerfile.Mount)
 	if mount.From == nil {
 		return nil
 	}
-	tree, err := m.b.tree(mount.From)
+	tree, err := m.b.tree(ctx, mount.From)
 	if err != nil {
 		return err
 	}
@@ -343,6 +349,60 @@ func (m *mounting) ssh(mount dockerfile.Mount) error {
 	m.bind(socket, target, true)
 	if !slices.ContainsFunc(m.cfg.Env, func(v string) bool { return strings.HasPrefix(v, "SSH_AUTH_SOCK=") }) {
 		m.cfg.Env = append(m.cfg.Env, "SSH_AUTH_SOCK="+target)
+	}
+	return nil
+}
+
+// certificateFiles are where programs look for the certificates that they trust: on Debian and Alpine, Red Hat, SUSE, and where OpenSSL was built so.
+var certificateFiles = [...]string{
+	"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
+}
+
+// certificateVariables name a file of certificates to OpenSSL, Go, curl, Python, Node and git.
+var certificateVariables = [...]string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"}
+
+// certificatesPoint is where the certificates are in any case: no package has a file there.
+const certificatesPoint = "/run/berth/ca-certificates.crt"
+
+// maxCertificates bounds a file of certificates, in bytes.
+const maxCertificates = 16 << 20
+
+// certificates has a command trust further certificates: those that the tree has, and the bundle, are mounted together over each file that programs
+// look at, and variables name it. None of that is in the layer, in the configuration or in the key of the cache.
+func (m *mounting) certificates() error {
+	bundle, err := os.ReadFile(m.b.CABundle)
+	if err != nil {
+		return err
+	}
+	have := []byte{}
+	var over []string
+	for _, name := range certificateFiles {
+		found, err := merged.Resolve(m.on, name, true)
+		if err != nil || found.Kind != unix.S_IFREG || slices.Contains(over, "/"+found.Path) {
+			continue
+		}
+		text, err := merged.ReadFile(m.on, found.Path, maxCertificates)
+		if err != nil {
+			return err
+		}
+		if over = append(over, "/"+found.Path); len(have) == 0 {
+			have = append(bytes.TrimRight(text, "\n"), '\n')
+		}
+	}
+	file := filepath.Join(m.w.Dir, "certificates")
+	if err := os.WriteFile(file, append(have, bundle...), 0o644); err != nil {
+		return err
+	}
+	for _, target := range append(over, certificatesPoint) {
+		if err := m.point(target, false); err != nil {
+			return err
+		}
+		m.bind(file, target, true)
+	}
+	for _, name := range certificateVariables {
+		if !slices.ContainsFunc(m.cfg.Env, func(v string) bool { return strings.HasPrefix(v, name+"=") }) {
+			m.cfg.Env = append(m.cfg.Env, name+"="+certificatesPoint)
+		}
 	}
 	return nil
 }

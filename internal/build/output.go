@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"berth/internal/build/files"
 	"berth/internal/disk"
@@ -14,6 +16,7 @@ import (
 	"berth/internal/image/archive"
 	"berth/internal/image/reference"
 	"berth/internal/image/store"
+	"berth/internal/image/transfer"
 	"berth/internal/image/unpack"
 )
 
@@ -24,6 +27,7 @@ const (
 	OutputOCI    = "oci"
 	OutputLocal  = "local"
 	OutputTar    = "tar"
+	OutputCache  = "cacheonly"
 )
 
 // Output is where the result goes.
@@ -32,16 +36,127 @@ type Output struct {
 	Dest    string // a path, "-" for standard output, or "" for the store
 	Name    string // names of an image, with commas between them
 	Rewrite bool   // with SOURCE_DATE_EPOCH, no file of a new layer is younger
+	Push    bool   // to the registries of its names
+	// Directory says that an archive of images is to be unpacked.
+	Directory bool
+	// Compression is how layers are packed, "" as they are; Force packs those of the base, too.
+	Compression string
+	Force       bool
 }
 
-// outputs writes the result where else it is to go.
-func (b *builder) outputs(ctx context.Context, stored store.Record) error {
-	for _, o := range b.Outputs {
-		if o.Type == OutputImage || o.Dest == "" {
+// isImage reports whether the output has an image, and not only its files.
+func (o Output) isImage() bool {
+	return o.Type == OutputImage || o.Type == OutputDocker || o.Type == OutputOCI
+}
+
+// outputs writes the image where else it is to go.
+func (s *session) outputs(ctx context.Context, stored store.Record) error {
+	for _, o := range s.Outputs {
+		if !o.isImage() || o.Dest == "" {
 			continue
 		}
-		v := b.Progress.Begin("exporting to %s", o.Dest)
-		if err := b.output(ctx, o, stored); err != nil {
+		v := s.Progress.Begin("exporting to %s", o.Dest)
+		if err := s.outputArchive(ctx, o, stored); err != nil {
+			v.Failed(err)
+			return fmt.Errorf("cannot write the output %s: %w", o.Dest, err)
+		}
+		v.Done()
+	}
+	for _, o := range s.Outputs {
+		if o.Push {
+			return s.push(ctx, stored)
+		}
+	}
+	return nil
+}
+
+// push sends the image to the registries of all its names.
+func (s *session) push(ctx context.Context, stored store.Record) error {
+	for _, name := range s.Tags {
+		ref, err := reference.Parse(name)
+		if err != nil {
+			return err
+		}
+		v := s.Progress.Begin("pushing %s", name)
+		pushed, err := transfer.Push(ctx, ref, stored.Target, stored.Manifest, transfer.PushOptions{Registry: s.Registry, Content: s.engine.Images.Content})
+		if err != nil {
+			v.Failed(err)
+			return err
+		}
+		s.engine.NoteImage("push", ref.Familiar(), ref.FamiliarName())
+		v.Say("pushing manifest for %s@%s done", name, pushed.Digest)
+		v.Done()
+	}
+	return nil
+}
+
+// outputArchive writes the image as an archive.
+func (s *session) outputArchive(ctx context.Context, o Output, stored store.Record) error {
+	ref := string(stored.ID)
+	if len(s.Tags) > 0 {
+		ref = s.Tags[0]
+	}
+	write := func(w io.Writer) error {
+		if stored.Target.Digest != stored.Manifest.Digest && o.Type == OutputOCI {
+			return archive.SaveAll(ctx, s.engine.Images, stored, s.Tags, w)
+		}
+		return archive.Save(ctx, s.engine.Images, []string{ref}, nil, w)
+	}
+	switch {
+	case o.Directory:
+		return s.unpackArchive(ctx, o.Dest, write)
+	case o.Dest == "-":
+		return write(s.Stdout)
+	}
+	return writeWhole(o.Dest, write)
+}
+
+// unpackArchive makes a directory of what would be an archive.
+func (s *session) unpackArchive(ctx context.Context, dest string, write func(io.Writer) error) error {
+	if err := os.MkdirAll(dest, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.Open(dest)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if names, err := dir.Readdirnames(1); len(names) > 0 || err != nil && !errors.Is(err, io.EOF) {
+		return errors.Join(errdef.New(errdef.Conflict, "the directory %s is not empty", dest), err)
+	}
+	in, out := io.Pipe()
+	go func() { _ = out.CloseWithError(write(out)) }()
+	_, err = unpack.Apply(ctx, dir, in, s.unpackOptions())
+	_ = in.CloseWithError(err)
+	return err
+}
+
+// writeWhole writes a file that has its name when it is whole.
+func writeWhole(dest string, write func(io.Writer) error) error {
+	tmp := dest + disk.TemporaryName()
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(tmp, dest)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
+}
+
+// outputFiles writes the files of the result. Where it is for several platforms, each is in a directory of its own.
+func (s *session) outputFiles(ctx context.Context, all []*builder) error {
+	for _, o := range s.Outputs {
+		if o.Type != OutputLocal && o.Type != OutputTar {
+			continue
+		}
+		v := s.Progress.Begin("exporting to %s", o.Dest)
+		err := s.writeFiles(ctx, o, all)
+		if err != nil {
 			v.Failed(err)
 			return fmt.Errorf("cannot write the output %s: %w", o.Dest, err)
 		}
@@ -50,37 +165,36 @@ func (b *builder) outputs(ctx context.Context, stored store.Record) error {
 	return nil
 }
 
-func (b *builder) output(ctx context.Context, o Output, stored store.Record) error {
+func (s *session) writeFiles(ctx context.Context, o Output, all []*builder) error {
 	if o.Type == OutputLocal {
-		return b.outputLocal(ctx, o.Dest)
+		for _, b := range all {
+			if err := b.outputLocal(ctx, filepath.Join(o.Dest, b.directory())); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	write := func(w io.Writer) error {
-		if o.Type == OutputTar {
-			return b.outputTar(ctx, w)
+		t := tar.NewWriter(w)
+		for _, b := range all {
+			if err := b.outputTar(ctx, t); err != nil {
+				return err
+			}
 		}
-		ref := string(stored.ID)
-		if len(b.Tags) > 0 {
-			ref = b.Tags[0]
-		}
-		return archive.Save(ctx, b.engine.Images, []string{ref}, nil, w)
+		return t.Close()
 	}
 	if o.Dest == "-" {
-		return write(b.Stdout)
+		return write(s.Stdout)
 	}
-	// The file has its name when it is whole.
-	tmp := o.Dest + disk.TemporaryName()
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
+	return writeWhole(o.Dest, write)
+}
+
+// directory is where the files of one of several platforms are, as BuildKit names it.
+func (b *builder) directory() string {
+	if !b.several() {
+		return ""
 	}
-	err = write(f)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(tmp, o.Dest)
-	}
-	if err != nil {
-		_ = os.Remove(tmp)
-	}
-	return err
+	return strings.ReplaceAll(b.platform.String(), "/", "_")
 }
 
 // outputLocal copies the result's files into a directory. What is there already stays, unless it has the name of a file of the result.
@@ -106,39 +220,13 @@ func (b *builder) outputLocal(ctx context.Context, dest string) error {
 	return l.Copy(ctx, item, "/", files.Options{Owner: &files.Owner{UID: os.Geteuid(), GID: os.Getegid()}, Devices: files.LeaveOut})
 }
 
-// outputTar writes the result's files as one tar.
-func (b *builder) outputTar(ctx context.Context, w io.Writer) (err error) {
+// outputTar adds the result's files to a tar.
+func (b *builder) outputTar(ctx context.Context, t *tar.Writer) error {
 	trees, err := b.trees(b.results[b.plan.Target()].layers)
-	if err != nil {
+	if err != nil || len(trees) == 0 {
 		return err
 	}
-	if len(trees) == 0 {
-		return tar.NewWriter(w).Close()
-	}
-	work, err := b.cache.Begin()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, work.End(b.engine.RemoveTree)) }()
-	item, err := files.Tree{Layers: trees}.Find(".")
-	if err != nil {
-		return err
-	}
-	defer item.Close()
-	l, err := files.Open(work.Upper(), nil, b.now)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	if err := l.Copy(ctx, item, "/", files.Options{}); err != nil {
-		return err
-	}
-	dir, err := os.Open(work.Upper())
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return unpack.Diff(ctx, dir, w, unpack.DiffOptions{UserXattr: b.engine.Host().InUserNS, Latest: b.latest()})
+	return unpack.AddMerged(ctx, trees, b.directory(), t, unpack.PackOptions{Latest: b.latest()})
 }
 
 // checkTags gives names their canonical form.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
+	"sync"
 
 	"berth/internal/build/cache"
 	"berth/internal/build/files"
@@ -24,7 +26,7 @@ import (
 
 // Source is where a build's files come from.
 type Source struct {
-	// Context is a directory, or "-": then Stdin has a tar, or a Dockerfile for a build without a context.
+	// Context is a directory, a git repository, an address of a server, which has an archive or a Dockerfile, or "-": then Stdin has one of the two.
 	Context string
 	// Dockerfile is a path, or "-" for Stdin, or "" for the one of the context.
 	Dockerfile string
@@ -39,6 +41,9 @@ type source struct {
 	ignore *patternmatcher.PatternMatcher
 	work   *cache.Work // what it was unpacked into
 	remove func(string) error
+	// foreign says that the context is of no directory of the host's: its Dockerfile is in it.
+	foreign  bool
+	revision string // of a repository
 }
 
 func (s *source) close() {
@@ -54,7 +59,7 @@ const (
 )
 
 // open opens the context, and reads the Dockerfile and what is to be left out.
-func (b *builder) open(ctx context.Context) (_ *source, err error) {
+func (b *session) open(ctx context.Context) (_ *source, err error) {
 	s := &source{remove: b.engine.RemoveTree}
 	defer func() {
 		if err != nil {
@@ -62,14 +67,17 @@ func (b *builder) open(ctx context.Context) (_ *source, err error) {
 		}
 	}()
 	var stdin []byte // a Dockerfile
-	if b.Source.Context == "-" {
-		if b.Source.Dockerfile == "-" {
-			return nil, errdef.New(errdef.Invalid, "invalid argument: can't use stdin for both build context and dockerfile")
-		}
-		if stdin, err = b.unpackContext(ctx, s); err != nil {
-			return nil, err
-		}
-	} else if s.dir, err = contextDir(b.Source.Context); err != nil {
+	switch from := b.Source.Context; {
+	case from == "-" && b.Source.Dockerfile == "-":
+		return nil, errdef.New(errdef.Invalid, "invalid argument: can't use stdin for both build context and dockerfile")
+	case from == "-":
+		stdin, err = b.unpackContext(ctx, s, b.Source.Stdin)
+	case isRemote(from):
+		stdin, err = b.remoteContext(ctx, s, from)
+	default:
+		s.dir, err = contextDir(from)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if b.Source.Dockerfile == "-" {
@@ -80,7 +88,7 @@ func (b *builder) open(ctx context.Context) (_ *source, err error) {
 	if err := b.readDockerfile(s, stdin); err != nil {
 		return nil, err
 	}
-	if s.dir != "" && s.work == nil {
+	if s.dir != "" && !s.foreign {
 		b.loadDigests(s.dir)
 		b.later(func() error { b.saveDigests(s.dir); return nil })
 	}
@@ -108,9 +116,59 @@ func readAll(r io.Reader) ([]byte, error) {
 	return data, err
 }
 
-// unpackContext takes the context from standard input: a tar, packed or not. Anything else is a Dockerfile, which is returned.
-func (b *builder) unpackContext(ctx context.Context, s *source) (dockerfile []byte, err error) {
-	in := bufio.NewReaderSize(b.Source.Stdin, 64<<10)
+// remoteContext gets a context from elsewhere. What is neither a repository nor an archive is a Dockerfile, which is returned.
+func (b *session) remoteContext(ctx context.Context, s *source, from string) (dockerfile []byte, err error) {
+	v := b.Progress.Begin("[internal] load remote build context")
+	defer func() {
+		if err != nil {
+			v.Failed(err)
+			return
+		}
+		v.Done()
+	}()
+	if isGit(from) {
+		s.foreign = true
+		s.dir, s.revision, err = b.repositoryDir(ctx, from, b.Args["BUILDKIT_CONTEXT_KEEP_GIT_DIR"] == "1")
+		return nil, err
+	}
+	file, err := b.download(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return b.unpackContext(ctx, s, file)
+}
+
+// repositoryDir is a directory with the files of a repository, and their commit.
+func (b *session) repositoryDir(ctx context.Context, from string, keepGit bool) (dir, commit string, err error) {
+	r, err := parseRepository(from)
+	if err != nil {
+		return "", "", err
+	}
+	if commit, err = b.commitOf(ctx, r); err != nil {
+		return "", "", err
+	}
+	dir, err = b.checkout(ctx, r, commit, keepGit)
+	return dir, commit, err
+}
+
+// download gets what a server has into a file that goes with the build.
+func (b *session) download(ctx context.Context, from string) (*os.File, error) {
+	w, err := cache.BeginIn(filepath.Join(b.engine.Settings.DataRoot, "build", "steps"))
+	if err != nil {
+		return nil, err
+	}
+	b.later(func() error { return w.End(os.RemoveAll) })
+	name := filepath.Join(w.Dir, "got")
+	if err := fetch(ctx, from, name, ""); err != nil {
+		return nil, err
+	}
+	return os.Open(name)
+}
+
+// unpackContext takes the context from a stream: a tar, packed or not. Anything else is a Dockerfile, which is returned.
+func (b *session) unpackContext(ctx context.Context, s *source, from io.Reader) (dockerfile []byte, err error) {
+	in := bufio.NewReaderSize(from, 64<<10)
 	head, err := in.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -118,24 +176,30 @@ func (b *builder) unpackContext(ctx context.Context, s *source) (dockerfile []by
 	if !isArchive(head) {
 		return readAll(in)
 	}
-	v := b.Progress.Begin("[internal] load remote build context")
 	if s.work, err = b.cache.Begin(); err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(s.work.Upper())
+	s.foreign, s.dir = true, s.work.Upper()
+	return nil, b.unpackTo(ctx, s.dir, in)
+}
+
+// unpackTo unpacks an archive that is a context.
+func (b *session) unpackTo(ctx context.Context, to string, from io.Reader) error {
+	dir, err := os.Open(to)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dir.Close()
+	plain, err := decompress(from)
+	if err != nil {
+		return fmt.Errorf("cannot unpack the build context: %w", err)
+	}
 	opt := b.unpackOptions()
 	opt.SkipDevices = true
-	if _, err := unpack.Apply(ctx, dir, in, opt); err != nil {
-		v.Failed(err)
-		return nil, fmt.Errorf("cannot unpack the build context: %w", err)
+	if _, err := unpack.Apply(ctx, dir, plain, opt); err != nil {
+		return fmt.Errorf("cannot unpack the build context: %w", err)
 	}
-	s.dir = s.work.Upper()
-	v.Done()
-	return nil, nil
+	return nil
 }
 
 // isArchive tells a tar, or what packs one, from a text.
@@ -149,12 +213,12 @@ func isArchive(head []byte) bool {
 }
 
 // readDockerfile reads the Dockerfile: given is one that has come already.
-func (b *builder) readDockerfile(s *source, given []byte) (err error) {
+func (b *session) readDockerfile(s *source, given []byte) (err error) {
 	named := b.Source.Dockerfile
 	switch {
 	case given != nil:
 		s.name, s.text = "Dockerfile", given
-	case named == "" || s.work != nil:
+	case named == "" || s.foreign:
 		if s.text, s.name, err = inContext(s.dir, named); err != nil {
 			return err
 		}
@@ -211,7 +275,7 @@ func inContext(dir, name string) (text []byte, found string, err error) {
 }
 
 // readIgnore reads what is to be left out: of NAME.dockerignore beside the Dockerfile, else of .dockerignore.
-func (b *builder) readIgnore(s *source) error {
+func (b *session) readIgnore(s *source) error {
 	if s.dir == "" {
 		return nil
 	}
@@ -229,13 +293,13 @@ func (b *builder) readIgnore(s *source) error {
 	return nil
 }
 
-func (b *builder) ignoreText(s *source) ([]byte, error) {
+func (b *session) ignoreText(s *source) ([]byte, error) {
 	named := b.Source.Dockerfile
 	if named == "" {
 		named = s.name
 	}
 	own := filepath.Join(s.dir, named)
-	if _, err := os.Stat(named); s.work == nil && b.Source.Dockerfile != "" && err == nil {
+	if _, err := os.Stat(named); !s.foreign && b.Source.Dockerfile != "" && err == nil {
 		own = named
 	}
 	own += ".dockerignore"
@@ -271,11 +335,25 @@ func ignoring(text []byte) (*patternmatcher.PatternMatcher, error) {
 	if len(patterns) == 0 {
 		return nil, nil
 	}
-	m, err := patternmatcher.New(patterns)
+	m, err := matcher(patterns)
 	if err != nil {
 		return nil, errdef.New(errdef.Invalid, "cannot understand .dockerignore: %w", err)
 	}
 	return m, nil
+}
+
+// matcher understands patterns. The library finds some mistakes only when it matches, where they would leave everything out.
+func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
+	for _, p := range patterns {
+		one, err := patternmatcher.New([]string{strings.TrimPrefix(p, "!")})
+		if err == nil {
+			_, err = one.MatchesOrParentMatches("some/file")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("invalid pattern %q: %w", p, err)
+		}
+	}
+	return patternmatcher.New(patterns)
 }
 
 // tree is the context as a tree to copy from.
@@ -290,14 +368,24 @@ func (s *source) tree() (files.Tree, error) {
 	return t, nil
 }
 
-// named is a further context that is a directory.
-func (b *builder) named(name string) (files.Tree, error) {
-	dir, err := contextDir(b.Contexts[name])
-	if err != nil {
-		return files.Tree{}, err
+// named is a further context that has files: a directory of the host's, a repository, or an archive of a server's, which are brought once.
+func (b *session) named(ctx context.Context, name string) (files.Tree, error) {
+	b.mu.Lock()
+	p := b.places[name]
+	if p == nil {
+		p = &place{}
+		if b.places == nil {
+			b.places = map[string]*place{}
+		}
+		b.places[name] = p
 	}
-	s := source{dir: dir}
-	text, err := ignoreIn(dir, ".dockerignore")
+	b.mu.Unlock()
+	p.once.Do(func() { p.dir, p.err = b.bringContext(ctx, b.Contexts[name]) })
+	if p.err != nil {
+		return files.Tree{}, p.err
+	}
+	s := source{dir: p.dir}
+	text, err := ignoreIn(p.dir, ".dockerignore")
 	if err == nil {
 		s.ignore, err = ignoring(text)
 	}
@@ -305,6 +393,43 @@ func (b *builder) named(name string) (files.Tree, error) {
 		return files.Tree{}, err
 	}
 	return s.tree()
+}
+
+// place is where the files of a further context are.
+type place struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func (b *session) bringContext(ctx context.Context, from string) (string, error) {
+	switch {
+	case isGit(from):
+		dir, _, err := b.repositoryDir(ctx, from, b.Args["BUILDKIT_CONTEXT_KEEP_GIT_DIR"] == "1")
+		return dir, err
+	case isRemote(from):
+		file, err := b.download(ctx, from)
+		if err != nil {
+			return "", err
+		}
+		defer file.Close()
+		dir := filepath.Join(filepath.Dir(file.Name()), "unpacked")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return "", err
+		}
+		return dir, b.unpackTo(ctx, dir, file)
+	}
+	return contextDir(from)
+}
+
+// checkContext refuses what no further context can be.
+func checkContext(name, value string) error {
+	scheme, _, ok := strings.Cut(value, "://")
+	if !ok || isRemote(value) || strings.HasPrefix(value, imageContext) || strings.HasPrefix(value, layoutContext) {
+		return nil
+	}
+	return errdef.New(errdef.Unsupported, "cannot use the context %s=%s: it is a directory, a repository, an archive of a server, %sNAME or %sDIR, and not %s",
+		name, value, imageContext, layoutContext, scheme)
 }
 
 // except keeps what a matcher does not match. Below what it matches something may be kept only if there are exceptions.

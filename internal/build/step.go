@@ -1,12 +1,14 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -25,7 +27,6 @@ import (
 	"berth/internal/image/merged"
 	"berth/internal/image/unpack"
 
-	"github.com/moby/patternmatcher"
 	"golang.org/x/sys/unix"
 )
 
@@ -63,6 +64,7 @@ type copyKey struct {
 	Unpack             *bool
 	Contents           []dockerfile.File
 	Inputs             []input
+	list               func() ([]byte, error) // of all files
 }
 
 // input is something that is copied.
@@ -86,7 +88,7 @@ func (b *builder) step(ctx context.Context, s *dockerfile.Stage, step *dockerfil
 		return err
 	}
 	v := b.Progress.Begin("%s", step.Title)
-	record, cached, err := b.resultOf(ctx, s, step, r.layers, v)
+	record, cached, err := b.resultOf(ctx, s, step, number, r.layers, v)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		v.Canceled()
@@ -105,19 +107,19 @@ func (b *builder) step(ctx context.Context, s *dockerfile.Stage, step *dockerfil
 }
 
 // resultOf is the record of a step, of the cache if it has one.
-func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *dockerfile.Step, on layers, v *Vertex) (r cache.Record, cached bool, err error) {
+func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *dockerfile.Step, number int, on layers, v *Vertex) (r cache.Record, cached bool, err error) {
 	k := key{Version: keyVersion, Parent: on.top(), Platform: s.Platform.String(), Epoch: b.Epoch, Latest: b.latest(), Mkdir: step.Mkdir}
-	var carryOut func(context.Context, *cache.Work) error
+	var do carryOut
 	switch {
 	case step.Run != nil:
-		k.Run, carryOut, err = b.run(s, step.Run, on, v)
+		k.Run, do, err = b.run(ctx, s, step.Run, on, v)
 	case step.Copy != nil:
-		k.Copy, carryOut, err = b.copy(ctx, step.Copy, on)
+		k.Copy, do, err = b.copy(ctx, step.Copy, on)
 		if step.Copy.Link {
 			k.Parent = ""
 		}
 	default:
-		carryOut = func(_ context.Context, w *cache.Work) error { return b.mkdir(step.Mkdir, on, w) }
+		do = func(_ context.Context, w *cache.Work) (*engine.Copied, error) { return nil, b.mkdir(step.Mkdir, on, w) }
 	}
 	if err != nil {
 		return r, false, err
@@ -128,6 +130,8 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 		return r, false, err
 	}
 	defer unlock()
+	place := b.place(s, number)
+	last := b.cache.Last(place)
 	if !b.NoCache && !slices.Contains(b.NoCacheFor, s.Name) {
 		r, ok, err := b.cache.Get(sum)
 		if err != nil {
@@ -139,15 +143,44 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 			}
 		}
 		if ok && r.Here(b.engine.Images.Content, b.engine.Images.Layers) {
-			return r, true, b.cache.Touch(sum, r, time.Now().UTC())
+			b.note(sum, r)
+			b.sayFound(v, r)
+			if last != sum {
+				err = b.cache.SetLast(place, sum)
+			}
+			return r, true, errors.Join(err, b.cache.Touch(sum, r, time.Now().UTC()))
+		}
+		if r, ok, err = b.fromOthers(ctx, sum, on.top(), step.Copy != nil && step.Copy.Link); ok && err == nil {
+			b.note(sum, r)
+			if b.Explain {
+				v.Say("cache: used, from a cache of --cache-from")
+			}
+			return r, true, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
+		}
+		if err != nil {
+			v.Say("%v", err)
 		}
 	}
-	r, err = b.make(ctx, on, carryOut)
+	b.sayMissed(v, s, last, k)
+	r, err = b.make(ctx, on, do)
 	if err != nil {
 		return r, false, err
 	}
 	r.What = step.Title
-	return r, false, b.cache.Put(sum, r)
+	if r.Of, err = json.Marshal(k); err != nil {
+		return r, false, err
+	}
+	b.note(sum, r)
+	if k.Copy != nil && k.Copy.list != nil {
+		list, err := k.Copy.list()
+		if err == nil {
+			err = b.cache.SetFiles(sum, list)
+		}
+		if err != nil {
+			return r, false, err
+		}
+	}
+	return r, false, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
 }
 
 // link puts a layer that does not depend on what it lies on onto something else, if its blob is there.
@@ -167,7 +200,7 @@ func (b *builder) link(ctx context.Context, r *cache.Record, parent image.Digest
 }
 
 // unpackOptions are for whoever unpacks: root of the machine, or of a user namespace.
-func (b *builder) unpackOptions() unpack.Options {
+func (b *session) unpackOptions() unpack.Options {
 	h := b.engine.Host()
 	if !h.InUserNS {
 		return unpack.Options{}
@@ -175,8 +208,11 @@ func (b *builder) unpackOptions() unpack.Options {
 	return unpack.Options{UserXattr: true, SkipDevices: true, OwnersIgnored: h.SingleID}
 }
 
-// make makes a layer of what carryOut writes.
-func (b *builder) make(ctx context.Context, on layers, carryOut func(context.Context, *cache.Work) error) (r cache.Record, err error) {
+// carryOut writes the layer of a step into the upper directory of its work, or changes a copy of what is below it.
+type carryOut func(context.Context, *cache.Work) (*engine.Copied, error)
+
+// make makes a layer of what do writes.
+func (b *builder) make(ctx context.Context, on layers, do carryOut) (r cache.Record, err error) {
 	w, err := b.cache.Begin()
 	if err != nil {
 		return r, err
@@ -185,11 +221,11 @@ func (b *builder) make(ctx context.Context, on layers, carryOut func(context.Con
 	if err := b.likeRoot(w, on); err != nil {
 		return r, err
 	}
-	if err := carryOut(ctx, w); err != nil {
+	copied, err := do(ctx, w)
+	if err != nil {
 		return r, err
 	}
-	images := b.engine.Images
-	d, err := unpack.Commit(ctx, images.Content, images.Layers, on.top(), w.Upper(), unpack.DiffOptions{UserXattr: b.engine.Host().InUserNS, Latest: b.latest()})
+	d, err := b.commit(ctx, on.top(), w, copied)
 	if err != nil {
 		return r, err
 	}
@@ -199,6 +235,34 @@ func (b *builder) make(ctx context.Context, on layers, carryOut func(context.Con
 		created = *b.Epoch
 	}
 	return cache.Record{Parent: on.top(), Layer: d, Created: created, Used: now}, nil
+}
+
+// commit makes a layer, and its blob, of what a step has written.
+func (b *builder) commit(ctx context.Context, parent image.Digest, w *cache.Work, copied *engine.Copied) (image.Descriptor, error) {
+	images := b.engine.Images
+	opt := unpack.DiffOptions{UserXattr: b.engine.Host().InUserNS, Latest: b.latest()}
+	if copied == nil {
+		return unpack.Commit(ctx, images.Content, images.Layers, parent, w.Upper(), opt)
+	}
+	tree, err := os.Open(copied.Tree)
+	if err != nil {
+		return image.Descriptor{}, err
+	}
+	defer tree.Close()
+	in, out := io.Pipe()
+	go func() { _ = out.CloseWithError(unpack.DiffCopy(ctx, tree, copied.Changes, out, nil, opt)) }()
+	d, err := images.Content.PutReader(in, image.MediaTypeLayer)
+	_ = in.CloseWithError(err)
+	if err != nil {
+		return d, err
+	}
+	blob, err := images.Content.Open(d.Digest)
+	if err != nil {
+		return d, err
+	}
+	defer blob.Close()
+	_, err = unpack.Layer(ctx, images.Layers, parent, d.Digest, blob, b.unpackOptions())
+	return d, err
 }
 
 // likeRoot gives the root of a new layer what the root below it has: overlayfs shows the topmost one's.
@@ -224,7 +288,7 @@ func (b *builder) likeRoot(w *cache.Work, on layers) error {
 func (b *builder) trees(l layers) ([]string, error) { return b.engine.Images.Layers.Stack(l.chain) }
 
 // run prepares a RUN.
-func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Vertex) (*runKey, func(context.Context, *cache.Work) error, error) {
+func (b *builder) run(ctx context.Context, s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Vertex) (*runKey, carryOut, error) {
 	cfg := b.Run
 	cfg.Image = s.Ref
 	cfg.Command, cfg.EntrypointSet = run.Args, true
@@ -247,7 +311,7 @@ func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Ve
 	case len(run.Devices) > 0:
 		return nil, nil, errdef.New(errdef.Unsupported, "RUN --device: devices by CDI are not known")
 	}
-	inputs, err := b.mounted(run)
+	inputs, err := b.mounted(ctx, run)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -258,37 +322,54 @@ func (b *builder) run(s *dockerfile.Stage, run *dockerfile.Run, on layers, v *Ve
 		Args: run.Args, Env: run.Env, User: run.User, Workdir: run.Workdir, Network: cfg.Network, Script: run.Script, Insecure: run.Insecure,
 		Hosts: cfg.Hosts, ShmBytes: cfg.ShmBytes, Ulimits: cfg.Ulimits, Inputs: inputs, Mounts: run.Mounts,
 	}
-	return k, func(ctx context.Context, w *cache.Work) (err error) {
+	return k, func(ctx context.Context, w *cache.Work) (copied *engine.Copied, err error) {
 		trees, err := b.trees(on)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		m := &mounting{b: b, run: run, on: trees, w: w, cfg: &cfg}
 		defer func() { err = errors.Join(err, m.end()) }()
 		if err := m.all(ctx); err != nil {
-			return err
+			return nil, err
 		}
-		ended, err := b.engine.RunStep(ctx, engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v.Stream(), v.Stream())
+		ended, copied, err := b.engine.RunStep(ctx, engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v.Stream(), v.Stream())
+		if err == nil && ended.ExitCode != 0 && b.Shell != nil {
+			b.shell.Do(func() { err = b.lookAround(engine.Step{Config: cfg, Chain: on.chain, Dir: w.Dir}, v, ended.ExitCode) })
+		}
 		switch {
 		case err != nil:
-			return err
+			return nil, err
 		case ended.ExitCode != 0 && ended.OOMKilled:
-			return errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d: killed for lack of memory", strings.Join(run.Args, " "), ended.ExitCode)
+			return nil, errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d: killed for lack of memory", strings.Join(run.Args, " "), ended.ExitCode)
 		case ended.ExitCode != 0:
-			return errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d", strings.Join(run.Args, " "), ended.ExitCode)
+			return nil, errdef.New(errdef.Unknown, "process %q did not complete successfully: exit code: %d", strings.Join(run.Args, " "), ended.ExitCode)
 		}
-		return nil
+		return copied, nil
 	}, nil
 }
 
+// lookAround has somebody talk to a shell where a command has failed. What is shown of the build waits.
+func (b *builder) lookAround(at engine.Step, v *Vertex, status int) (err error) {
+	at.Config.TTY, at.Config.Interactive = b.Shell.TTY, true
+	at.Config.Command = []string{"/bin/sh"}
+	b.Progress.Pause(func(w io.Writer) {
+		fmt.Fprintf(w, "%s failed with exit status %d; here is a shell where it ran. What it changes is lost at its end.\n", v.title, status)
+		err = b.engine.ShellInStep(at, b.Shell.Talk)
+	})
+	if errdef.Is(err, errdef.Unknown) || err == nil { // the shell's own exit status
+		return nil
+	}
+	return errdef.Hint(err, "the tree has no /bin/sh, perhaps")
+}
+
 // mounted are digests of the files that a RUN has mounted. What caches, secrets and agents have is none of the result's business.
-func (b *builder) mounted(run *dockerfile.Run) (digests []string, err error) {
+func (b *builder) mounted(ctx context.Context, run *dockerfile.Run) (digests []string, err error) {
 	for _, m := range run.Mounts {
 		switch {
 		case m.From != nil && !fromHost(m.From):
 			digests = append(digests, string(b.results[m.From].top()))
 		case m.Type == "bind":
-			tree, err := b.tree(m.From)
+			tree, err := b.tree(ctx, m.From)
 			if err != nil {
 				return nil, err
 			}
@@ -365,12 +446,12 @@ func lookup(trees []string, user string) (*files.Owner, error) {
 }
 
 // tree is where files of a stage, or of the context, are copied from.
-func (b *builder) tree(from *dockerfile.Stage) (files.Tree, error) {
+func (b *builder) tree(ctx context.Context, from *dockerfile.Stage) (files.Tree, error) {
 	switch {
 	case from == nil:
 		return b.source.tree()
 	case from.Named != "" && from.Bare:
-		return b.named(from.Named)
+		return b.named(ctx, from.Named)
 	}
 	trees, err := b.trees(b.results[from].layers)
 	return files.Tree{Layers: trees}, err
@@ -437,13 +518,13 @@ func (p piece) find() (files.Item, error) {
 
 // pieces are what the sources of a COPY or an ADD select.
 func (b *builder) pieces(ctx context.Context, c *dockerfile.Copy) (all []piece, err error) {
-	tree, err := b.tree(c.From)
+	tree, err := b.tree(ctx, c.From)
 	if err != nil {
 		return nil, err
 	}
 	var exclude func(string, bool) (bool, bool)
 	if len(c.Exclude) > 0 {
-		m, err := patternmatcher.New(c.Exclude)
+		m, err := matcher(c.Exclude)
 		if err != nil {
 			return nil, errdef.New(errdef.Invalid, "cannot understand --exclude: %w", err)
 		}
@@ -513,7 +594,7 @@ func withParents(tree files.Tree, source string) (piece, error) {
 		}
 		item.Close()
 	}
-	m, err := patternmatcher.New([]string{pattern})
+	m, err := matcher([]string{pattern})
 	if err != nil {
 		return p, errdef.New(errdef.Invalid, "invalid pattern %q: %w", source, err)
 	}
@@ -527,7 +608,7 @@ func withParents(tree files.Tree, source string) (piece, error) {
 }
 
 // copy prepares a COPY or an ADD.
-func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*copyKey, func(context.Context, *cache.Work) error, error) {
+func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*copyKey, carryOut, error) {
 	mode, err := parseMode(c.Chmod)
 	if err != nil {
 		return nil, nil, err
@@ -566,14 +647,15 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		k.Inputs = append(k.Inputs, in)
 	}
-	return k, func(ctx context.Context, w *cache.Work) error {
+	k.list = func() ([]byte, error) { return listed(pieces, digester) }
+	return k, func(ctx context.Context, w *cache.Work) (*engine.Copied, error) {
 		below := on
 		if c.Link {
 			below = layers{}
 		}
 		l, owner, err := b.layer(below, w, c.Chown)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer l.Close()
 		opt := files.Options{Owner: owner, Mode: mode, Anonymous: fromHost(c.From)}
@@ -581,20 +663,41 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 			opt.Unchanged = func(path string, st *unix.Stat_t) bool { _, ok := digester.Known(path, st); return ok }
 		}
 		if err := severalToOne(l, c, len(pieces)+len(c.Contents)); err != nil {
-			return err
+			return nil, err
 		}
 		for _, p := range pieces {
 			if err := b.copyPiece(ctx, p, l, c.Dest, w, opt); err != nil {
-				return fmt.Errorf("cannot copy %s: %w", p.path, err)
+				return nil, fmt.Errorf("cannot copy %s: %w", p.path, err)
 			}
 		}
 		for _, f := range c.Contents {
 			if err := l.Write(f.Name, []byte(f.Data), f.Mode, c.Dest, opt); err != nil {
-				return fmt.Errorf("cannot write %s: %w", f.Name, err)
+				return nil, fmt.Errorf("cannot write %s: %w", f.Name, err)
 			}
 		}
-		return nil
+		return nil, nil //nolint:nilnil // it is all in the upper directory
 	}, nil
+}
+
+// listed lists the files of pieces that are there.
+func listed(pieces []piece, d files.Digester) ([]byte, error) {
+	var list bytes.Buffer
+	d.Each = func(path string, mode uint32, sum []byte) { list.WriteString(listLine(path, mode, sum)) }
+	for _, p := range pieces {
+		if p.get != nil {
+			continue
+		}
+		item, err := p.find()
+		if err != nil {
+			return nil, err
+		}
+		_, err = d.Digest(item)
+		item.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return list.Bytes(), nil
 }
 
 func (b *builder) copyPiece(ctx context.Context, p piece, l *files.Layer, dest string, w *cache.Work, opt files.Options) error {

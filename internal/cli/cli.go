@@ -111,6 +111,11 @@ type Call struct {
 	Umask    os.FileMode // the caller's, for files that are his own
 }
 
+// Stream carries the streams of a command's container to those of the command, until it ends.
+func Stream(c Call, s *engine.Session) error {
+	return (&call{in: c.In, out: c.Out, err: c.Err, ctx: c.Context, configFile: &dockerconfig.File{}}).stream(c.Engine, s, true, false)
+}
+
 // ExitStatus is an error that has been said already, and is the exit status of the command.
 func ExitStatus(n int) error { return exitError(n) }
 

@@ -21,7 +21,6 @@ var withoutEffect = map[string]string{
 	"network inspect --verbose":  "it adds to what a swarm's networks are shown with; there are none",
 	"image build --compress":     "the context is read where it is",
 	"image build --force-rm":     "no container of a build outlives it; --force-rm=false is what docker does, too",
-	"image build --load":         "the result is in the store anyway",
 	"image build --rm":           "no container of a build outlives it",
 }
 

@@ -13,6 +13,8 @@ import (
 	"berth/internal/image/merged"
 	"berth/internal/image/store"
 	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // Changes are what a container has made of its image.
@@ -24,7 +26,7 @@ func (e *Engine) Changes(c *state.Container) ([]merged.Change, error) {
 	if c.Driver != state.DriverCopy {
 		return merged.Changes(e.Containers.Upper(c.ID), layers)
 	}
-	found, err := merged.ChangesOfCopy(e.Containers.Tree(c.ID), layers, merged.Owner(ownersIn(c)))
+	found, err := merged.ChangesOfCopy(e.Containers.Tree(c), layers, merged.Owner(ownersIn(c)), unix.Timespec{})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // it has never run
 	}
@@ -52,7 +54,7 @@ func (e *Engine) Stack(c *state.Container) ([]string, error) {
 	if c.Driver != state.DriverCopy {
 		return append([]string{e.Containers.Upper(c.ID)}, layers...), nil
 	}
-	tree := e.Containers.Tree(c.ID)
+	tree := e.Containers.Tree(c)
 	if _, err := os.Lstat(tree); errors.Is(err, fs.ErrNotExist) {
 		return layers, nil
 	}

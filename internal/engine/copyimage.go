@@ -39,7 +39,7 @@ func (e *Engine) copyImage(c *state.Container) error {
 	if c.Driver != state.DriverCopy {
 		return nil
 	}
-	tree := e.Containers.Tree(c.ID)
+	tree := e.Containers.Tree(c)
 	if _, err := os.Lstat(tree); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

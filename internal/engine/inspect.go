@@ -254,7 +254,7 @@ func capabilities(names []string) (all []string) {
 func (e *Engine) viewLayers(c *state.Container, pid int) map[string]string {
 	data := map[string]string{}
 	if c.Driver == state.DriverCopy {
-		data["TreeDir"] = e.Containers.Tree(c.ID)
+		data["TreeDir"] = e.Containers.Tree(c)
 	} else {
 		var lower []string
 		for _, chain := range slices.Backward(c.Image.ChainIDs) {

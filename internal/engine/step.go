@@ -2,13 +2,18 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"slices"
 	"time"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/ident"
 	"berth/internal/image"
+	"berth/internal/image/merged"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
@@ -25,32 +30,103 @@ type Step struct {
 	Dir string
 }
 
-// RunStep runs a command of a build and returns how it ended, when nothing of it is left but what it has written. It ends with the
-// command that asked for it, however that ends.
-func (e *Engine) RunStep(ctx context.Context, s Step, stdout, stderr io.Writer) (monitor.Ended, error) {
-	none := monitor.Ended{}
-	if copies, why := e.copiesImages(); copies {
-		return none, errdef.Hint(errdef.New(errdef.Unsupported, "cannot run commands of a build: %s", why), "choose another --data-root")
-	}
-	var network *lifecycle.Network
-	if s.Config.Network != container.NetworkHost && !e.Host().Rootless {
-		network = lifecycle.MakeNetwork() // while the container is made on disk
-		defer network.Close()
-	}
+// Copied is what a step has written where its files are a copy of its layers: what is different in Tree.
+type Copied struct {
+	Tree    string
+	Changes []merged.Change
+}
+
+// RunStep runs a command of a build and returns how it ended, when nothing of it is left but what it has written: in Dir/upper, or in a copy. It
+// ends with the command that asked for it, however that ends.
+func (e *Engine) RunStep(ctx context.Context, s Step, stdout, stderr io.Writer) (monitor.Ended, *Copied, error) {
 	c := &state.Container{
 		ID: ident.New(), Created: time.Now().UTC(), Config: s.Config, Image: state.Image{ChainIDs: s.Chain}, Step: s.Dir,
 	}
-	c.Config.AutoRemove, c.Config.EntrypointSet = true, true
-	if err := e.check(c); err != nil {
-		return none, err
+	copies, _ := e.copiesImages()
+	if !copies {
+		ended, err := e.runStep(ctx, c, stdout, stderr)
+		return ended, nil, err
 	}
-	if err := e.Containers.Create(c, durability(true)); err != nil {
-		return none, err
-	}
-	session, err := e.startNew(c, network)
+	c.Driver = state.DriverCopy
+	below, made, err := e.copyStep(c)
 	if err != nil {
-		return none, err
+		return monitor.Ended{}, nil, err
 	}
+	ended, err := e.runStep(ctx, c, stdout, stderr)
+	if err != nil {
+		return ended, nil, err
+	}
+	tree := e.Containers.Tree(c)
+	changes, err := merged.ChangesOfCopy(tree, below, merged.Owner(ownersIn(c)), made)
+	return ended, &Copied{tree, changes}, err
+}
+
+// copyStep makes a copy of the layers of a step, with the places of its mounts. It returns what was copied, the topmost first, and a time that
+// is after all that the copy is made of and before anything that is changed in it.
+func (e *Engine) copyStep(c *state.Container) (below []string, made unix.Timespec, err error) {
+	if err := e.Containers.MakeMountPoints(); err != nil {
+		return nil, made, err
+	}
+	if below, err = e.Images.Layers.Stack(c.Image.ChainIDs); err != nil {
+		return nil, made, err
+	}
+	below = slices.Clone(below)
+	if points := state.StepPoints(c.Step); exists(points) {
+		below = append(below, points)
+	}
+	below = append(below, e.Containers.MountPoints())
+	tree := e.Containers.Tree(c)
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		return nil, made, err
+	}
+	if err := fill(tree, "/", below, ownersIn(c)); err != nil {
+		return nil, made, fmt.Errorf("cannot copy the files of the step: %w", err)
+	}
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &made); err != nil {
+		return nil, made, os.NewSyscallError("clock_gettime", err)
+	}
+	// Files are dated by that clock, which stands still for some milliseconds.
+	for now := made; now == made; {
+		time.Sleep(time.Millisecond)
+		if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now); err != nil {
+			return nil, made, os.NewSyscallError("clock_gettime", err)
+		}
+	}
+	return below, made, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// ShellInStep runs another command where a step has run, which has its standard input, on what that has left. talk carries its streams.
+func (e *Engine) ShellInStep(s Step, talk func(*Session) error) error {
+	c := &state.Container{
+		ID: ident.New(), Created: time.Now().UTC(), Config: s.Config, Image: state.Image{ChainIDs: s.Chain}, Step: s.Dir,
+	}
+	if copies, _ := e.copiesImages(); copies {
+		c.Driver = state.DriverCopy
+	}
+	// A volatile overlay is mounted once with the same directory of its own.
+	_, work := e.Containers.Writable(c)
+	if err := errors.Join(e.RemoveTree(work), os.Mkdir(work, 0o755)); err != nil {
+		return err
+	}
+	session, closing, err := e.beginStep(c, monitor.AttachRequest{Output: true, Stdin: true, StdinOnce: true})
+	if err != nil {
+		return err
+	}
+	defer closing()
+	return talk(session)
+}
+
+func (e *Engine) runStep(ctx context.Context, c *state.Container, stdout, stderr io.Writer) (monitor.Ended, error) {
+	session, closing, err := e.beginStep(c, monitor.AttachRequest{Output: true})
+	if err != nil {
+		return monitor.Ended{}, err
+	}
+	defer closing()
 	defer session.Close()
 	defer context.AfterFunc(ctx, func() { _ = e.Kill(c, unix.SIGKILL) })()
 	ended, err := session.Output(stdout, stderr)
@@ -60,11 +136,33 @@ func (e *Engine) RunStep(ctx context.Context, s Step, stdout, stderr io.Writer) 
 	return ended, err
 }
 
-func (e *Engine) startNew(c *state.Container, network *lifecycle.Network) (*Session, error) {
+// beginStep makes the container of a step and starts it. closing is called when the session is over.
+func (e *Engine) beginStep(c *state.Container, attach monitor.AttachRequest) (session *Session, closing func(), err error) {
+	closing = func() {}
+	var network *lifecycle.Network
+	if c.Config.Network != container.NetworkHost && !e.Host().Rootless {
+		network = lifecycle.MakeNetwork() // while the container is made on disk
+		closing = func() { network.Close() }
+	}
+	c.Config.AutoRemove, c.Config.EntrypointSet = true, true
+	if err = e.check(c); err == nil {
+		err = e.Containers.Create(c, durability(true))
+	}
+	if err == nil {
+		session, err = e.startNew(c, network, attach)
+	}
+	if err != nil {
+		closing()
+		return nil, nil, err
+	}
+	return session, closing, nil
+}
+
+func (e *Engine) startNew(c *state.Container, network *lifecycle.Network, attach monitor.AttachRequest) (*Session, error) {
 	l, err := e.lock(c.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer l.Unlock()
-	return e.start(c, network, monitor.AttachRequest{Output: true})
+	return e.start(c, network, attach)
 }

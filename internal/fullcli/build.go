@@ -11,14 +11,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 
 	"berth/internal/build"
 	"berth/internal/build/dockerfile"
 	"berth/internal/cli"
 	"berth/internal/container"
 	"berth/internal/disk"
+	"berth/internal/engine"
 	"berth/internal/errdef"
-	"berth/internal/image"
+
+	"golang.org/x/term"
 )
 
 // buildImage builds an image from a Dockerfile.
@@ -27,19 +30,16 @@ func buildImage(c cli.Call) error {
 	if err != nil {
 		return err
 	}
-	to := c.Err
-	quiet := option(c, "quiet") == "true"
-	switch mode := option(c, "progress"); {
-	case mode != "" && mode != "auto" && mode != "plain" && mode != "quiet":
-		return errdef.New(errdef.Invalid, "invalid progress %q: it is auto, plain or quiet", mode)
-	case quiet || mode == "quiet":
-		quiet, to = true, io.Discard
+	quiet, end, err := buildProgress(c, &o)
+	if err != nil {
+		return err
 	}
-	o.Progress = build.NewProgress(to)
-	if option(c, "check") == "true" {
-		return checkDockerfile(c, o)
+	if done, err := instead(c, o); done || err != nil {
+		end()
+		return err
 	}
 	r, err := build.Build(c.Context, c.Engine, o)
+	end()
 	var at *build.SourceError
 	if errors.As(err, &at) && at.Excerpt != "" {
 		fmt.Fprintln(c.Err, at.Excerpt)
@@ -47,12 +47,14 @@ func buildImage(c cli.Call) error {
 	if err != nil {
 		return err
 	}
-	sayWarnings(to, r.Warnings)
+	if !quiet {
+		sayWarnings(c.Err, r.Warnings)
+	}
 	if err := c.Engine.BoundBuildCache(c.Context); err != nil {
 		return err
 	}
 	own := 0o644 &^ c.Umask
-	if path := option(c, "iidfile"); path != "" {
+	if path := option(c, "iidfile"); path != "" && r.ID != "" {
 		if err := disk.Replace(path, []byte(r.ID), own, disk.Volatile); err != nil {
 			return err
 		}
@@ -65,6 +67,149 @@ func buildImage(c cli.Call) error {
 	if quiet && r.ID != "" {
 		_, err = fmt.Fprintln(c.Out, r.ID)
 	}
+	return err
+}
+
+// buildProgress decides how the build is shown. end is called when it is over.
+func buildProgress(c cli.Call, o *build.Options) (quiet bool, end func(), err error) {
+	end = func() {}
+	mode := option(c, "progress")
+	if mode == "" {
+		mode = os.Getenv("BUILDKIT_PROGRESS")
+	}
+	if option(c, "quiet") == "true" {
+		mode = "quiet"
+	}
+	size := terminalSize(c.Err)
+	switch mode {
+	case "", "auto":
+		if mode = "plain"; size != nil && os.Getenv("TERM") != "dumb" {
+			mode = "tty"
+		}
+	case "tty":
+		if size == nil {
+			return false, end, errdef.Hint(errdef.New(errdef.Invalid, "cannot show progress as tty: standard error is no terminal"), "leave --progress out, or take plain")
+		}
+	case "plain", "quiet", "rawjson", "json":
+	default:
+		return false, end, errdef.New(errdef.Invalid, "invalid progress %q: it is auto, tty, plain, rawjson or quiet", mode)
+	}
+	switch mode {
+	case "tty":
+		o.Progress, end = build.NewScreenProgress(c.Err, size, os.Getenv("NO_COLOR") == "")
+	case "rawjson", "json":
+		o.Progress = build.NewJSONProgress(c.Err)
+	case "quiet":
+		o.Progress = build.NewProgress(io.Discard)
+	default:
+		o.Progress = build.NewProgress(c.Err)
+	}
+	return mode == "quiet", end, nil
+}
+
+// instead carries out what is asked for in the place of a build: --check, --call, --show-context.
+func instead(c cli.Call, o build.Options) (done bool, err error) {
+	what, format, _ := strings.Cut(option(c, "call"), ",")
+	if option(c, "check") == "true" {
+		if what != "" && what != "check" {
+			return false, errdef.New(errdef.Invalid, "--check and --call=%s are two things", what)
+		}
+		what = "check"
+	}
+	if format != "" && format != "format=json" && format != "format=text" {
+		return false, errdef.New(errdef.Invalid, "invalid --call %q: behind the comma it is format=text or format=json", option(c, "call"))
+	}
+	asJSON := format == "format=json"
+	switch {
+	case what == "check" || what == "lint":
+		return true, checkDockerfile(c, o, asJSON)
+	case what == "targets":
+		return true, listTargets(c, o, asJSON)
+	case what == "outline":
+		return true, outline(c, o, asJSON)
+	case what != "" && what != "build":
+		return false, errdef.New(errdef.Invalid, "unknown --call %q: it is build, check, outline or targets", what)
+	case option(c, "show-context") == "true":
+		return true, build.ShowContext(c.Context, c.Engine, o, c.Out)
+	}
+	return false, nil
+}
+
+func listTargets(c cli.Call, o build.Options, asJSON bool) error {
+	text, err := build.Dockerfile(c.Context, c.Engine, o)
+	if err != nil {
+		return err
+	}
+	all, err := dockerfile.Targets(text)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeIndented(c.Out, map[string]any{"targets": all})
+	}
+	w := tabwriter.NewWriter(c.Out, 0, 0, 1, ' ', 0)
+	fmt.Fprintln(w, "TARGET\tDESCRIPTION")
+	for _, t := range all {
+		name := t.Name
+		switch {
+		case name == "" && t.Default:
+			name = "(default)"
+		case t.Default:
+			name += " (default)"
+		}
+		fmt.Fprintf(w, "%s\t%s\n", cli.Visible(name), cli.Visible(t.Description))
+	}
+	return w.Flush()
+}
+
+func outline(c cli.Call, o build.Options, asJSON bool) error {
+	of, err := build.Outline(c.Context, c.Engine, o)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeIndented(c.Out, of)
+	}
+	w := tabwriter.NewWriter(c.Out, 0, 0, 3, ' ', 0)
+	name := of.Name
+	if name == "" {
+		name = "(default)"
+	}
+	fmt.Fprintf(c.Out, "TARGET: %s\n", cli.Visible(name))
+	if of.Description != "" {
+		fmt.Fprintf(c.Out, "DESCRIPTION: %s\n", cli.Visible(of.Description))
+	}
+	if len(of.Args) > 0 {
+		fmt.Fprintln(w, "\nBUILD ARG\tVALUE\tDESCRIPTION")
+		for _, a := range of.Args {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", cli.Visible(a.Name), cli.Visible(a.Value), cli.Visible(a.Description))
+		}
+	}
+	for _, list := range []struct {
+		head string
+		all  []dockerfile.InputInfo
+	}{{"SECRET", of.Secrets}, {"SSH", of.SSH}} {
+		if len(list.all) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n%s\tREQUIRED\n", list.head)
+		for _, s := range list.all {
+			required := ""
+			if s.Required {
+				required = "true"
+			}
+			fmt.Fprintf(w, "%s\t%s\n", cli.Visible(s.Name), required)
+		}
+	}
+	return w.Flush()
+}
+
+func writeIndented(w io.Writer, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", data)
 	return err
 }
 
@@ -84,10 +229,16 @@ func sayWarnings(w io.Writer, all []dockerfile.Warning) {
 }
 
 // checkDockerfile is --check: nothing is built. Warnings make the exit status 1.
-func checkDockerfile(c cli.Call, o build.Options) error {
+func checkDockerfile(c cli.Call, o build.Options, asJSON bool) error {
 	found, err := build.Check(c.Context, c.Engine, o)
 	if err != nil {
 		return err
+	}
+	if asJSON {
+		if err := writeIndented(c.Out, found); err != nil || len(found.Warnings) == 0 {
+			return err
+		}
+		return cli.ExitStatus(1)
 	}
 	if len(found.Warnings) == 0 {
 		_, err := fmt.Fprintln(c.Out, "Check complete, no warnings found.")
@@ -110,12 +261,17 @@ func checkDockerfile(c cli.Call, o build.Options) error {
 
 // writeMetadata writes what buildx writes.
 func writeMetadata(path string, r build.Result, mode os.FileMode) error {
-	data, err := json.MarshalIndent(struct {
-		Config     image.Digest     `json:"containerimage.config.digest"`
-		Descriptor image.Descriptor `json:"containerimage.descriptor"`
-		Digest     image.Digest     `json:"containerimage.digest"`
-		Names      string           `json:"image.name,omitempty"`
-	}{r.ID, r.Manifest, r.Manifest.Digest, strings.Join(r.Names, ",")}, "", "  ")
+	all := map[string]any{}
+	if r.ID != "" {
+		all["containerimage.descriptor"], all["containerimage.digest"] = r.Target, r.Target.Digest
+		if r.Target.Digest == r.Manifest.Digest {
+			all["containerimage.config.digest"] = r.ID
+		}
+	}
+	if len(r.Names) > 0 {
+		all["image.name"] = strings.Join(r.Names, ",")
+	}
+	data, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -126,25 +282,29 @@ func writeMetadata(path string, r build.Result, mode os.FileMode) error {
 func buildOptions(c cli.Call) (o build.Options, err error) {
 	o = build.Options{
 		Source: build.Source{Context: c.Args[0], Dockerfile: option(c, "file"), Stdin: c.In},
-		Target: option(c, "target"), Tags: c.Options["tag"],
+		Target: option(c, "target"), Tags: c.Options["tag"], Squash: option(c, "squash") == "true",
 		NoCache: option(c, "no-cache") == "true", Pull: option(c, "pull") == "true",
 	}
 	if o.Args, err = buildArgs(c.Options["build-arg"], os.LookupEnv); err != nil {
 		return o, err
 	}
+	if err := proxyArgs(o.Args); err != nil {
+		return o, err
+	}
+	if name := option(c, "builder"); name != "" && name != "default" {
+		return o, errdef.Hint(errdef.New(errdef.Unsupported, "no builder %q found: there is one, which is berth itself", name), "leave --builder out")
+	}
 	if o.Labels, err = pairs("label", c.Options["label"]); err != nil {
 		return o, err
 	}
-	if o.Annotations, err = pairs("annotation", c.Options["annotation"]); err != nil {
+	if o.Annotations, err = annotations(c.Options["annotation"]); err != nil {
 		return o, err
 	}
 	if o.Epoch, err = build.Epoch(o.Args["SOURCE_DATE_EPOCH"]); err != nil {
 		return o, err
 	}
-	if p, err := platform(c); err != nil {
+	if o.Platforms, err = platforms(c.Options["platform"]); err != nil {
 		return o, err
-	} else if p != nil {
-		o.Platform = *p
 	}
 	for _, list := range c.Options["no-cache-filter"] {
 		o.NoCacheFor = append(o.NoCacheFor, strings.Split(list, ",")...)
@@ -176,14 +336,27 @@ func buildOptions(c cli.Call) (o build.Options, err error) {
 		}
 		o.Contexts[name] = value
 	}
-	for _, text := range c.Options["output"] {
-		out, err := output(text)
-		if err != nil {
+	if err := outputOptions(c, &o); err != nil {
+		return o, err
+	}
+	if err := cacheOptions(c, &o); err != nil {
+		return o, err
+	}
+	if err := attestOptions(c, &o); err != nil {
+		return o, err
+	}
+	o.Stdout, o.Explain = c.Out, option(c, "explain-cache") == "true"
+	if path := option(c, "ca-bundle"); path != "" {
+		if o.CABundle, err = filepath.Abs(path); err != nil {
 			return o, err
 		}
-		o.Outputs = append(o.Outputs, out)
+		if _, err := os.Stat(path); err != nil {
+			return o, errdef.New(errdef.NotFound, "cannot read the certificates of --ca-bundle: %v", err)
+		}
 	}
-	o.Stdout = c.Out
+	if option(c, "shell-on-failure") == "true" {
+		o.Shell = &build.Shell{TTY: term.IsTerminal(int(c.In.Fd())), Talk: func(s *engine.Session) error { return cli.Stream(c, s) }}
+	}
 	o.Run, err = runOptions(c)
 	return o, err
 }
@@ -239,7 +412,8 @@ func runOptions(c cli.Call) (cfg container.Config, err error) {
 		return n
 	}
 	cfg.Resources.CPUShares = uint64(number("cpu-shares"))
-	cfg.Resources.CPUSet = option(c, "cpuset-cpus")
+	cfg.Resources.CPUSet, cfg.Resources.CPUSetMemory = option(c, "cpuset-cpus"), option(c, "cpuset-mems")
+	cfg.CgroupParent = option(c, "cgroup-parent")
 	if quota := number("cpu-quota"); quota > 0 {
 		period := number("cpu-period")
 		if period == 0 {
@@ -387,41 +561,4 @@ func agents(given []string) (map[string]string, error) {
 		all[id] = socket
 	}
 	return all, nil
-}
-
-// output reads one --output.
-func output(text string) (build.Output, error) {
-	if !strings.Contains(text, "=") {
-		if text == "-" {
-			return build.Output{Type: build.OutputTar, Dest: "-"}, nil
-		}
-		return build.Output{Type: build.OutputLocal, Dest: text}, nil
-	}
-	f, err := fields(text)
-	if err != nil {
-		return build.Output{}, err
-	}
-	out := build.Output{Type: f["type"], Dest: f["dest"], Name: f["name"], Rewrite: f["rewrite-timestamp"] == "true"}
-	for key := range f {
-		switch key {
-		case "type", "dest", "name", "rewrite-timestamp":
-		default:
-			return out, errdef.New(errdef.Unsupported, "cannot understand '%s' in --output %s", key, text)
-		}
-	}
-	switch out.Type {
-	case build.OutputLocal, build.OutputTar:
-		if out.Dest == "" {
-			return out, errdef.New(errdef.Invalid, "--output type=%s needs dest=", out.Type)
-		}
-	case build.OutputDocker, build.OutputOCI, build.OutputImage:
-	default:
-		return out, errdef.New(errdef.Unsupported, "unknown output type %q: it is local, tar, docker, oci or image", out.Type)
-	}
-	if out.Dest != "" && out.Dest != "-" {
-		if out.Dest, err = filepath.Abs(out.Dest); err != nil {
-			return out, err
-		}
-	}
-	return out, nil
 }

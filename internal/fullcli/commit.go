@@ -88,7 +88,7 @@ func writeLayer(c cli.Call, of *state.Container, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	tree, err := os.Open(c.Engine.Containers.Tree(of.ID))
+	tree, err := os.Open(c.Engine.Containers.Tree(of))
 	if errors.Is(err, os.ErrNotExist) {
 		changes, tree, err = nil, nil, nil // it has never run
 	}
@@ -96,5 +96,5 @@ func writeLayer(c cli.Call, of *state.Container, w io.Writer) error {
 		return err
 	}
 	defer tree.Close()
-	return unpack.DiffCopy(c.Context, tree, changes, w, engine.OwnersOut(of))
+	return unpack.DiffCopy(c.Context, tree, changes, w, engine.OwnersOut(of), unpack.DiffOptions{})
 }

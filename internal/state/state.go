@@ -88,7 +88,15 @@ type Image struct {
 const DriverCopy = "vfs"
 
 // Tree is the copy of the image of a container with DriverCopy.
-func (s Store) Tree(id string) string { return filepath.Join(s.Dir(id), "tree") }
+func (s Store) Tree(c *Container) string {
+	if c.Step != "" {
+		return StepTree(c.Step)
+	}
+	return filepath.Join(s.Dir(c.ID), "tree")
+}
+
+// StepTree is where a step of a build has its files with DriverCopy.
+func StepTree(step string) string { return filepath.Join(step, "tree") }
 
 // Upper is the writable layer of a container whose tree is an overlay.
 func (s Store) Upper(id string) string { return filepath.Join(s.Dir(id), "upper") }

@@ -1,8 +1,12 @@
 // Command build builds each Dockerfile of a corpus with berth and with docker, and compares what comes of it: the configuration, the
 // history, and of every layer each file's type, mode, owner, size, content, link and attributes. Times are not compared.
 //
-// A file of the corpus is a txtar: a Dockerfile and its context. Its comment may have lines "args ARG..." for both commands,
-// "setup COMMAND" for what a list of files cannot say, and "differs WHAT" for what a difference that is meant begins with.
+// A file of the corpus is a txtar: a Dockerfile and its context. Its comment has a line "sentence TEXT" for what of the language it shows, and may
+// have lines "args ARG..." for both commands, in which @ is the context, "setup COMMAND" for what a list of files cannot say, "differs WHAT" for
+// what a difference that is meant begins with, "alone" where docker's BuildKit 20.10 does not know the feature without a frontend from elsewhere, so
+// that the Dockerfile tests itself, and "fails TEXT" for a build that is to fail with that message.
+//
+// With -alone docker is not asked at all; with -table the sentences are written as docs/dockerfile.md has them.
 package main
 
 import (
@@ -29,8 +33,24 @@ func main() {
 		berth  = flag.String("berth", "berth", "the program")
 		docker = flag.String("docker", "docker", "the other program")
 		corpus = flag.String("corpus", "", "the corpus")
+		alone  = flag.Bool("alone", false, "build with berth alone")
+		table  = flag.String("table", "", "write the table of sentences to this file")
 	)
 	flag.Parse()
+	if *table != "" {
+		text, err := sentences(*corpus)
+		if err == nil {
+			err = os.WriteFile(*table, text, 0o644)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *alone {
+		*docker = ""
+	}
 	if err := base(*dir, *berth, *docker); err != nil {
 		fmt.Fprintln(os.Stderr, "cannot make the base:", err)
 		os.Exit(1)
@@ -71,12 +91,22 @@ func base(dir, berth, docker string) error {
 	if err := cmd.Run(); err != nil {
 		return err
 	}
+	if docker == "" {
+		return nil
+	}
 	archive := filepath.Join(dir, "base.tar")
 	return errors.Join(run(berth, "save", "-o", archive, "base"), run(docker, "load", "-i", archive))
 }
 
+// daemon is where test/build/run has docker's; berth is not to be told.
+const daemon = "unix:///run/docker.own/sock"
+
 func run(program string, args ...string) error {
-	out, err := exec.Command(program, args...).CombinedOutput()
+	cmd := exec.Command(program, args...)
+	if filepath.Base(program) == "docker" {
+		cmd.Env = append(os.Environ(), "DOCKER_HOST="+daemon)
+	}
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, out)
 	}
@@ -84,8 +114,8 @@ func run(program string, args ...string) error {
 }
 
 // ofOlder are differences of the BuildKit of docker 20.10 from today's, whose source says otherwise: what it writes into the history of ARG,
-// EXPOSE and HEALTHCHECK, and of owners; that RUN touches /etc; that the owner does not count for archives.
-var ofOlder = regexp.MustCompile(`^history \d+: (ARG|EXPOSE|HEALTHCHECK|(COPY|ADD) --chown)|^layer \d+ etc: , docker has type 5`)
+// EXPOSE and HEALTHCHECK, and of owners; that RUN touches /etc; that the owner does not count for archives; that the places of mounts stay in the layer.
+var ofOlder = regexp.MustCompile(`^history \d+: (ARG|EXPOSE|HEALTHCHECK|(COPY|ADD) --chown)|^layer \d+ (etc|[cdkt]|run|run/secrets): , docker has type 5`)
 
 // compare builds one file of the corpus twice and returns the differences that are not meant.
 func compare(path, name, dir, berth, docker string) (found []string, err error) {
@@ -94,6 +124,9 @@ func compare(path, name, dir, berth, docker string) (found []string, err error) 
 		return nil, err
 	}
 	ctx := filepath.Join(dir, "ctx-"+name)
+	if err := os.MkdirAll(ctx, 0o755); err != nil {
+		return nil, err
+	}
 	for _, f := range a.Files {
 		file := filepath.Join(ctx, f.Name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, f.Data, 0o644)); err != nil {
@@ -102,11 +135,19 @@ func compare(path, name, dir, berth, docker string) (found []string, err error) 
 	}
 	args := []string{"build", "--network", "none", "-q", "-t", "corpus-" + name}
 	var meant []string
+	fails := ""
+	if docker == "" {
+		defer os.RemoveAll(ctx)
+	}
 	for line := range strings.Lines(string(a.Comment)) {
 		word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		switch word {
 		case "args":
-			args = append(args, strings.Fields(rest)...)
+			args = append(args, strings.Fields(strings.ReplaceAll(rest, "@", ctx))...)
+		case "alone":
+			docker = ""
+		case "fails":
+			fails = rest
 		case "differs":
 			meant = append(meant, rest)
 		case "setup": // what an archive of files cannot say
@@ -116,6 +157,18 @@ func compare(path, name, dir, berth, docker string) (found []string, err error) 
 		}
 	}
 	args = append(args, ctx)
+	if fails != "" {
+		switch err := run(berth, args...); {
+		case err == nil:
+			return []string{"it does not fail"}, nil
+		case !strings.Contains(err.Error(), fails):
+			return []string{fmt.Sprintf("it fails otherwise: %v", err)}, nil
+		}
+		return nil, nil
+	}
+	if docker == "" {
+		return nil, run(berth, args...)
+	}
 	var images [2]built
 	for i, program := range [2]string{berth, docker} {
 		if err := run(program, args...); err != nil {
@@ -136,6 +189,46 @@ func compare(path, name, dir, berth, docker string) (found []string, err error) 
 	}
 	return found, nil
 }
+
+// sentences are a table of what the files of a corpus show.
+func sentences(corpus string) ([]byte, error) {
+	files, err := filepath.Glob(filepath.Join(corpus, "*.txt"))
+	if err != nil {
+		return nil, err
+	}
+	var out strings.Builder
+	out.WriteString(tableHead)
+	for _, path := range files {
+		a, err := txtar.ParseFile(path)
+		if err != nil {
+			return nil, err
+		}
+		sentence, ok := strings.CutPrefix(strings.SplitN(string(a.Comment), "\n", 2)[0], "sentence ")
+		if !ok {
+			return nil, fmt.Errorf("%s does not begin with a sentence", path)
+		}
+		compared := "compared"
+		switch comment := "\n" + string(a.Comment); {
+		case strings.Contains(comment, "\nfails "):
+			compared = "fails"
+		case strings.Contains(comment, "\nalone\n"):
+			compared = "tests itself"
+		}
+		fmt.Fprintf(&out, "| %s | [%s](../test/build/corpus/%s) | %s |\n",
+			strings.ReplaceAll(sentence, "|", "\\|"), strings.TrimSuffix(filepath.Base(path), ".txt"), filepath.Base(path), compared)
+	}
+	return []byte(out.String()), nil
+}
+
+const tableHead = `# The language of Dockerfiles, sentence by sentence
+
+Each sentence has a Dockerfile in test/build/corpus that shows it. "make corpus" builds all of them with berth and with the BuildKit of Debian's docker.io,
+and compares configuration, history and every file of every layer; those that docker 20.10 does not know without a frontend from elsewhere test themselves,
+and some are to fail. "make corpus-table" writes this page, and a test compares it with the corpus.
+
+| sentence | file | how |
+| --- | --- | --- |
+`
 
 // built is an image as it is compared.
 type built struct {

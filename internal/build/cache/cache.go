@@ -2,6 +2,8 @@
 //
 //	DATA/build/cache/KEY        one JSON file (Record) for a key; KEY is 64 hexadecimal digits
 //	DATA/build/cache/.lock-KEY  flock of whoever makes what the key stands for; gone when nobody does
+//	DATA/build/files/KEY        what a COPY has copied, for people who ask why it was not found again (Files)
+//	DATA/build/last/PLACE       the KEY that a step at that place of a Dockerfile had the last time
 //	DATA/build/mounts/ID/data   the files of a cache mount; ID is a digest of its id, with .N for further private ones
 //	DATA/build/mounts/ID.lock   flock of the steps that have it mounted: shared, or exclusive if it is locked or private
 //	DATA/build/steps/NAME       a step that is being carried out: what it writes; flock of the directory by its build
@@ -43,6 +45,7 @@ type Record struct {
 	Created time.Time        `json:"created"`
 	Used    time.Time        `json:"used"`
 	What    string           `json:"what,omitempty"` // the step's title, for people
+	Of      json.RawMessage  `json:"of,omitempty"`   // what the key is made of
 }
 
 // Chain is the chain that the record leads to.
@@ -86,6 +89,38 @@ func (s Store) Put(key string, r Record) error {
 		return err
 	}
 	return disk.Replace(s.path(key), data, 0o600, disk.Volatile) // what a power cut leaves of it is no record, or leads nowhere
+}
+
+// SetFiles keeps what the step of a key has copied. It may be missing.
+func (s Store) SetFiles(key string, list []byte) error { return s.keep("files", key, list) }
+
+// Files is what the step of a key has copied; nil if that is not known.
+func (s Store) Files(key string) []byte {
+	data, err := os.ReadFile(filepath.Join(s.dir, "files", key))
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+// SetLast notes which key the step at a place, 64 hexadecimal digits, has come to.
+func (s Store) SetLast(place, key string) error { return s.keep("last", place, []byte(key)) }
+
+// Last is the key that the step at a place came to the last time; "" if that is not known.
+func (s Store) Last(place string) string {
+	data, err := os.ReadFile(filepath.Join(s.dir, "last", place))
+	if err != nil || len(data) != 64 || strings.Trim(string(data), "0123456789abcdef") != "" {
+		return ""
+	}
+	return string(data)
+}
+
+func (s Store) keep(kind, name string, data []byte) error {
+	dir := filepath.Join(s.dir, kind)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return disk.Replace(filepath.Join(dir, name), data, 0o600, disk.Volatile)
 }
 
 // usedAfter is how old the time of a record's last use may become.
@@ -157,6 +192,9 @@ func (s Store) List() ([]Entry, error) {
 
 // Remove removes the record of a key. What it led to is removed by the next sweep of the images, if nothing else needs it.
 func (s Store) Remove(key string) error {
+	if err := os.Remove(filepath.Join(s.dir, "files", key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := os.Remove(s.path(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -206,7 +244,7 @@ func (w *Work) End(removeTree func(string) error) error {
 
 // Sweep removes what builds that died have left.
 func (s Store) Sweep(removeTree func(string) error) error {
-	errs := SweepIn(s.stepsDir(), removeTree)
+	errs := errors.Join(SweepIn(s.stepsDir(), removeTree), s.sweepNotes())
 	entries, err := os.ReadDir(s.cacheDir())
 	if err != nil {
 		return errs
@@ -223,6 +261,27 @@ func (s Store) Sweep(removeTree func(string) error) error {
 			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
 				errs = errors.Join(errs, os.Remove(path))
 			}
+		}
+	}
+	return errs
+}
+
+// keptFor is how long it is known what a step came to the last time.
+const keptFor = 30 * 24 * time.Hour
+
+// maxNotes is how many places are remembered at most before old ones go.
+const maxNotes = 10_000
+
+// sweepNotes removes notes about steps that nobody has built for long.
+func (s Store) sweepNotes() (errs error) {
+	dir := filepath.Join(s.dir, "last")
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) < maxNotes {
+		return nil //nolint:nilerr // there are none
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > keptFor {
+			errs = errors.Join(errs, os.Remove(filepath.Join(dir, e.Name())))
 		}
 	}
 	return errs

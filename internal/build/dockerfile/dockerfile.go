@@ -36,6 +36,7 @@ type Options struct {
 	// Contexts are further contexts by their names, which take the place of stages and images of that name: an image, or "" for a directory.
 	Contexts map[string]string
 	Epoch    *time.Time // SOURCE_DATE_EPOCH
+	Prefix   string     // of all titles, such as the platform; "" is none
 	// Image returns the configuration of an image. It is asked only for what the target needs.
 	Image func(ref string, p image.Platform) (image.Image, error)
 	// Warn, unless it is nil, takes what buildkit's checks find.

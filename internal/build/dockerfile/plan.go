@@ -380,6 +380,9 @@ func (p *planner) prefix(d *draft) string {
 	}
 	d.index++
 	b := "["
+	if p.Prefix != "" {
+		b += p.Prefix + " "
+	}
 	if d.Name != "" {
 		b += d.Name + " "
 	}

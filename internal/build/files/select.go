@@ -37,6 +37,7 @@ type Item struct {
 	As   string // the name of its copy, unless it is its own: that of the link that led to it
 
 	keep func(path string, dir bool) (keep, below bool)
+	stat unix.Stat_t // of something else, if it was found in its directory
 	// held says that the item has its parent open.
 	parent *merged.Dir
 }
@@ -98,7 +99,7 @@ func (i Item) Except(keep func(path string, dir bool) (keep, below bool)) Item {
 // each visits what of a directory is kept. A directory that is not kept itself is visited if something below it is.
 func (i Item) each(visit func(Item) error) error {
 	return i.Dir.Entries(func(e merged.Entry) error {
-		item := Item{Name: path.Join(i.Name, e.Name), Dir: e.Dir, In: e.In, keep: i.keep}
+		item := Item{Name: path.Join(i.Name, e.Name), Dir: e.Dir, In: e.In, stat: e.Stat, keep: i.keep}
 		if i.keep != nil {
 			keep, below := i.keep(item.Name, e.Dir != nil)
 			if !keep && e.Dir != nil && below {
@@ -113,6 +114,19 @@ func (i Item) each(visit func(Item) error) error {
 			}
 		}
 		return visit(item)
+	})
+}
+
+// Walk visits all that is kept below a directory, each directory before what is in it.
+func (i Item) Walk(visit func(Item) error) error {
+	if i.Dir == nil {
+		return nil
+	}
+	return i.each(func(item Item) error {
+		if err := visit(item); err != nil {
+			return err
+		}
+		return item.Walk(visit)
 	})
 }
 
@@ -251,6 +265,8 @@ type Digester struct {
 	Known func(path string, st *unix.Stat_t) (sum [sha256.Size]byte, ok bool)
 	// Learn takes the digest of a file that was read.
 	Learn func(path string, st *unix.Stat_t, sum [sha256.Size]byte)
+	// Each, unless it is nil, is told of everything that the digest is taken of.
+	Each func(path string, mode uint32, sum []byte)
 	// Owners says that owners count: those of a stage do, those of a context mean nothing.
 	Owners bool
 }
@@ -274,6 +290,7 @@ func (d Digester) tree(h hash.Hash, i Item, at string) error {
 		return os.NewSyscallError("fstat", err)
 	}
 	d.describe(h, at, &st)
+	d.tell(i, &st, nil)
 	if err := attributes(h, i.Dir.FD()); err != nil {
 		return err
 	}
@@ -284,6 +301,12 @@ func (d Digester) tree(h hash.Hash, i Item, at string) error {
 		}
 		return d.other(h, item, here)
 	})
+}
+
+func (d Digester) tell(i Item, st *unix.Stat_t, sum []byte) {
+	if d.Each != nil {
+		d.Each(i.Name, st.Mode, sum)
+	}
 }
 
 func (d Digester) describe(h hash.Hash, at string, st *unix.Stat_t) {
@@ -306,9 +329,11 @@ func field(h hash.Hash, b []byte) {
 }
 
 func (d Digester) other(h hash.Hash, i Item, at string) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(i.In, i.base(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "fstatat", Path: i.Name, Err: err}
+	st := i.stat
+	if st.Ino == 0 {
+		if err := unix.Fstatat(i.In, i.base(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return &os.PathError{Op: "fstatat", Path: i.Name, Err: err}
+		}
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -317,6 +342,7 @@ func (d Digester) other(h hash.Hash, i Item, at string) error {
 			return err
 		}
 		d.describe(h, at, &st)
+		d.tell(i, &st, sum[:])
 		field(h, sum[:])
 	case unix.S_IFLNK:
 		var b [unix.PathMax]byte
@@ -325,6 +351,7 @@ func (d Digester) other(h hash.Hash, i Item, at string) error {
 			return &os.PathError{Op: "readlinkat", Path: i.Name, Err: err}
 		}
 		d.describe(h, at, &st)
+		d.tell(i, &st, b[:n])
 		field(h, b[:n])
 	case unix.S_IFSOCK: // is not copied
 	default:

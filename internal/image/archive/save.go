@@ -14,6 +14,7 @@ import (
 	"berth/internal/image"
 	"berth/internal/image/reference"
 	"berth/internal/image/store"
+	"berth/internal/image/transfer"
 )
 
 // Save writes images, given by names or IDs, as a tar that is an OCI layout and a docker-archive at once. As in
@@ -29,6 +30,40 @@ func Save(ctx context.Context, s *store.Store, namesOrIDs []string, platform *im
 		return fmt.Errorf("cannot save images: %w", err)
 	}
 	return nil
+}
+
+// SaveAll writes all that an image's name stands for, every manifest of its index, as a tar that is an OCI layout. names are its names there.
+func SaveAll(ctx context.Context, s *store.Store, r store.Record, names []string, w io.Writer) error {
+	set, missing, err := transfer.Collect(s.Content, r.Target)
+	if err == nil && len(missing) > 0 {
+		err = errdef.New(errdef.NotFound, "manifest %s is not here", missing[0].Digest)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot save the image: %w", err)
+	}
+	out := &writer{tar: tar.NewWriter(w), written: map[string]bool{}}
+	index := image.Index{SchemaVersion: 2, MediaType: image.MediaTypeIndex}
+	d := plainDescriptor(r.Target)
+	for _, name := range names {
+		ref, err := reference.Parse(name)
+		if err != nil {
+			return err
+		}
+		d.Annotations = map[string]string{containerAnnotation: ref.String(), refNameAnnotation: ref.Tag}
+		index.Manifests = append(index.Manifests, d)
+	}
+	if len(names) == 0 {
+		index.Manifests = []image.Descriptor{d}
+	}
+	for _, document := range set.Documents {
+		set.Blobs = append(set.Blobs, document.Desc)
+	}
+	for _, d := range set.Blobs {
+		if err := out.blob(ctx, s, d); err != nil {
+			return fmt.Errorf("cannot save the image: %w", err)
+		}
+	}
+	return out.end(map[string]any{"index.json": index})
 }
 
 // saved is one image with the names under which it is saved.
@@ -139,15 +174,22 @@ func (w *writer) images(ctx context.Context, s *store.Store, images []*saved) er
 		}
 		entries = append(entries, entry)
 	}
-	for _, document := range []struct {
-		name string
-		v    any
-	}{{"index.json", index}, {"manifest.json", entries}, {"oci-layout", map[string]string{"imageLayoutVersion": "1.0.0"}}} {
-		data, err := json.Marshal(document.v)
+	return w.end(map[string]any{"index.json": index, "manifest.json": entries})
+}
+
+// end writes the documents, by their names, that say what the archive is.
+func (w *writer) end(documents map[string]any) error {
+	documents["oci-layout"] = map[string]string{"imageLayoutVersion": "1.0.0"}
+	for _, name := range []string{"index.json", "manifest.json", "oci-layout"} {
+		v, ok := documents[name]
+		if !ok {
+			continue
+		}
+		data, err := json.Marshal(v)
 		if err != nil {
 			return err
 		}
-		if err := w.file(document.name, int64(len(data)), strings.NewReader(string(data))); err != nil {
+		if err := w.file(name, int64(len(data)), strings.NewReader(string(data))); err != nil {
 			return err
 		}
 	}

@@ -37,10 +37,11 @@ func Changes(upper string, layers []string) ([]Change, error) {
 }
 
 // ChangesOfCopy are how a tree differs from the layers of which it is a copy whose files have the owners that owner says. A file that has
-// its size, time, mode and owner is taken for the same.
-func ChangesOfCopy(tree string, layers []string, owner Owner) ([]Change, error) {
+// its size, time, mode and owner is taken for the same, unless the kernel has noted a change of it since the copy was made; the zero time is
+// for a copy of which that is not known.
+func ChangesOfCopy(tree string, layers []string, owner Owner, made unix.Timespec) ([]Change, error) {
 	return changes(tree, layers, func(w *differ, tree int, lower directory) error {
-		w.owner, w.copy = owner, true
+		w.owner, w.copy, w.made = owner, true, made
 		return w.copied(tree, lower, "")
 	})
 }
@@ -68,6 +69,13 @@ type differ struct {
 	found []Change
 	owner Owner
 	copy  bool
+	made  unix.Timespec // of the copy
+}
+
+// touched reports whether something that is no directory has changed since the copy was made: its time of change, which no program can set, says so
+// for attributes, too.
+func (w *differ) touched(st *unix.Stat_t) bool {
+	return w.made != unix.Timespec{} && st.Ctim.Nano() > w.made.Nano()
 }
 
 func (w *differ) add(k Kind, path string, st *unix.Stat_t) { w.instead(k, path, st, 0) }
@@ -280,7 +288,7 @@ func (w *differ) copiedEntry(tree int, lower directory, name, path string) error
 		switch {
 		case !under.there:
 			w.add(Added, path, &st)
-		case under.dir != nil || !w.alike(&st, &under.st) || st.Size != under.st.Size || st.Rdev != under.st.Rdev:
+		case under.dir != nil || !w.alike(&st, &under.st) || st.Size != under.st.Size || st.Rdev != under.st.Rdev || w.touched(&st):
 			w.add(Changed, path, &st)
 		}
 		return nil

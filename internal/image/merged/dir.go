@@ -54,6 +54,7 @@ type Entry struct {
 	Name string
 	Dir  *Dir // nil: it is something else, to be found by its name in the directory In
 	In   int
+	Stat unix.Stat_t // of what is no directory, when it was found
 }
 
 // Entries opens what is in the directory, one after another in the order of their names; a Dir it closes afterwards.
@@ -64,12 +65,12 @@ func (d *Dir) Entries(visit func(Entry) error) error {
 	}
 	for _, name := range names {
 		s := &stack{}
-		below, in, _, err := s.lookup(d.parts, name)
+		below, in, st, err := s.lookup(d.parts, name)
 		if errors.Is(err, unix.ENOENT) {
 			continue // hidden
 		}
 		if err == nil {
-			e := Entry{Name: name, In: in}
+			e := Entry{Name: name, In: in, Stat: st}
 			if below != nil {
 				e.Dir = &Dir{below, s}
 			}

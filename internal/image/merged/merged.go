@@ -92,13 +92,13 @@ func (s *stack) open(name string) (directory, *os.File, error) {
 			path = path[:max(1, len(path)-1)]
 			continue
 		}
-		below, in, mode, err := s.lookup(path[len(path)-1], part)
+		below, in, st, err := s.lookup(path[len(path)-1], part)
 		switch {
 		case err != nil:
 			return nil, nil, err
 		case below != nil:
 			path = append(path, below)
-		case mode == unix.S_IFLNK:
+		case st.Mode&unix.S_IFMT == unix.S_IFLNK:
 			if links++; links > maxLinks {
 				return nil, nil, unix.ELOOP
 			}
@@ -126,15 +126,14 @@ func (s *stack) open(name string) (directory, *os.File, error) {
 }
 
 // lookup finds an entry of a directory: a directory of its own, or something else of a type, in one part.
-func (s *stack) lookup(d directory, part string) (below directory, in int, mode uint32, err error) {
+func (s *stack) lookup(d directory, part string) (below directory, in int, st unix.Stat_t, err error) {
 	for _, fd := range d {
-		var st unix.Stat_t
 		err := unix.Fstatat(fd, part, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
-			return nil, 0, 0, err
+			return nil, 0, st, err
 		}
 		kind := st.Mode & unix.S_IFMT
 		switch {
@@ -142,21 +141,21 @@ func (s *stack) lookup(d directory, part string) (below directory, in int, mode 
 		case kind == unix.S_IFDIR:
 			child, err := unix.Openat(fd, part, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err != nil {
-				return nil, 0, 0, err
+				return nil, 0, st, err
 			}
 			below = append(below, s.own(child))
 			if !opaque(child) {
 				continue
 			}
 		case below == nil:
-			return nil, fd, kind, nil
+			return nil, fd, st, nil
 		}
 		break
 	}
 	if below == nil {
-		return nil, 0, 0, unix.ENOENT
+		return nil, 0, st, unix.ENOENT
 	}
-	return below, 0, 0, nil
+	return below, 0, st, nil
 }
 
 // IsFileWhiteout tells a whiteout that is an empty file with an attribute, as layers on an overlay have it, from a file (Linux 6.7;

@@ -49,7 +49,8 @@ func (s *stack) resolve(name string, follow bool) (Found, error) {
 			continue
 		}
 		here := strings.Join(append(at[:len(at):len(at)], part), "/")
-		below, in, kind, err := s.lookup(dirs[len(dirs)-1], part)
+		below, in, st, err := s.lookup(dirs[len(dirs)-1], part)
+		kind := st.Mode & unix.S_IFMT
 		switch {
 		case errors.Is(err, unix.ENOENT):
 			// What would be made is no link: the rest can be cleaned as text, and does not leave the root.

@@ -43,8 +43,8 @@ func Diff(ctx context.Context, upper *os.File, w io.Writer, opt DiffOptions) err
 
 // DiffCopy is Diff for a tree that is a copy of an image: changes, by their paths, say what is different there. owner says whose a file
 // is in the layer.
-func DiffCopy(ctx context.Context, dir *os.File, changes []merged.Change, w io.Writer, owner tree.Owner) error {
-	d := &differ{ctx: ctx, tar: tar.NewWriter(w), links: map[inode]string{}, prefix: "trusted.overlay.", owner: owner}
+func DiffCopy(ctx context.Context, dir *os.File, changes []merged.Change, w io.Writer, owner tree.Owner, opt DiffOptions) error {
+	d := &differ{ctx: ctx, opt: opt, tar: tar.NewWriter(w), links: map[inode]string{}, prefix: "trusted.overlay.", owner: owner}
 	for _, c := range changes {
 		if err := d.change(int(dir.Fd()), c); err != nil {
 			return fmt.Errorf("cannot make a layer of %s: %w", dir.Name(), err)

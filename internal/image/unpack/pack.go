@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"berth/internal/errdef"
 	"berth/internal/image/merged"
@@ -14,7 +15,8 @@ import (
 
 // PackOptions of Pack and PackMerged.
 type PackOptions struct {
-	Owner tree.Owner // whose an entry is; nil leaves it as it is
+	Owner  tree.Owner // whose an entry is; nil leaves it as it is
+	Latest time.Time  // as in DiffOptions
 }
 
 // Pack writes the tar of name in the directory in, as it is: with what is below it, if it is a directory. The entry is called as. A
@@ -41,8 +43,27 @@ func PackMerged(ctx context.Context, layers []string, w io.Writer, opt PackOptio
 	return d.tar.Close()
 }
 
+// AddMerged adds the files of layers to a tar that goes on afterwards, below the directory dir, or, if that is "", at its root.
+func AddMerged(ctx context.Context, layers []string, dir string, t *tar.Writer, opt PackOptions) error {
+	d := newPacker(ctx, io.Discard, opt)
+	d.tar = t
+	root, err := merged.OpenDir(layers, "/")
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	prefix := ""
+	if dir != "" {
+		prefix = dir + "/"
+	}
+	if err := d.merged(root, prefix, 0); err != nil {
+		return fmt.Errorf("cannot write the archive: %w", err)
+	}
+	return nil
+}
+
 func newPacker(ctx context.Context, w io.Writer, opt PackOptions) *differ {
-	return &differ{ctx: ctx, tar: tar.NewWriter(w), links: map[inode]string{}, prefix: "trusted.overlay.", whole: true, owner: opt.Owner}
+	return &differ{ctx: ctx, tar: tar.NewWriter(w), links: map[inode]string{}, prefix: "trusted.overlay.", whole: true, owner: opt.Owner, opt: DiffOptions{Latest: opt.Latest}}
 }
 
 // merged writes what is in a directory; path is its name with a "/", or "".

@@ -54,7 +54,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	}
 	stack := append([]string{upper}, layers...)
 	if c.Driver == state.DriverCopy {
-		stack = []string{s.Tree(c.ID)}
+		stack = []string{s.Tree(c)}
 		if _, err := os.Stat(stack[0]); err != nil {
 			stack = layers // it is only to be explained
 		}
@@ -103,7 +103,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		joinPaths(built.Spec, "/proc/PID/ns/user", "/proc/PID/ns/net") // whose, is seen at the start
 	}
 	if c.Driver == state.DriverCopy {
-		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c.ID)
+		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c)
 	}
 	return out, checkLimits(choice, out.Spec.Linux.Resources, h)
 }
@@ -122,7 +122,7 @@ func overlayOf(s state.Store, c *state.Container, h host.Facts, layers []string)
 func AssembleRoot(s state.Store, c *state.Container, h host.Facts, layers []string, write bool) lifecycle.Input {
 	in := lifecycle.Input{
 		Host: h, MountPoint: s.Run, Overlay: overlayOf(s, c, h, layers),
-		Spec: &specs.Spec{Root: &specs.Root{Path: s.Tree(c.ID), Readonly: c.Config.ReadOnly}, Linux: &specs.Linux{}, Mounts: spec.Binds(c.Config)},
+		Spec: &specs.Spec{Root: &specs.Root{Path: s.Tree(c), Readonly: c.Config.ReadOnly}, Linux: &specs.Linux{}, Mounts: spec.Binds(c.Config)},
 	}
 	in.Overlay.Volatile = false // a volatile layer is mounted once
 	switch {
