@@ -38,7 +38,7 @@ type command struct {
 	args    string // as help prints it
 	short   string
 	example string
-	flags   []flag
+	flags   func() []flag // nil for none; only those of the command that is called are made
 	// least and most are how many arguments there may be; most < 0 is any number.
 	least, most int
 	// stop ends flags at the first argument: what follows is the container's command line.
@@ -229,9 +229,17 @@ func (c *command) display() string {
 	return c.name
 }
 
+// flagList are the flags of the command.
+func (c *command) flagList() []flag {
+	if c.flags == nil {
+		return nil
+	}
+	return c.flags()
+}
+
 func (c *command) usageArgs() string {
 	parts := []string{}
-	if len(c.flags) > 0 {
+	if len(c.flagList()) > 0 {
 		parts = append(parts, "[OPTIONS]")
 	}
 	if c.args != "" {
@@ -377,7 +385,7 @@ func find(args []string) (*command, []string, error) {
 // parse reads a command's flags; given are their values by name.
 func (c *call) parse(cmd *command, args []string) (map[string][]string, error) {
 	given := map[string][]string{}
-	set := c.flagSet(cmd.name, cmd.flags, given)
+	set := c.flagSet(cmd.name, cmd.flagList(), given)
 	set.SetInterspersed(!cmd.stop)
 	for _, f := range settingFlags() {
 		if set.Lookup(f.name) == nil {
@@ -388,7 +396,7 @@ func (c *call) parse(cmd *command, args []string) (map[string][]string, error) {
 	if err := set.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		return nil, err
 	} else if err != nil {
-		return nil, c.flagError(err, cmd.flags)
+		return nil, c.flagError(err, cmd.flagList())
 	}
 	c.args = set.Args()
 	return given, nil

@@ -98,12 +98,12 @@ func suggest(words []string, table []command) suggestion {
 	if err != nil {
 		return suggestion{}
 	}
-	args, value := skipFlags(after, cmd.flags, cmd.stop)
+	args, value := skipFlags(after, cmd.flagList(), cmd.stop)
 	switch {
 	case value != nil:
 		return ofFlag(value, "")
 	case strings.HasPrefix(current, "-") && !(cmd.stop && len(args) > 0) && !slices.Contains(after, "--"):
-		return flagWord(current, cmd.flags)
+		return flagWord(current, cmd.flagList())
 	}
 	s := suggestion{names: kindOf(cmd, len(args)), cmd: cmd}
 	if choices := strings.Split(cmd.args, "|"); !strings.ContainsAny(cmd.args, "[ -:") && cmd.args == strings.ToLower(cmd.args) && len(args) == 0 {

@@ -138,9 +138,9 @@ func printCommand(w io.Writer, cmd *command) error {
 	if cmd.example != "" {
 		fmt.Fprintf(&b, "\nExample:\n  %s\n", cmd.example)
 	}
-	if len(cmd.flags) > 0 {
+	if len(cmd.flagList()) > 0 {
 		b.WriteString("\nOptions:\n")
-		printFlags(&b, cmd.flags)
+		printFlags(&b, cmd.flagList())
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -172,7 +172,7 @@ func TestEveryCommandLooksAtItsFlags(t *testing.T) {
 			name := runtime.FuncForPC(reflect.ValueOf(cmd.run).Pointer()).Name()
 			quick.reaches(name[strings.LastIndexByte(name, '.')+1:], map[string]bool{}, fields, literals)
 		}
-		for _, f := range cmd.flags {
+		for _, f := range cmd.flagList() {
 			full := cmd.name + " --" + f.name
 			_, without := withoutEffect[full]
 			excused[full] = without

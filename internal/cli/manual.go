@@ -61,8 +61,8 @@ func referenceCommand(b *strings.Builder, cmd *command) {
 		fmt.Fprintf(b, "\nAlso: `%s`.\n", strings.Join(names[1:], "`, `"))
 	}
 	fmt.Fprintf(b, "\nExample: `%s`\n", cmd.example)
-	if len(cmd.flags) > 0 {
-		referenceFlags(b, cmd.flags)
+	if len(cmd.flagList()) > 0 {
+		referenceFlags(b, cmd.flagList())
 	}
 }
 
@@ -140,9 +140,9 @@ func commandPage(cmd *command) string {
 			fmt.Fprintf(&b, "\\fBberth %s\\fR\n.br\n", roff(name))
 		}
 	}
-	if len(cmd.flags) > 0 {
+	if len(cmd.flagList()) > 0 {
 		b.WriteString(".SH OPTIONS\n")
-		pageFlags(&b, cmd.flags)
+		pageFlags(&b, cmd.flagList())
 	}
 	fmt.Fprintf(&b, ".SH EXAMPLE\n.nf\n%s\n.fi\n.SH SEE ALSO\n\\fBberth\\fR(1)\n", roff(cmd.example))
 	return b.String()

@@ -28,9 +28,9 @@ func Read(args []string) (Reading, error) {
 	}
 	r := Reading{Command: cmd.name}
 	of := *cmd
-	of.flags = unset(cmd.flags)
+	of.flags = func() []flag { return unset(cmd.flagList()) }
 	given, err := c.parse(&of, rest)
-	for _, f := range cmd.flags {
+	for _, f := range cmd.flagList() {
 		if given[f.name] != nil {
 			r.Flags = append(r.Flags, f.name)
 		}
@@ -55,7 +55,7 @@ func HasFlag(command, name, letter string) (has, takesValue bool) {
 		if table[i].name != command {
 			continue
 		}
-		for _, f := range table[i].flags {
+		for _, f := range table[i].flagList() {
 			if f.name == name && f.short == letter {
 				return true, f.kind != ""
 			}

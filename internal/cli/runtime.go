@@ -56,16 +56,18 @@ var runtimeGlobals = []flag{
 }
 
 func runtimeCommands() []command {
-	make := []flag{
-		{"bundle", "b", "string", "Path to the root of the bundle directory", text(func(o *options) *string { return &o.runtime.Dir })},
-		{"console-socket", "", "string", "Path to a socket that takes the first side of the terminal", text(func(o *options) *string { return &o.runtime.ConsoleSocket })},
-		{"no-new-keyring", "", "", "Keep the caller's session keyring", boolean(func(o *options) *bool { return &o.runtime.NoKeyring })},
-		refusedFlag("no-pivot", "", "Do not use pivot_root", "a container that has not changed its root could leave it", "false"),
-		{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.runtime.PidFile })},
-		{"preserve-fds", "", "int", "How many descriptors from 3 on the process is given", set(func(o *options, v string) (err error) {
-			o.runtime.PreserveFDs, err = strconv.Atoi(v)
-			return err
-		})},
+	make := func() []flag {
+		return []flag{
+			{"bundle", "b", "string", "Path to the root of the bundle directory", text(func(o *options) *string { return &o.runtime.Dir })},
+			{"console-socket", "", "string", "Path to a socket that takes the first side of the terminal", text(func(o *options) *string { return &o.runtime.ConsoleSocket })},
+			{"no-new-keyring", "", "", "Keep the caller's session keyring", boolean(func(o *options) *bool { return &o.runtime.NoKeyring })},
+			refusedFlag("no-pivot", "", "Do not use pivot_root", "a container that has not changed its root could leave it", "false"),
+			{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.runtime.PidFile })},
+			{"preserve-fds", "", "int", "How many descriptors from 3 on the process is given", set(func(o *options, v string) (err error) {
+				o.runtime.PreserveFDs, err = strconv.Atoi(v)
+				return err
+			})},
+		}
 	}
 	detach := flag{"detach", "d", "", "Return when the process runs", boolean(func(o *options) *bool { return &o.runtime.Detach })}
 	format := flag{"format", "f", "string", "Format of the output (table|json)", choice(func(o *options) *string { return &o.runtime.format }, "format", "table", "json")}
@@ -74,64 +76,78 @@ func runtimeCommands() []command {
 		{name: "runtime start", args: "CONTAINER", short: "Let the process of a created container start", example: "berth runtime start id", least: 1, most: 1, starts: true, run: (*call).cmdRuntimeStart},
 		{
 			name: "runtime run", starts: true, args: "CONTAINER", short: "Run the container of an OCI bundle", example: "berth runtime run --bundle /tmp/bundle id", least: 1, most: 1, status: 1, run: (*call).cmdRuntimeRun,
-			flags: append(slices.Clone(make), detach,
-				flag{"keep", "", "", "Keep the state when the container has ended", boolean(func(o *options) *bool { return &o.runtime.Keep })},
-				flag{"no-subreaper", "", "", "Do not adopt the container's orphans (berth never does)", set(func(*options, string) error { return nil })}),
+			flags: func() []flag {
+				return append(make(), detach,
+					flag{"keep", "", "", "Keep the state when the container has ended", boolean(func(o *options) *bool { return &o.runtime.Keep })},
+					flag{"no-subreaper", "", "", "Do not adopt the container's orphans (berth never does)", set(func(*options, string) error { return nil })})
+			},
 		},
 		{
 			name: "runtime exec", starts: true, args: "CONTAINER [COMMAND] [ARG...]", short: "Start a further process in a container", example: "berth runtime exec id ps", least: 1, most: -1, stop: true, status: 1, run: (*call).cmdRuntimeExec,
-			flags: []flag{
-				{"additional-gids", "g", "list", "Further groups", set(func(o *options, v string) error {
-					n, err := strconv.ParseUint(v, 10, 32)
-					o.runtime.exec.Groups = append(o.runtime.exec.Groups, uint32(n))
-					return err
-				})},
-				{"apparmor", "", "string", "AppArmor profile of the process", text(func(o *options) *string { return &o.runtime.exec.AppArmor })},
-				{"cap", "c", "list", "Further capabilities", list(func(o *options) *[]string { return &o.runtime.exec.Capabilities })},
-				{"cgroup", "", "string", "Control group below the container's", text(func(o *options) *string { return &o.runtime.exec.Cgroup })},
-				{"console-socket", "", "string", "Path to a socket that takes the first side of the terminal", text(func(o *options) *string { return &o.runtime.ConsoleSocket })},
-				{"cwd", "", "string", "Working directory", text(func(o *options) *string { return &o.runtime.exec.Cwd })},
-				detach,
-				{"env", "e", "list", "Further environment variables", list(func(o *options) *[]string { return &o.runtime.exec.Env })},
-				{"ignore-paused", "", "", "Start it in a paused container, too", boolean(func(o *options) *bool { return &o.runtime.exec.IgnorePaused })},
-				{"no-new-privs", "", "", "Gain no rights by execve", boolean(func(o *options) *bool { return &o.runtime.exec.NoNewPrivileges })},
-				{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.runtime.PidFile })},
-				{"preserve-fds", "", "int", "How many descriptors from 3 on the process is given", set(func(o *options, v string) (err error) {
-					o.runtime.PreserveFDs, err = strconv.Atoi(v)
-					return err
-				})},
-				{"process", "p", "string", "File with the whole process, as in config.json", text(func(o *options) *string { return &o.runtime.exec.Process })},
-				{"process-label", "", "string", "SELinux label of the process", text(func(o *options) *string { return &o.runtime.exec.Label })},
-				{"tty", "t", "", "Give it a terminal", boolean(func(o *options) *bool { return &o.runtime.exec.Terminal })},
-				{"user", "u", "string", "UID[:GID] of the process", text(func(o *options) *string { return &o.runtime.exec.User })},
+			flags: func() []flag {
+				return []flag{
+					{"additional-gids", "g", "list", "Further groups", set(func(o *options, v string) error {
+						n, err := strconv.ParseUint(v, 10, 32)
+						o.runtime.exec.Groups = append(o.runtime.exec.Groups, uint32(n))
+						return err
+					})},
+					{"apparmor", "", "string", "AppArmor profile of the process", text(func(o *options) *string { return &o.runtime.exec.AppArmor })},
+					{"cap", "c", "list", "Further capabilities", list(func(o *options) *[]string { return &o.runtime.exec.Capabilities })},
+					{"cgroup", "", "string", "Control group below the container's", text(func(o *options) *string { return &o.runtime.exec.Cgroup })},
+					{"console-socket", "", "string", "Path to a socket that takes the first side of the terminal", text(func(o *options) *string { return &o.runtime.ConsoleSocket })},
+					{"cwd", "", "string", "Working directory", text(func(o *options) *string { return &o.runtime.exec.Cwd })},
+					detach,
+					{"env", "e", "list", "Further environment variables", list(func(o *options) *[]string { return &o.runtime.exec.Env })},
+					{"ignore-paused", "", "", "Start it in a paused container, too", boolean(func(o *options) *bool { return &o.runtime.exec.IgnorePaused })},
+					{"no-new-privs", "", "", "Gain no rights by execve", boolean(func(o *options) *bool { return &o.runtime.exec.NoNewPrivileges })},
+					{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.runtime.PidFile })},
+					{"preserve-fds", "", "int", "How many descriptors from 3 on the process is given", set(func(o *options, v string) (err error) {
+						o.runtime.PreserveFDs, err = strconv.Atoi(v)
+						return err
+					})},
+					{"process", "p", "string", "File with the whole process, as in config.json", text(func(o *options) *string { return &o.runtime.exec.Process })},
+					{"process-label", "", "string", "SELinux label of the process", text(func(o *options) *string { return &o.runtime.exec.Label })},
+					{"tty", "t", "", "Give it a terminal", boolean(func(o *options) *bool { return &o.runtime.exec.Terminal })},
+					{"user", "u", "string", "UID[:GID] of the process", text(func(o *options) *string { return &o.runtime.exec.User })},
+				}
 			},
 		},
 		{name: "runtime state", args: "CONTAINER", short: "Print the state of a container", example: "berth runtime state id", least: 1, most: 1, run: (*call).cmdRuntimeState},
-		{name: "runtime kill", args: "CONTAINER [SIGNAL]", short: "Send a signal to a container (TERM)", example: "berth runtime kill id KILL", least: 1, most: 2, run: (*call).cmdRuntimeKill, flags: []flag{
-			{"all", "a", "", "Send it to all of its processes", boolean(func(o *options) *bool { return &o.all })},
+		{name: "runtime kill", args: "CONTAINER [SIGNAL]", short: "Send a signal to a container (TERM)", example: "berth runtime kill id KILL", least: 1, most: 2, run: (*call).cmdRuntimeKill, flags: func() []flag {
+			return []flag{
+				{"all", "a", "", "Send it to all of its processes", boolean(func(o *options) *bool { return &o.all })},
+			}
 		}},
-		{name: "runtime delete", args: "CONTAINER", short: "Remove a container that has ended", example: "berth runtime delete id", least: 1, most: 1, run: (*call).cmdRuntimeDelete, flags: []flag{
-			{"force", "f", "", "Kill it first", boolean(func(o *options) *bool { return &o.force })},
+		{name: "runtime delete", args: "CONTAINER", short: "Remove a container that has ended", example: "berth runtime delete id", least: 1, most: 1, run: (*call).cmdRuntimeDelete, flags: func() []flag {
+			return []flag{
+				{"force", "f", "", "Kill it first", boolean(func(o *options) *bool { return &o.force })},
+			}
 		}},
-		{name: "runtime list", short: "List containers", example: "berth runtime list", run: (*call).cmdRuntimeList, flags: []flag{
-			format, {"quiet", "q", "", "Print IDs alone", boolean(func(o *options) *bool { return &o.runtime.quiet })},
+		{name: "runtime list", short: "List containers", example: "berth runtime list", run: (*call).cmdRuntimeList, flags: func() []flag {
+			return []flag{
+				format, {"quiet", "q", "", "Print IDs alone", boolean(func(o *options) *bool { return &o.runtime.quiet })},
+			}
 		}},
-		{name: "runtime ps", args: "CONTAINER [ps OPTIONS]", short: "List the processes of a container", example: "berth runtime ps id", least: 1, most: -1, stop: true, run: (*call).cmdRuntimePs, flags: []flag{format}},
+		{name: "runtime ps", args: "CONTAINER [ps OPTIONS]", short: "List the processes of a container", example: "berth runtime ps id", least: 1, most: -1, stop: true, run: (*call).cmdRuntimePs, flags: func() []flag { return []flag{format} }},
 		{name: "runtime pause", args: "CONTAINER", short: "Stop all processes of a container where they are", example: "berth runtime pause id", least: 1, most: 1, run: func(c *call) error { return c.runtimeFreeze(true) }},
 		{name: "runtime resume", args: "CONTAINER", short: "Let the processes of a container go on", example: "berth runtime resume id", least: 1, most: 1, run: func(c *call) error { return c.runtimeFreeze(false) }},
-		{name: "runtime update", args: "CONTAINER", short: "Change the limits of a container", example: "berth runtime update --memory 64000000 id", least: 1, most: 1, run: (*call).cmdRuntimeUpdate, flags: runtimeLimits()},
-		{name: "runtime events", args: "CONTAINER", short: "Print what a container uses, and when its memory runs out", example: "berth runtime events --stats id", least: 1, most: 1, run: (*call).cmdRuntimeEvents, flags: []flag{
-			{"interval", "", "duration", "Time between two looks (default 5s)", set(func(o *options, v string) (err error) {
-				if o.runtime.interval, err = time.ParseDuration(v); err == nil && o.runtime.interval <= 0 {
-					err = errdef.New(errdef.Invalid, "it must be greater than zero")
-				}
-				return err
-			})},
-			{"stats", "", "", "Look once", boolean(func(o *options) *bool { return &o.runtime.stats })},
+		{name: "runtime update", args: "CONTAINER", short: "Change the limits of a container", example: "berth runtime update --memory 64000000 id", least: 1, most: 1, run: (*call).cmdRuntimeUpdate, flags: runtimeLimits},
+		{name: "runtime events", args: "CONTAINER", short: "Print what a container uses, and when its memory runs out", example: "berth runtime events --stats id", least: 1, most: 1, run: (*call).cmdRuntimeEvents, flags: func() []flag {
+			return []flag{
+				{"interval", "", "duration", "Time between two looks (default 5s)", set(func(o *options, v string) (err error) {
+					if o.runtime.interval, err = time.ParseDuration(v); err == nil && o.runtime.interval <= 0 {
+						err = errdef.New(errdef.Invalid, "it must be greater than zero")
+					}
+					return err
+				})},
+				{"stats", "", "", "Look once", boolean(func(o *options) *bool { return &o.runtime.stats })},
+			}
 		}},
-		{name: "runtime spec", short: "Write an example of a config.json", example: "berth runtime spec", run: (*call).cmdRuntimeSpec, flags: []flag{
-			{"bundle", "b", "string", "Directory in which it is written", text(func(o *options) *string { return &o.runtime.Dir })},
-			{"rootless", "", "", "For a user without privilege", boolean(func(o *options) *bool { return &o.all })},
+		{name: "runtime spec", short: "Write an example of a config.json", example: "berth runtime spec", run: (*call).cmdRuntimeSpec, flags: func() []flag {
+			return []flag{
+				{"bundle", "b", "string", "Directory in which it is written", text(func(o *options) *string { return &o.runtime.Dir })},
+				{"rootless", "", "", "For a user without privilege", boolean(func(o *options) *bool { return &o.all })},
+			}
 		}},
 		{name: "runtime features", short: "Print what the runtime knows", example: "berth runtime features", run: (*call).cmdRuntimeFeatures},
 	}
