@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
 	"time"
 
 	"berth/internal/build/dockerfile"
@@ -172,6 +173,9 @@ func (b *builder) config(l layers) image.Image {
 		if t, ok := created[i]; ok {
 			h.Created = &t
 		}
+		if i == b.baseHistory() && h.Created == nil {
+			last = firstOf(created, i, last)
+		}
 		if h.Created == nil {
 			h.Created = last
 		}
@@ -193,6 +197,18 @@ func (b *builder) config(l layers) image.Image {
 	}
 	config.Created = last
 	return config
+}
+
+// firstOf is the first time from an instruction of the history on: those before it have no layer, and would else be as old as the
+// image that they stand on. Without any it is otherwise.
+func firstOf(created map[int]time.Time, from int, otherwise *time.Time) *time.Time {
+	for _, i := range slices.Sorted(maps.Keys(created)) {
+		if i >= from {
+			t := created[i]
+			return &t
+		}
+	}
+	return otherwise
 }
 
 // history is when the steps of a stage, and of those that it is made on, were carried out.
