@@ -78,27 +78,56 @@ func withoutRoot(t *testing.T, program, attacker string) {
 			t.Fatal(err)
 		}
 	}
+	var names []string
 	for _, s := range scripts {
-		name := strings.TrimSuffix(filepath.Base(s), ".txt")
+		names = append(names, strings.TrimSuffix(filepath.Base(s), ".txt"))
+	}
+	// One process for all: it runs two at a time, and looks at its end whether anything is left of them.
+	cmd := exec.Command(filepath.Join(dir, "cli.test"), "-test.v", "-test.run=^TestScript$/^scripts$/^("+strings.Join(names, "|")+")$")
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp"),
+		"BERTH_BINARY=" + filepath.Join(dir, "berth"), "BERTH_ATTACKER=" + filepath.Join(dir, "attacker"),
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
+	out, failed := cmd.CombinedOutput()
+	said := results(string(out))
+	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command(filepath.Join(dir, "cli.test"), "-test.v", "-test.run=^TestScript$/^scripts$/^"+name+"$")
-			cmd.Dir = dir
-			cmd.Env = []string{
-				"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp"),
-				"BERTH_BINARY=" + filepath.Join(dir, "berth"), "BERTH_ATTACKER=" + filepath.Join(dir, "attacker"),
-			}
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
-			out, err := cmd.CombinedOutput()
-			switch {
-			case err != nil:
-				t.Errorf("%v\n%s", err, out)
-			case strings.Contains(string(out), "--- SKIP"):
-				t.Skipf("%s", out)
-			case !strings.Contains(string(out), "--- PASS: TestScript/scripts/"+name):
-				t.Errorf("it was not run:\n%s", out)
+			switch r := said["scripts/"+name]; {
+			case strings.HasPrefix(r, "PASS"):
+			case strings.HasPrefix(r, "SKIP"):
+				t.Skip(r)
+			default:
+				t.Errorf("it has not passed, or not been run:\n%s", r)
+				failed = nil
 			}
 		})
 	}
+	if failed != nil {
+		t.Errorf("%v\n%s", failed, out)
+	}
+}
+
+// results are the verdict on each subtest of TestScript, and what it has logged, as a test binary says them with -test.v.
+func results(out string) map[string]string {
+	said, verdicts := map[string]string{}, map[string]string{}
+	name := ""
+	for line := range strings.Lines(out) {
+		words := strings.Fields(line)
+		switch {
+		case len(words) == 3 && words[0] == "===": // RUN, PAUSE, CONT, NAME
+			name = strings.TrimPrefix(words[2], "TestScript/")
+		case len(words) == 4 && words[0] == "---" && strings.HasPrefix(words[2], "TestScript/"):
+			verdicts[strings.TrimPrefix(words[2], "TestScript/")] = strings.TrimSuffix(words[1], ":")
+		default:
+			said[name] += line
+		}
+	}
+	for name, verdict := range verdicts {
+		said[name] = verdict + "\n" + said[name]
+	}
+	return said
 }
 
 // openTUN lets every user make devices of networks, as udev does (50-udev-default.rules of systemd), until the end of the test.

@@ -51,7 +51,7 @@ func TestScript(t *testing.T) {
 			Condition:           condition,
 			RequireExplicitExec: true,
 			RequireUniqueNames:  true,
-			Deadline:            time.Now().Add(slow.times(6 * time.Minute)),
+			Deadline:            time.Now().Add(slow.times(14 * time.Minute)), // for all of them
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"capture":    capture,
 				"eventually": slow.eventually,
