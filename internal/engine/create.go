@@ -18,6 +18,7 @@ import (
 	"berth/internal/ident"
 	"berth/internal/image"
 	"berth/internal/image/layer"
+	"berth/internal/image/merged"
 	"berth/internal/image/store"
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
@@ -113,6 +114,9 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 	if c.Driver == state.DriverCopy && cfg.StorageBytes > 0 {
 		return nil, errdef.New(errdef.Unsupported, "cannot limit what the container may write (--storage-opt size): the data root cannot hold a writable layer of its own")
 	}
+	if err := e.findMounted(ctx, c, pull); err != nil {
+		return nil, err
+	}
 	ids, err := e.chooseIDs(c, cfg.User == "")
 	if err != nil {
 		return nil, err
@@ -157,6 +161,11 @@ func (e *Engine) check(c *state.Container) error {
 	}
 	if err := c.Config.CheckHealth(); err != nil {
 		return err
+	}
+	for _, m := range c.Config.Mounts {
+		if m.IDMap != nil && e.Host().Rootless {
+			return errdef.Hint(errdef.New(errdef.Unsupported, "cannot map the ids of the mount at %s: the kernel lets only root do so", m.Target), ":U gives the source to the container's user")
+		}
 	}
 	if err := c.Config.Resources.Check(runtime.NumCPU()); err != nil {
 		return err
@@ -211,6 +220,37 @@ func (e *Engine) volumes(c *state.Container, im store.Image) (made []string, err
 		}
 	}
 	return made, nil
+}
+
+// findMounted finds, or fetches, the images that are to be mounted in a container, and that what is asked for of them is there.
+func (e *Engine) findMounted(ctx context.Context, c *state.Container, pull string) error {
+	if pull == PullAlways {
+		pull = PullMissing // that is about the container's own
+	}
+	for _, m := range c.Config.Mounts {
+		if m.Type != container.MountImage {
+			continue
+		}
+		im, err := e.Ensure(ctx, m.Source, c.Config.Platform, pull)
+		if err != nil {
+			return err
+		}
+		if c.Mounted == nil {
+			c.Mounted = map[string]state.Image{}
+		}
+		c.Mounted[m.Target] = state.Image{Name: m.Source, ID: im.ID, ChainIDs: im.Chain}
+		layers, err := e.Images.Layers.Stack(im.Chain)
+		if err != nil {
+			return err
+		}
+		switch part, err := merged.Resolve(layers, m.Subpath, true); {
+		case err != nil:
+			return errdef.As(errdef.Invalid, fmt.Errorf("cannot find image-subpath in the image %s: %w", m.Source, err))
+		case part.Kind == 0:
+			return errdef.New(errdef.Invalid, "cannot find image-subpath %s in the image %s: no such file or directory", m.Subpath, m.Source)
+		}
+	}
+	return nil
 }
 
 // giveAway gives the sources of mounts that ask for that to the container's user.
@@ -277,6 +317,9 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 	}
 	if copies, _ := e.copiesImages(); copies {
 		c.Driver = state.DriverCopy
+	}
+	if err := e.findMounted(ctx, c, pull); err != nil {
+		return nil, nil, err
 	}
 	for i := range c.Config.Mounts {
 		if m := &c.Config.Mounts[i]; m.Type == container.MountVolume {

@@ -50,6 +50,8 @@ type Container struct {
 	Config  container.Config // merged with the image's
 	Image   Image
 	Volumes []Volume `json:",omitempty"`
+	// Mounted are the images that are mounted in it, by where.
+	Mounted map[string]Image `json:",omitempty"`
 	// Driver is how the container gets its tree; empty is overlay.
 	Driver string `json:",omitempty"`
 	// UIDMaps and GIDMaps are the ids of a container of a user without root that are not those of its user's namespace.
