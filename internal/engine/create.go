@@ -24,6 +24,8 @@ import (
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
 	"berth/internal/volume"
+
+	"golang.org/x/sys/unix"
 )
 
 // Pull policies, docker's words for --pull.
@@ -57,6 +59,14 @@ func (e *Engine) Ensure(ctx context.Context, ref, platform, pull string) (store.
 	return im, errors.Join(err, mismatch(im, ref, platform, err == nil))
 }
 
+// unwritten is the error of what could not be done because the data root takes no more, or nothing at all.
+func (e *Engine) unwritten(what string, err error) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) && !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	return explainedStart(e.Settings, fmt.Errorf("cannot %s: %w", what, err))
+}
+
 // mismatch is the error of an image that is here, and not for the platform asked for.
 func mismatch(im store.Image, ref, platform string, here bool) error {
 	if !here || matches(im, platform) {
@@ -86,7 +96,8 @@ func layersOf(dataRoot string, chain []image.Digest) ([]string, error) {
 }
 
 // Create makes a container of an image that is here, or fails and leaves nothing.
-func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) (*state.Container, error) {
+func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) (_ *state.Container, err error) {
+	defer func() { err = e.unwritten("create the container", err) }()
 	if cfg.Name != "" {
 		if err := container.CheckName(cfg.Name); err != nil {
 			return nil, err

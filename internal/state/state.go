@@ -211,6 +211,10 @@ func (s Store) Create(c *Container, d disk.Durability) (err error) {
 			return err
 		}
 	}
+	// Made now, since a disk that is full must not keep anybody from removing the container.
+	if err := os.WriteFile(filepath.Join(tmp, "lock"), nil, 0o600); err != nil {
+		return err
+	}
 	if limit := c.Config.StorageBytes; limit > 0 {
 		if err := limitLayer(limit, filepath.Join(tmp, "upper"), filepath.Join(tmp, "work")); err != nil {
 			return err
