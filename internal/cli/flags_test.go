@@ -19,6 +19,7 @@ var samples = map[string][]string{
 	"group-add": {"5"}, "hostname": {"h"}, "init": {"true"}, "interactive": {"true"}, "ipc": {"host"}, "label": {"a=b"},
 	"log-driver": {"none", "local"}, "log-opt": {"max-size=1m", "max-file=2"}, "memory": {"1g"}, "memory-swap": {"2g"},
 	"mount": {
+		"type=image,src=a,dst=/i,image-subpath=x",
 		"type=bind,src=/a,dst=/b,readonly,bind-propagation=shared,bind-recursive=disabled", "type=bind,src=/a,dst=/c,readonly,bind-recursive=writable", "src=vol,dst=/b,volume-nocopy,volume-label=a=b",
 		"type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700", "src=vol,dst=/b,volume-subpath=a/b,volume-opt=type=tmpfs,volume-driver=local", "type=bind,src=/a,dst=/b,bind-create-src",
 	},
@@ -26,7 +27,7 @@ var samples = map[string][]string{
 	"privileged": {"true"}, "pull": {"always"}, "quiet": {"true"}, "read-only": {"true"}, "restart": {"on-failure:3"}, "rm": {"true"},
 	"security-opt": {"no-new-privileges", "mask=/a", "unmask=/b", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
 	"stop-signal": {"SIGQUIT"}, "stop-timeout": {"5"}, "sysctl": {"a=b"}, "tmpfs": {"/b:exec"}, "tty": {"true"}, "ulimit": {"nofile=1:2"},
-	"user": {"1"}, "userns": {"keep-id"}, "uts": {"host"}, "volume": {"/a:/b:U", "/anonymous"}, "volumes-from": {"other:ro"}, "workdir": {"/w"},
+	"user": {"1"}, "userns": {"keep-id"}, "uts": {"host"}, "volume": {"/a:/b:U", "/a:/b:idmap=uids=1-2-3#4-5-6;gids=7-8-9", "/anonymous"}, "volumes-from": {"other:ro"}, "workdir": {"/w"},
 	"add-host": {"db:10.0.0.1"}, "dns": {"10.0.0.53"}, "dns-option": {"ndots:1"}, "dns-search": {"example.com"}, "expose": {"80"},
 	"ip": {"10.0.0.2"}, "ip6": {"fd00::2"}, "mac-address": {"02:00:00:00:00:01"}, "network-alias": {"db"},
 	"publish": {"127.0.0.1:8000-8001:80/udp"}, "publish-all": {"true"},
