@@ -19,6 +19,7 @@ var samples = map[string][]string{
 	"group-add": {"5"}, "hostname": {"h"}, "init": {"true"}, "interactive": {"true"}, "ipc": {"host"}, "label": {"a=b"},
 	"log-driver": {"none", "local"}, "log-opt": {"max-size=1m", "max-file=2"}, "memory": {"1g"}, "memory-swap": {"2g"},
 	"mount": {
+		"type=image,src=a,dst=/i,image-subpath=x",
 		"type=bind,src=/a,dst=/b,readonly,bind-propagation=shared,bind-recursive=disabled", "type=bind,src=/a,dst=/c,readonly,bind-recursive=writable", "src=vol,dst=/b,volume-nocopy,volume-label=a=b",
 		"type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700", "src=vol,dst=/b,volume-subpath=a/b,volume-opt=type=tmpfs,volume-driver=local", "type=bind,src=/a,dst=/b,bind-create-src",
 	},
@@ -26,7 +27,7 @@ var samples = map[string][]string{
 	"privileged": {"true"}, "pull": {"always"}, "quiet": {"true"}, "read-only": {"true"}, "restart": {"on-failure:3"}, "rm": {"true"},
 	"security-opt": {"no-new-privileges", "mask=/a", "unmask=/b", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
 	"stop-signal": {"SIGQUIT"}, "stop-timeout": {"5"}, "sysctl": {"a=b"}, "tmpfs": {"/b:exec"}, "tty": {"true"}, "ulimit": {"nofile=1:2"},
-	"user": {"1"}, "userns": {"keep-id"}, "uts": {"host"}, "volume": {"/a:/b:U", "/anonymous"}, "volumes-from": {"other:ro"}, "workdir": {"/w"},
+	"user": {"1"}, "userns": {"keep-id"}, "uts": {"host"}, "volume": {"/a:/b:U", "/a:/b:idmap=uids=1-2-3#4-5-6;gids=7-8-9", "/anonymous"}, "volumes-from": {"other:ro"}, "workdir": {"/w"},
 	"add-host": {"db:10.0.0.1"}, "dns": {"10.0.0.53"}, "dns-option": {"ndots:1"}, "dns-search": {"example.com"}, "expose": {"80"},
 	"ip": {"10.0.0.2"}, "ip6": {"fd00::2"}, "mac-address": {"02:00:00:00:00:01"}, "network-alias": {"db"},
 	"publish": {"127.0.0.1:8000-8001:80/udp"}, "publish-all": {"true"},
@@ -154,9 +155,9 @@ func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 		"add-host": {"x", "a:b"}, "dns": {"x"}, "expose": {"x", "80/x"}, "ip": {"x", "::1"}, "ip6": {"10.0.0.1"}, "mac-address": {"x"}, "network": {"", "a=b"},
 		"publish": {"x", "1-2:3-5", "a:80:80", "[::1:80:80", "0", "80/x"}, "cgroupns": {"x"}, "cpu-shares": {"x", "-1"}, "cpus": {"x"}, "device": {"x", "/dev/a:b:c:d", "/dev/a:/b:x", "a.com/b=", "a/b=-c"}, "gpus": {"", "x", "count=x", "a=b", "count=1,device=2", "1,2"}, "env": {"", "=x"},
 		"env-file": {"/nonexistent"}, "health-interval": {"x", "-1s"}, "health-on-failure": {"x"}, "health-retries": {"x", "-1"}, "health-start-interval": {"5"}, "health-start-period": {"-1s"}, "health-timeout": {"-1s"}, "hostname": {"", "a b", "-a"}, "ipc": {"x"}, "label": {"=x"}, "log-driver": {"gelf"},
-		"log-opt": {"max-size", "=x"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x", "type=image,src=a,dst=/b", "type=bind,src=/a,dst=/b,volume-subpath=x", "src=a,dst=/b,volume-subpath=../x", "src=a,dst=/b,volume-driver=x", "src=a,dst=/b,bind-recursive=disabled", "type=bind,src=/a,dst=/b,bind-recursive=readonly", "type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly"}, "oom-score-adj": {"1001", "x"},
+		"log-opt": {"max-size", "=x"}, "memory": {"x"}, "memory-swap": {"-2"}, "mount": {"x", "type=image,dst=/b", "type=image,src=a,dst=/b,readonly=false", "type=image,src=a,dst=/b,volume-subpath=x", "type=image,src=a,dst=/b,image-subpath=/x", "src=a,dst=/b,image-subpath=x", "type=image,src=a,dst=/b,volume-nocopy", "type=tmpfs,dst=/b,idmap=uids=0-1-1", "src=a,dst=/b,idmap=x", "type=bind,src=/a,dst=/b,volume-subpath=x", "src=a,dst=/b,volume-subpath=../x", "src=a,dst=/b,volume-driver=x", "src=a,dst=/b,bind-recursive=disabled", "type=bind,src=/a,dst=/b,bind-recursive=readonly", "type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly"}, "oom-score-adj": {"1001", "x"},
 		"pid": {"x"}, "pids-limit": {"x"}, "pull": {"x"}, "restart": {"x"}, "security-opt": {"x"}, "shm-size": {"x"}, "stop-signal": {"SIGX"},
-		"stop-timeout": {"x"}, "sysctl": {"x"}, "tmpfs": {"x"}, "ulimit": {"x"}, "uts": {"x"}, "volume": {"x", "/a:/b:idmap", "/a:/b:x"}, "attach": {"x"}, "detach-keys": {"ctrl-1"},
+		"stop-timeout": {"x"}, "sysctl": {"x"}, "tmpfs": {"x"}, "ulimit": {"x"}, "uts": {"x"}, "volume": {"x", "/a:/b:idmap", "/a:/b:idmap=uids=0-1-0", "/a:/b:idmap=uids=4294967295-1-2", "/a:/b:idmapped", "/a:/b:x"}, "attach": {"x"}, "detach-keys": {"ctrl-1"},
 	} {
 		flags := runFlags()
 		i := slices.IndexFunc(flags, func(f flag) bool { return f.name == name })

@@ -135,12 +135,13 @@ const (
 	MountBind   MountType = "bind"
 	MountVolume MountType = "volume"
 	MountTmpfs  MountType = "tmpfs"
+	MountImage  MountType = "image"
 )
 
 // Mount is one mount of a container, from -v, --mount, --tmpfs or the image's VOLUME.
 type Mount struct {
 	Type        MountType
-	Source      string `json:",omitempty"` // path of the host, or name of a volume; a volume without one is anonymous
+	Source      string `json:",omitempty"` // path of the host, name of a volume or of an image; a volume without one is anonymous
 	Target      string // absolute, clean
 	ReadOnly    bool   `json:",omitempty"`
 	Propagation string `json:",omitempty"`
@@ -157,10 +158,19 @@ type Mount struct {
 	VolumeOptions map[string]string `json:",omitempty"` // of a new volume, as of "volume create --opt"
 	// Filesystem is the type of what the source is a device of, for a volume whose options say so.
 	Filesystem string `json:",omitempty"`
-	Subpath    string `json:",omitempty"` // of a volume: only that part of it
+	Subpath    string `json:",omitempty"` // of a volume or an image: only that part of it
 	Own        bool   `json:",omitempty"` // :U gives the source to the container's user
+	IDMap      *IDMap `json:",omitempty"` // whose the source's files are in the container
 	Origin     string `json:",omitempty"` // the flag it comes from
 }
+
+// IDMap translates the owners of files: one that a file system knows by an ID of From is one of To where it is mounted.
+type IDMap struct {
+	Users, Groups []IDRange
+}
+
+// IDRange are Count IDs that follow each other.
+type IDRange struct{ From, To, Count uint32 }
 
 // Device is a device of the host in the container, or all of those in a directory.
 type Device struct {

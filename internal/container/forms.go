@@ -69,8 +69,6 @@ func ParseVolume(s, dir string) (Mount, error) {
 		case "cached", "delegated", "consistent": // on a Mac
 		case "U":
 			m.Own = true
-		case "idmap":
-			return Mount{}, noIDMap
 		case "nocopy":
 			if m.Type != MountVolume {
 				return invalid("nocopy goes with a volume")
@@ -87,15 +85,63 @@ func ParseVolume(s, dir string) (Mount, error) {
 			}
 			m.NoRecursive = option == "bind"
 		default:
-			return invalid("unknown option " + strconv.Quote(option))
+			ids, is := strings.CutPrefix(option, "idmap")
+			if !is || ids != "" && ids[0] != '=' {
+				return invalid("unknown option " + strconv.Quote(option))
+			}
+			var err error
+			if m.IDMap, err = parseIDMap(strings.TrimPrefix(ids, "=")); err != nil {
+				return Mount{}, err
+			}
 		}
 	}
 	return m, nil
 }
 
-// noIDMap: the kernel makes such mounts for the root of the machine alone, for a user namespace; and containers of root have none.
-var noIDMap = errdef.Hint(errdef.New(errdef.Unsupported, "cannot map the ids of a mount: the kernel lets root alone do so, and containers of root have no user namespace to map them for"),
-	":U gives the source to the container's user")
+// parseIDMap reads podman's value of idmap: uids=FROM-TO-COUNT[#FROM-TO-COUNT...];gids=..., of which the one that is missing is as the other.
+func parseIDMap(s string) (*IDMap, error) {
+	if s == "" {
+		return nil, errdef.Hint(errdef.New(errdef.Unsupported, "cannot map the ids of a mount: containers of root have no user namespace that would say how, and without root the kernel does not let you"),
+			"say which owners are to be which: idmap=uids=0-1000-1;gids=0-1000-1 shows root's files as those of 1000; :U gives the source to the container's user")
+	}
+	invalid := func() (*IDMap, error) {
+		return nil, errdef.New(errdef.Invalid, "invalid idmap %q: it is uids=FROM-TO-COUNT;gids=FROM-TO-COUNT, with # between several", s)
+	}
+	var m IDMap
+	for part := range strings.SplitSeq(s, ";") {
+		what, text, _ := strings.Cut(part, "=")
+		ranges := map[string]*[]IDRange{"uids": &m.Users, "gids": &m.Groups}[what]
+		if ranges == nil || *ranges != nil {
+			return invalid()
+		}
+		for triple := range strings.SplitSeq(text, "#") {
+			var n [3]uint32
+			fields := strings.Split(triple, "-")
+			if len(fields) != len(n) {
+				return invalid()
+			}
+			for i, field := range fields {
+				v, err := strconv.ParseUint(field, 10, 32)
+				if err != nil {
+					return invalid()
+				}
+				n[i] = uint32(v)
+			}
+			r := IDRange{n[0], n[1], n[2]}
+			if r.Count == 0 || r.From+r.Count < r.From || r.To+r.Count < r.To {
+				return invalid()
+			}
+			*ranges = append(*ranges, r)
+		}
+	}
+	if m.Users == nil {
+		m.Users = m.Groups
+	}
+	if m.Groups == nil {
+		m.Groups = m.Users
+	}
+	return &m, nil
+}
 
 // CheckVolumeName reports whether name can be a volume's: docker's [a-zA-Z0-9][a-zA-Z0-9_.-]+.
 func CheckVolumeName(name string) error { return checkName("volume", name) }
@@ -125,7 +171,7 @@ func ParseMount(s, dir string) (Mount, error) {
 		return invalid("invalid mount %q: %v", s, err)
 	}
 	m := Mount{Type: MountVolume, Origin: "--mount " + s}
-	volumeOnly, recursive := false, ""
+	volumeOnly, writable, subpathOf, recursive := false, false, "", ""
 	for _, field := range fields {
 		key, value, has := strings.Cut(field, "=")
 		key = strings.ToLower(key)
@@ -145,6 +191,7 @@ func ParseMount(s, dir string) (Mount, error) {
 			m.Target = value
 		case "readonly", "ro":
 			m.ReadOnly, err = boolean()
+			writable = !m.ReadOnly
 		case "volume-nocopy":
 			m.NoCopy, err = boolean()
 		case "bind-propagation":
@@ -170,11 +217,12 @@ func ParseMount(s, dir string) (Mount, error) {
 			default:
 				return invalid("invalid value for consistency: %s", value)
 			}
-		case "volume-subpath":
+		case "volume-subpath", "image-subpath":
+			of := strings.TrimSuffix(key, "-subpath")
 			if value == "" || path.IsAbs(value) || slices.Contains(strings.Split(value, "/"), "..") {
-				return invalid("invalid value for volume-subpath: %q leads out of the volume", value)
+				return invalid("invalid value for %s: %q leads out of the %s", key, value, of)
 			}
-			m.Subpath = path.Clean(value)
+			m.Subpath, subpathOf = path.Clean(value), of
 		case "volume-driver":
 			if value != "local" {
 				return invalid("volume driver %q not found: there is only local", value)
@@ -192,7 +240,9 @@ func ParseMount(s, dir string) (Mount, error) {
 		case "u", "chown":
 			m.Own, err = boolean()
 		case "idmap":
-			return Mount{}, noIDMap
+			if m.IDMap, err = parseIDMap(value); err != nil {
+				return Mount{}, err
+			}
 		case "volume-label":
 			if m.Labels == nil {
 				m.Labels = map[string]string{}
@@ -241,8 +291,16 @@ func ParseMount(s, dir string) (Mount, error) {
 		if m.Source != "" {
 			return invalid("a tmpfs has no source")
 		}
+	case MountImage:
+		switch {
+		case m.Source == "":
+			return invalid("an image mount needs a source, the name of the image")
+		case writable:
+			return invalid("an image is mounted read-only")
+		}
+		m.ReadOnly = true
 	default:
-		return invalid("unknown type %q: bind, volume and tmpfs are known", m.Type)
+		return invalid("unknown type %q: bind, volume, image and tmpfs are known", m.Type)
 	}
 	switch {
 	case m.Target == "":
@@ -261,7 +319,13 @@ func ParseMount(s, dir string) (Mount, error) {
 		return invalid("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
 	case m.Type == MountTmpfs && m.Own:
 		return invalid("only what is there already can be given to the container's user")
-	case m.Type != MountVolume && (m.NoCopy || m.Labels != nil || m.Subpath != "" || m.VolumeOptions != nil || volumeOnly):
+	case m.Type == MountImage && m.Own:
+		return invalid("the files of an image cannot be given to the container's user")
+	case m.IDMap != nil && m.Type != MountBind && m.Type != MountVolume:
+		return invalid("idmap goes with type=bind or type=volume")
+	case subpathOf != "" && subpathOf != string(m.Type):
+		return invalid("%s-subpath goes with type=%s", subpathOf, subpathOf)
+	case m.Type != MountVolume && (m.NoCopy || m.Labels != nil || m.VolumeOptions != nil || volumeOnly):
 		return invalid("volume options go with type=volume")
 	}
 	m.Target = path.Clean(m.Target)

@@ -318,6 +318,8 @@ func containerError(c *state.Container, p string, err error) error {
 		return errdef.New(errdef.NotFound, "Could not find the file %s in container %s", p, c.Name)
 	case errors.Is(err, unix.EROFS) && c.Config.ReadOnly && !onMount(c, p):
 		return errdef.New(errdef.Denied, "container rootfs is marked read-only: cannot write to %s", p)
+	case errors.Is(err, unix.EOVERFLOW) && onMount(c, p):
+		return errdef.New(errdef.Denied, "cannot write to %s: the mount's idmap has no id for root", p)
 	case errors.Is(err, unix.EROFS):
 		return errdef.New(errdef.Denied, "mounted volume is marked read-only: cannot write to %s", p)
 	}

@@ -18,11 +18,14 @@ import (
 	"berth/internal/ident"
 	"berth/internal/image"
 	"berth/internal/image/layer"
+	"berth/internal/image/merged"
 	"berth/internal/image/store"
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
 	"berth/internal/volume"
+
+	"golang.org/x/sys/unix"
 )
 
 // Pull policies, docker's words for --pull.
@@ -56,6 +59,14 @@ func (e *Engine) Ensure(ctx context.Context, ref, platform, pull string) (store.
 	return im, errors.Join(err, mismatch(im, ref, platform, err == nil))
 }
 
+// unwritten is the error of what could not be done because the data root takes no more, or nothing at all.
+func (e *Engine) unwritten(what string, err error) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) && !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	return explainedStart(e.Settings, fmt.Errorf("cannot %s: %w", what, err))
+}
+
 // mismatch is the error of an image that is here, and not for the platform asked for.
 func mismatch(im store.Image, ref, platform string, here bool) error {
 	if !here || matches(im, platform) {
@@ -85,7 +96,8 @@ func layersOf(dataRoot string, chain []image.Digest) ([]string, error) {
 }
 
 // Create makes a container of an image that is here, or fails and leaves nothing.
-func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) (*state.Container, error) {
+func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) (_ *state.Container, err error) {
+	defer func() { err = e.unwritten("create the container", err) }()
 	if cfg.Name != "" {
 		if err := container.CheckName(cfg.Name); err != nil {
 			return nil, err
@@ -112,6 +124,9 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 	}
 	if c.Driver == state.DriverCopy && cfg.StorageBytes > 0 {
 		return nil, errdef.New(errdef.Unsupported, "cannot limit what the container may write (--storage-opt size): the data root cannot hold a writable layer of its own")
+	}
+	if err := e.findMounted(ctx, c, pull); err != nil {
+		return nil, err
 	}
 	ids, err := e.chooseIDs(c, cfg.User == "")
 	if err != nil {
@@ -157,6 +172,11 @@ func (e *Engine) check(c *state.Container) error {
 	}
 	if err := c.Config.CheckHealth(); err != nil {
 		return err
+	}
+	for _, m := range c.Config.Mounts {
+		if m.IDMap != nil && e.Host().Rootless {
+			return errdef.Hint(errdef.New(errdef.Unsupported, "cannot map the ids of the mount at %s: the kernel lets only root do so", m.Target), ":U gives the source to the container's user")
+		}
 	}
 	if err := c.Config.Resources.Check(runtime.NumCPU()); err != nil {
 		return err
@@ -211,6 +231,37 @@ func (e *Engine) volumes(c *state.Container, im store.Image) (made []string, err
 		}
 	}
 	return made, nil
+}
+
+// findMounted finds, or fetches, the images that are to be mounted in a container, and that what is asked for of them is there.
+func (e *Engine) findMounted(ctx context.Context, c *state.Container, pull string) error {
+	if pull == PullAlways {
+		pull = PullMissing // that is about the container's own
+	}
+	for _, m := range c.Config.Mounts {
+		if m.Type != container.MountImage {
+			continue
+		}
+		im, err := e.Ensure(ctx, m.Source, c.Config.Platform, pull)
+		if err != nil {
+			return err
+		}
+		if c.Mounted == nil {
+			c.Mounted = map[string]state.Image{}
+		}
+		c.Mounted[m.Target] = state.Image{Name: m.Source, ID: im.ID, ChainIDs: im.Chain}
+		layers, err := e.Images.Layers.Stack(im.Chain)
+		if err != nil {
+			return err
+		}
+		switch part, err := merged.Resolve(layers, m.Subpath, true); {
+		case err != nil:
+			return errdef.As(errdef.Invalid, fmt.Errorf("cannot find image-subpath in the image %s: %w", m.Source, err))
+		case part.Kind == 0:
+			return errdef.New(errdef.Invalid, "cannot find image-subpath %s in the image %s: no such file or directory", m.Subpath, m.Source)
+		}
+	}
+	return nil
 }
 
 // giveAway gives the sources of mounts that ask for that to the container's user.
@@ -277,6 +328,9 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 	}
 	if copies, _ := e.copiesImages(); copies {
 		c.Driver = state.DriverCopy
+	}
+	if err := e.findMounted(ctx, c, pull); err != nil {
+		return nil, nil, err
 	}
 	for i := range c.Config.Mounts {
 		if m := &c.Config.Mounts[i]; m.Type == container.MountVolume {

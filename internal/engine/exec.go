@@ -50,7 +50,7 @@ func (e *Engine) Exec(c *state.Container, o ExecOptions, stdio [3]*os.File) (*Ex
 	if err != nil {
 		return nil, notStarted(err)
 	}
-	conn, err := monitor.Dial(e.Containers.RunDir(c.ID))
+	conn, err := e.dial(c)
 	if err != nil {
 		return nil, errdef.New(errdef.Unavailable, "cannot reach the monitor of container %s: %w", c.Name, err)
 	}

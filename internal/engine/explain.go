@@ -33,6 +33,9 @@ func (e *Engine) Explain(ctx context.Context, cfg container.Config, pull string,
 	if err != nil {
 		return err
 	}
+	if in.Given, err = lifecycle.Planned(in.Spec); err != nil {
+		return err
+	}
 	p, err := lifecycle.Program(in, procs)
 	if err != nil {
 		return err

@@ -22,9 +22,11 @@ func (e *Engine) Uses() ([]store.Use, error) {
 	}
 	var uses []store.Use
 	for _, c := range all {
-		uses = append(uses, store.Use{
-			Container: c.ID, Image: c.Image.ID, Chain: c.Image.ChainIDs, Running: e.Containers.Monitored(c.ID),
-		})
+		running := e.Containers.Monitored(c.ID)
+		uses = append(uses, store.Use{Container: c.ID, Image: c.Image.ID, Chain: c.Image.ChainIDs, Running: running})
+		for _, im := range c.Mounted {
+			uses = append(uses, store.Use{Container: c.ID, Image: im.ID, Chain: im.ChainIDs, Running: running})
+		}
 	}
 	mounts, err := e.ImageMounts()
 	for _, m := range mounts {

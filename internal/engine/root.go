@@ -93,7 +93,11 @@ func (e *Engine) stoppedRoot(c *state.Container, write bool) (_ *Root, err error
 	}
 	// What is mounted needs its place, which a container that has never run may lack.
 	write = write || len(c.Config.Mounts) > 0
-	r, err := lifecycle.OpenRoot(monitor.AssembleRoot(e.Containers, c, e.Host(), layers, write))
+	in, err := monitor.AssembleRoot(e.Containers, c, e.Host(), layers, write)
+	if err != nil {
+		return nil, err
+	}
+	r, err := lifecycle.OpenRoot(in)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)
 	}

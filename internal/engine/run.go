@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
@@ -11,6 +12,8 @@ import (
 	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
 	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // Session is a connection to a running container.
@@ -82,9 +85,25 @@ func (e *Engine) Attach(c *state.Container, attach monitor.AttachRequest) (*Sess
 	return e.connect(c, attach)
 }
 
+// dial connects to a container's monitor. One that is being killed has its lock for a moment longer than its socket; it has a successor.
+func (e *Engine) dial(c *state.Container) (*monitor.Conn, error) {
+	for end := time.Now().Add(endTime); ; time.Sleep(time.Millisecond) {
+		conn, err := monitor.Dial(e.Containers.RunDir(c.ID))
+		if !errors.Is(err, unix.ECONNREFUSED) || time.Now().After(end) {
+			return conn, err
+		}
+		if e.Containers.Monitored(c.ID) {
+			continue
+		}
+		if status, _, statusErr := e.Status(c); statusErr != nil || status != state.Running && status != state.Paused && status != state.Restarting {
+			return nil, err
+		}
+	}
+}
+
 // connect connects to a container's monitor.
 func (e *Engine) connect(c *state.Container, attach monitor.AttachRequest) (*Session, error) {
-	conn, err := monitor.Dial(e.Containers.RunDir(c.ID))
+	conn, err := e.dial(c)
 	if err != nil {
 		return nil, errdef.New(errdef.Unavailable, "cannot reach the monitor of container %s: %w", c.Name, err)
 	}

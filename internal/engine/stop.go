@@ -116,7 +116,7 @@ func (e *Engine) endOnPurpose(c *state.Container) (*Session, error) {
 		}
 		return e.endOnPurpose(c)
 	}
-	if halt, err := monitor.Dial(e.Containers.RunDir(c.ID)); err == nil {
+	if halt, err := e.dial(c); err == nil {
 		_ = halt.Send(monitor.FrameHalt, nil)
 		_ = halt.AwaitEnd()
 	}

@@ -16,9 +16,10 @@ type ViewAskedMount struct {
 	BindOptions   *ViewBindOptions   `json:",omitempty"`
 	VolumeOptions *ViewVolumeOptions `json:",omitempty"`
 	TmpfsOptions  *ViewTmpfsOptions  `json:",omitempty"`
+	ImageOptions  *ViewImageOptions  `json:",omitempty"`
 }
 
-// ViewBindOptions, ViewVolumeOptions and ViewTmpfsOptions are what only mounts of one type have.
+// ViewBindOptions, ViewVolumeOptions, ViewTmpfsOptions and ViewImageOptions are what only mounts of one type have.
 type (
 	ViewBindOptions struct {
 		Propagation          string `json:",omitempty"`
@@ -37,6 +38,9 @@ type (
 	ViewTmpfsOptions struct {
 		SizeBytes int64  `json:",omitempty"`
 		Mode      uint32 `json:",omitempty"`
+	}
+	ViewImageOptions struct {
+		Subpath string `json:",omitempty"`
 	}
 )
 
@@ -113,6 +117,10 @@ func viewAskedMount(m container.Mount, volume string) ViewAskedMount {
 					Options map[string]string `json:",omitempty"`
 				}{m.VolumeOptions}
 			}
+		}
+	case container.MountImage:
+		if m.Subpath != "" {
+			asked.ImageOptions = &ViewImageOptions{m.Subpath}
 		}
 	case container.MountTmpfs:
 		if m.TmpfsBytes != 0 || m.TmpfsMode != nil {

@@ -54,7 +54,7 @@ func (e *Engine) CreateVolume(v volume.Volume) error {
 	if created && err == nil {
 		e.Containers.NoteAll(volumeEvent(v.Name, "create"))
 	}
-	return err
+	return e.unwritten("create the volume "+v.Name, err)
 }
 
 // RenameVolume gives a volume that no container uses another name.

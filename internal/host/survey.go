@@ -91,6 +91,7 @@ type Place struct {
 	Errno syscall.Errno // of the look at it; ENOENT: it will be made
 	Type  int64         // linux/magic.h
 	Free  int64         // bytes
+	Full  bool          // no file can be made: the file system has no inodes left
 	// NoExec says that no program there can be executed.
 	NoExec bool
 }
@@ -232,6 +233,7 @@ func place(dir string) Place {
 		}
 	}
 	p.Type, p.Free, p.NoExec = int64(st.Type), int64(st.Bavail)*st.Bsize, st.Flags&unix.ST_NOEXEC != 0
+	p.Full = st.Files > 0 && st.Ffree == 0
 	return p
 }
 

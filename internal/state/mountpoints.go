@@ -19,6 +19,9 @@ var mountPoints = []struct {
 // its writable layer: that would be slower, and would show as changes that the container has made.
 func (s Store) MountPoints() string { return filepath.Join(s.Data, "mountpoints") }
 
+// Nothing is an empty directory of that one: overlayfs wants two layers, and an image may have one.
+func (s Store) Nothing() string { return filepath.Join(s.MountPoints(), "dev") }
+
 // MakeMountPoints makes that directory, once for all containers.
 func (s Store) MakeMountPoints() (err error) {
 	if _, err := os.Lstat(s.MountPoints()); !errors.Is(err, fs.ErrNotExist) {

@@ -50,6 +50,8 @@ type Container struct {
 	Config  container.Config // merged with the image's
 	Image   Image
 	Volumes []Volume `json:",omitempty"`
+	// Mounted are the images that are mounted in it, by where.
+	Mounted map[string]Image `json:",omitempty"`
 	// Driver is how the container gets its tree; empty is overlay.
 	Driver string `json:",omitempty"`
 	// UIDMaps and GIDMaps are the ids of a container of a user without root that are not those of its user's namespace.
@@ -208,6 +210,10 @@ func (s Store) Create(c *Container, d disk.Durability) (err error) {
 		if err := os.Mkdir(filepath.Join(tmp, dir), 0o755); err != nil {
 			return err
 		}
+	}
+	// Made now, since a disk that is full must not keep anybody from removing the container.
+	if err := os.WriteFile(filepath.Join(tmp, "lock"), nil, 0o600); err != nil {
+		return err
 	}
 	if limit := c.Config.StorageBytes; limit > 0 {
 		if err := limitLayer(limit, filepath.Join(tmp, "upper"), filepath.Join(tmp, "work")); err != nil {

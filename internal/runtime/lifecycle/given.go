@@ -49,6 +49,19 @@ func OpenGiven(s *specs.Spec) (_ map[int]*os.File, err error) {
 	return given, nil
 }
 
+// Planned is what OpenGiven would give, with nothing opened, for a program that is only to be read.
+func Planned(s *specs.Spec) (map[int]*os.File, error) {
+	wanted, err := plan.PreparedMounts(s)
+	if err != nil {
+		return nil, errdef.As(errdef.Invalid, err)
+	}
+	given := map[int]*os.File{}
+	for _, w := range wanted {
+		given[w.Mount] = nil
+	}
+	return given, nil
+}
+
 // CloseGiven closes what OpenGiven has opened.
 func CloseGiven(given map[int]*os.File) {
 	for _, f := range given {

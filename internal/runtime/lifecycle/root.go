@@ -18,7 +18,14 @@ type Root struct {
 
 // OpenRoot mounts what a container consists of, for a command that reads or changes its files.
 func OpenRoot(in Input) (_ *Root, err error) {
-	p, err := plan.CompileRoot(plan.Input{Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, FileSources: fileSources(in.Spec)})
+	given, err := OpenGiven(in.Spec)
+	if err != nil {
+		return nil, err
+	}
+	defer CloseGiven(given)
+	p, err := plan.CompileRoot(plan.Input{
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, FileSources: fileSources(in.Spec), Images: in.Images, Given: numbersOf(given),
+	})
 	if err != nil {
 		return nil, errdef.As(errdef.Invalid, err)
 	}
@@ -32,9 +39,11 @@ func OpenRoot(in Input) (_ *Root, err error) {
 		return nil, errors.Join(err, theirs.Close())
 	}
 	r := &Root{word: word}
-	r.holder, err = child.Start(p, child.Options{Inputs: map[string]int{
-		plan.InTrees: int(theirs.Fd()), plan.InGo: int(waits.Fd()), plan.InGoEnd: int(word.Fd()),
-	}})
+	inputs := map[string]int{plan.InTrees: int(theirs.Fd()), plan.InGo: int(waits.Fd()), plan.InGoEnd: int(word.Fd())}
+	for i, f := range given {
+		inputs[plan.InGiven(i)] = int(f.Fd())
+	}
+	r.holder, err = child.Start(p, child.Options{Inputs: inputs})
 	err = errors.Join(err, theirs.Close(), waits.Close())
 	if r.holder == nil {
 		return nil, errors.Join(startError(err, ""), word.Close())

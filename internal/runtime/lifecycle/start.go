@@ -49,6 +49,8 @@ type Input struct {
 	Trees []*os.File
 	// Given are what OpenGiven has opened, by the number of its mount.
 	Given map[int]*os.File
+	// Images are as plan.Input has them.
+	Images map[string]plan.Image
 	// Driver makes the container's control group; with None, or nothing, the container is in its parent's.
 	Driver cgroup.Driver
 	// Scope is what the group is in with the driver Systemd.
@@ -102,7 +104,7 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	}
 	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
-		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), DeviceSources: in.DeviceSources, Trees: in.Trees != nil, Shm: in.Shm != nil,
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), DeviceSources: in.DeviceSources, Trees: in.Trees != nil, Shm: in.Shm != nil, Images: in.Images,
 		Given: numbersOf(in.Given), Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Tell: in.Tell, Network: ours, Loopback: own && !ours,
 		Create: in.Gate != nil, PreserveFDs: in.PreserveFDs, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})

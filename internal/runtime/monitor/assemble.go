@@ -4,12 +4,14 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/image/layer"
 	"berth/internal/image/merged"
 	"berth/internal/runtime/cdi"
 	"berth/internal/runtime/cgroup"
@@ -91,6 +93,9 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		Overlay:    overlayOf(s, c, h, layers),
 		MountPoint: s.Run,
 	}
+	if out.Images, err = imagesOf(s, c, h); err != nil {
+		return lifecycle.Input{}, err
+	}
 	if c.Step != "" {
 		if points := state.StepPoints(c.Step); isDir(points) {
 			out.Overlay.Lower = append(out.Overlay.Lower, points)
@@ -119,10 +124,15 @@ func overlayOf(s state.Store, c *state.Container, h host.Facts, layers []string)
 
 // AssembleRoot decides how the files of a container that does not run are mounted, for lifecycle.OpenRoot. Unless it is to be written to, its writable
 // layer is one to be read, too.
-func AssembleRoot(s state.Store, c *state.Container, h host.Facts, layers []string, write bool) lifecycle.Input {
+func AssembleRoot(s state.Store, c *state.Container, h host.Facts, layers []string, write bool) (lifecycle.Input, error) {
+	images, err := imagesOf(s, c, h)
+	if err != nil {
+		return lifecycle.Input{}, err
+	}
 	in := lifecycle.Input{
 		Host: h, MountPoint: s.Run, Overlay: overlayOf(s, c, h, layers),
-		Spec: &specs.Spec{Root: &specs.Root{Path: s.Tree(c), Readonly: c.Config.ReadOnly}, Linux: &specs.Linux{}, Mounts: spec.Binds(c.Config)},
+		Spec:   &specs.Spec{Root: &specs.Root{Path: s.Tree(c), Readonly: c.Config.ReadOnly}, Linux: &specs.Linux{}, Mounts: spec.Binds(c.Config)},
+		Images: images,
 	}
 	in.Overlay.Volatile = false // a volatile layer is mounted once
 	switch {
@@ -132,7 +142,30 @@ func AssembleRoot(s state.Store, c *state.Container, h host.Facts, layers []stri
 		in.Overlay.Lower = append([]string{in.Overlay.Upper}, in.Overlay.Lower...)
 		in.Overlay.Upper, in.Overlay.Work = "", ""
 	}
-	return in
+	return in, nil
+}
+
+// imagesOf are the images that are mounted in a container.
+func imagesOf(s state.Store, c *state.Container, h host.Facts) (map[string]plan.Image, error) {
+	var all map[string]plan.Image
+	for _, m := range c.Config.Mounts {
+		if m.Type != container.MountImage {
+			continue
+		}
+		layers, err := layer.Open(filepath.Join(s.Data, "layers")).Stack(c.Mounted[m.Target].ChainIDs)
+		if err != nil {
+			return nil, err
+		}
+		part, err := merged.Resolve(layers, m.Subpath, true)
+		if err != nil {
+			return nil, err
+		}
+		if all == nil {
+			all = map[string]plan.Image{}
+		}
+		all[m.Target] = plan.Image{Lower: append(layers, s.Nothing()), UserXattr: h.InUserNS, File: part.Kind != unix.S_IFDIR}
+	}
+	return all, nil
 }
 
 func isDir(p string) bool {

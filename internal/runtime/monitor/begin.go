@@ -130,6 +130,7 @@ type prepared struct {
 	links    told
 	owner    *os.File // the user namespace of the container whose network namespace this one shares, without root
 	trees    []*os.File
+	given    map[int]*os.File
 	joined   []*os.File // namespaces of other containers, and shared memory
 }
 
@@ -178,6 +179,7 @@ func (p *prepared) close() {
 			_ = f.Close()
 		}
 	}
+	lifecycle.CloseGiven(p.given)
 	p.pipes.close()
 	p.net.close()
 }
@@ -256,6 +258,10 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		}
 		in.Trees = p.trees
 	}
+	if p.given, err = lifecycle.OpenGiven(in.Spec); err != nil {
+		return p, err
+	}
+	in.Given = p.given
 	if err := p.net.reserve(o); err != nil {
 		return p, err
 	}

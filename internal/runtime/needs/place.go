@@ -47,6 +47,10 @@ func place(name string, p host.Place) Finding {
 		f.OK, f.Found = false, p.Dir+" is on an overlay, which cannot hold another's writable layer"
 		f.For = "quick starts: containers get copies of their images instead of layers over them"
 		f.Hint = "put a volume there: start the container that this is with -v berth:" + p.Dir
+	case name == DataRoot && p.Full:
+		f.OK, f.Needed, f.Found = false, true, p.Dir+" is on a file system without any inodes left"
+		f.For = "every new file"
+		f.Hint = "remove files; berth image prune; berth container prune; or put it elsewhere with " + flag
 	case name == DataRoot && p.Free < lowSpace:
 		f.OK, f.Found = false, fmt.Sprintf("%s has %d MiB left", p.Dir, p.Free>>20)
 		f.For = "pulling images"

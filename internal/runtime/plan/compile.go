@@ -57,6 +57,8 @@ type Input struct {
 	PreserveFDs int
 	// Keyring is the name of the session keyring to join; empty leaves the caller's.
 	Keyring string
+	// Images are the mounts of the spec, by their destinations, that show an image.
+	Images map[string]Image
 	// NoSetgroups says that the user namespace forbids setgroups(2), as one made without newgidmap does.
 	NoSetgroups bool
 	// Origins says where parts of the spec come from, by keys like "mount /data", "hostname", "limits".
@@ -72,6 +74,13 @@ type Overlay struct {
 	// Volatile says that what is written is not to outlive a power cut: nothing is synced, neither on request nor when the
 	// mount ends, which would otherwise wait for the whole file system of the upper layer (Linux 5.10).
 	Volatile bool
+}
+
+// Image is what a mount shows: the option SubpathOption says which part, File that this is no directory.
+type Image struct {
+	Lower     []string // as Overlay's; two at least
+	UserXattr bool
+	File      bool
 }
 
 // InCgroup is the name of the input for the i-th hierarchy's file tasks.
@@ -116,11 +125,7 @@ func Compile(in Input) (*Program, error) {
 	if in.Trees {
 		c.treeInputs()
 	}
-	for i := range in.Spec.Mounts {
-		if in.Given[i] {
-			c.sources[mountKey(i)] = c.input(InGiven(i))
-		}
-	}
+	c.givenInputs()
 	if in.Shm {
 		for i, m := range in.Spec.Mounts {
 			if m.Destination == ShmPath {
@@ -385,12 +390,14 @@ func (c *compiler) rootFS() {
 			flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE"))
 		c.setattrOrRemount("keep mounts below it from the host", c.root, attr{}, unix.MS_PRIVATE, true)
 	case c.in.Host.OverlayByFD():
-		c.root = c.overlayByFD(o)
+		c.root = c.overlayByFD("root", o, attr{})
 	default:
+		c.placeImages(place)
 		c.placeHidden(place)
 		c.root = c.overlayByName(o)
 		return
 	}
+	c.placeImages(place)
 	c.placeHidden(place) // a bundle's root has been taken from there by now
 	c.attach("mount the root there", c.root, place)
 }
@@ -410,7 +417,7 @@ func (c *compiler) placeHidden(place Ref) {
 }
 
 // overlayByFD gives every layer as a descriptor: any number of layers, any length of path.
-func (c *compiler) overlayByFD(o *Overlay) Ref {
+func (c *compiler) overlayByFD(name string, o *Overlay, a attr) Ref {
 	var s []setting
 	open := func(key, dir string) {
 		fd := c.get("layer", "open a layer", callOpenat, atFDCWD, Str(dir), flags(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, "O_PATH|O_DIRECTORY|O_CLOEXEC"))
@@ -423,7 +430,7 @@ func (c *compiler) overlayByFD(o *Overlay) Ref {
 		open("upperdir", o.Upper)
 		open("workdir", o.Work)
 	}
-	return c.fsmount("root", "overlay", append(append(s, setting{key: "source", value: "overlay"}), overlayFlags(o)...), attr{})
+	return c.fsmount(name, "overlay", append(append(s, setting{key: "source", value: "overlay"}), overlayFlags(o)...), a)
 }
 
 // Overlay's marks in extended attributes must be readable in the user namespace. index, metacopy and redirect_dir are

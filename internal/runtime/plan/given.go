@@ -43,6 +43,15 @@ func PreparedMounts(s *specs.Spec) ([]Prepared, error) {
 	return all, nil
 }
 
+// givenInputs declares the mounts that the parent has made as inputs.
+func (c *compiler) givenInputs() {
+	for i := range c.spec.Mounts {
+		if c.in.Given[i] {
+			c.sources[mountKey(i)] = c.input(InGiven(i))
+		}
+	}
+}
+
 func needsParent(options []string) bool {
 	for _, o := range options {
 		if o == "idmap" || o == "ridmap" || o == "tmpcopyup" {

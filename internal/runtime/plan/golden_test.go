@@ -125,6 +125,12 @@ var programs = []struct {
 		s.plan.FileSources["/src/file"] = true
 		return s.compile(t)
 	}},
+	{"images", "An image is shown whole, a part of another one over a file", func(t testing.TB) *plan.Program {
+		return withImages(t, facts(6, 18))
+	}},
+	{"images-linux-6.1", "Before Linux 6.13 the layers of images, too, are named by the numbers of their descriptors", func(t testing.TB) *plan.Program {
+		return withImages(t, facts(6, 1))
+	}},
 	{"privileged", "Nothing is masked, no capability is dropped, no call is filtered, every device is there", func(t testing.TB) *plan.Program {
 		s := newScene(facts(6, 18))
 		s.spec.Config.Privileged = true
@@ -148,6 +154,20 @@ var programs = []struct {
 	{"exec-terminal", "A further process with a terminal opens it in the container", func(t testing.TB) *plan.Program {
 		return compileExec(t, true)
 	}},
+}
+
+func withImages(t testing.TB, h host.Facts) *plan.Program {
+	t.Helper()
+	s := newScene(h)
+	s.spec.Config.Mounts = []container.Mount{
+		{Type: container.MountImage, Source: "whole", Target: "/whole", ReadOnly: true, Origin: "--mount type=image,src=whole,dst=/whole"},
+		{Type: container.MountImage, Source: "part", Target: "/etc/part", ReadOnly: true, Subpath: "dir/file"},
+	}
+	s.plan.Images = map[string]plan.Image{
+		"/whole":    {Lower: []string{"/data/layers/d", "/data/mountpoints/dev"}},
+		"/etc/part": {Lower: []string{"/data/layers/f", "/data/layers/e", "/data/mountpoints/dev"}, File: true},
+	}
+	return s.compile(t)
 }
 
 func compileExec(t testing.TB, tty bool) *plan.Program {

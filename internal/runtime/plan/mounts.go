@@ -227,11 +227,14 @@ func (c *compiler) mounts() error {
 			return err
 		}
 		c.from("mount " + m.Destination)
+		image, isImage := c.in.Images[m.Destination]
 		switch {
 		case (o.idmap || o.copyUp) && !c.in.Given[i]:
 			return fmt.Errorf("the mount at %s has not been made: its options take a parent with the rights of root", m.Destination)
 		case o.remount:
 			c.change(m, o)
+		case isImage:
+			c.attachImage(i, image)
 		case o.bind:
 			c.bind(c.sources[mountKey(i)], m, o)
 		case m.Type == "cgroup" && c.in.Host.Cgroup == host.CgroupV1:

@@ -67,6 +67,7 @@ func CompileRoot(in Input) (*Program, error) {
 	c.p.CloneFlags, c.p.Waits = unix.CLONE_NEWNS, true
 	c.input(InReport)
 	socket, word, end := c.input(InTrees), c.input(InGo), c.input(InGoEnd)
+	c.givenInputs()
 	c.reset()
 	c.do("leave the parent the only one who can say so", callClose, end)
 	c.do("let modes be what they say", callUmask, num(0))

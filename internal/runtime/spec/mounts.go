@@ -65,11 +65,11 @@ func parentsFirst(mounts []specs.Mount) {
 	})
 }
 
-// Binds are the mounts by which a container has files of the host's, volumes included: what there is of its mounts while it does not run.
+// Binds are the mounts by which a container has files of the host's, volumes and images included: what there is of its mounts while it does not run.
 func Binds(c container.Config) []specs.Mount {
 	var binds []specs.Mount
 	for _, m := range c.Mounts {
-		if out := mountOf(m); out.Type == "bind" {
+		if out := mountOf(m); out.Type == "bind" || m.Type == container.MountImage {
 			binds = append(binds, out)
 		}
 	}
@@ -158,6 +158,14 @@ func mountOf(m container.Mount) specs.Mount {
 		}
 		return out
 	}
+	if m.Type == container.MountImage {
+		// Who carries the spec out knows the layers.
+		out.Type, out.Source, out.Options = "overlay", m.Source, []string{"ro", "nosuid", "nodev"}
+		if m.Subpath != "" {
+			out.Options = append(out.Options, plan.SubpathOption+m.Subpath)
+		}
+		return out
+	}
 	if m.Filesystem != "" {
 		out.Type, out.Source, out.Options = m.Filesystem, m.Source, slices.Clone(m.Options)
 		if m.ReadOnly {
@@ -168,6 +176,9 @@ func mountOf(m container.Mount) specs.Mount {
 	out.Type, out.Source = "bind", m.Source
 	if m.Subpath != "" {
 		out.Options = append(out.Options, plan.SubpathOption+m.Subpath)
+	}
+	if m.IDMap != nil {
+		out.UIDMappings, out.GIDMappings = mappings(m.IDMap.Users), mappings(m.IDMap.Groups)
 	}
 	out.Options = append(out.Options, "rbind")
 	if m.NoRecursive {
@@ -186,4 +197,12 @@ func mountOf(m container.Mount) specs.Mount {
 	}
 	out.Options = append(out.Options, propagation)
 	return out
+}
+
+// mappings are ranges as a spec has them: what the file system has is in the container's place.
+func mappings(ranges []container.IDRange) (all []specs.LinuxIDMapping) {
+	for _, r := range ranges {
+		all = append(all, specs.LinuxIDMapping{ContainerID: r.From, HostID: r.To, Size: r.Count})
+	}
+	return all
 }
