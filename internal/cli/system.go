@@ -3,10 +3,13 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
+	"berth/internal/container"
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/host"
@@ -45,6 +48,21 @@ type infoView struct {
 	SecurityOptions                                                            []string
 	NetworkSettings                                                            []string // of the host, that networks have changed
 	Rootless                                                                   bool
+	Runtimes                                                                   map[string]runtimeView
+	DefaultRuntime                                                             string
+}
+
+// runtimeView is an OCI runtime, by its name; the path of berth's own is empty.
+type runtimeView struct {
+	Path string `json:"path,omitempty"`
+}
+
+// describeRuntimes says which runtimes have names.
+func describeRuntimes(v *infoView, named map[string]string) {
+	v.DefaultRuntime, v.Runtimes = container.DefaultRuntime, map[string]runtimeView{container.DefaultRuntime: {}}
+	for name, program := range named {
+		v.Runtimes[name] = runtimeView{program}
+	}
 }
 
 func (c *call) cmdInfo() error {
@@ -77,6 +95,7 @@ func (c *call) cmdInfo() error {
 		return err
 	}
 	describeHost(&v, e.Host(), groups)
+	describeRuntimes(&v, c.settings.Runtimes)
 	changes, err := e.Networks().Changes()
 	if err != nil {
 		return err
@@ -97,6 +116,8 @@ func (c *call) cmdInfo() error {
  Logging Driver: %s
  Cgroup Driver: %s (%s)
  Cgroup Version: %s
+ Runtimes: %s
+ Default Runtime: %s
  Security Options: %s
  Kernel Version: %s
  Operating System: %s
@@ -109,7 +130,7 @@ func (c *call) cmdInfo() error {
  Run Root: %s
  Rootless: %v
 `, v.Containers, v.ContainersRunning, v.ContainersPaused, v.ContainersStopped, v.Images, v.ServerVersion, v.Driver, v.DriverReason, v.LoggingDriver,
-		v.CgroupDriver, v.CgroupDriverReason, v.CgroupVersion, strings.Join(v.SecurityOptions, ", "), v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU, v.MemTotal, v.Name,
+		v.CgroupDriver, v.CgroupDriverReason, v.CgroupVersion, strings.Join(slices.Sorted(maps.Keys(v.Runtimes)), " "), v.DefaultRuntime, strings.Join(v.SecurityOptions, ", "), v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU, v.MemTotal, v.Name,
 		v.DockerRootDir, v.RunRoot, v.Rootless)
 	for _, s := range v.NetworkSettings {
 		if err == nil {
