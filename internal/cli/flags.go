@@ -281,7 +281,7 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"rm", "", "", "Automatically remove the container when it exits", boolean(func(o *options) *bool { return &o.config.AutoRemove })},
-		{"runtime", "", "string", "Runtime to use for this container (berth, runc)", set(func(o *options, v string) error {
+		{"runtime", "", "string", "OCI runtime to use for this container: a name (of the setting runtimes, or in $PATH) or a path", set(func(o *options, v string) error {
 			o.config.Runtime = v
 			return container.CheckRuntime(v)
 		})},

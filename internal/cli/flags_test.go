@@ -148,7 +148,7 @@ func TestEveryFieldOfAContainersConfigHasAFlag(t *testing.T) {
 
 func TestFlagsRefuseWhatTheyDoNotKnow(t *testing.T) {
 	for name, values := range map[string][]string{
-		"annotation": {"=x"}, "isolation": {"hyperv"}, "label-file": {"/nonexistent"}, "link": {"", "a:b:c", ":a"}, "link-local-ip": {"x", "10.0.0.1"}, "runtime": {"crun"}, "volume-driver": {"x"},
+		"annotation": {"=x"}, "isolation": {"hyperv"}, "label-file": {"/nonexistent"}, "link": {"", "a:b:c", ":a"}, "link-local-ip": {"x", "10.0.0.1"}, "runtime": {"./crun"}, "volume-driver": {"x"},
 		"blkio-weight": {"x", "65536"}, "blkio-weight-device": {"/dev/a"}, "cpu-period": {"x"}, "cpu-quota": {"x"}, "cpu-rt-period": {"x"}, "cpu-rt-runtime": {"x"},
 		"device-cgroup-rule": {"x"}, "device-read-bps": {"x"}, "device-read-iops": {"x"}, "device-write-bps": {"x"}, "device-write-iops": {"x"}, "kernel-memory": {"x"},
 		"memory-reservation": {"x"}, "memory-swappiness": {"x", "101", "-2"}, "storage-opt": {"x", "size=0", "a=b"},

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -65,8 +66,9 @@ type infoView struct {
 // registryIndex is where docker's clients log in that name no registry.
 const registryIndex = "https://index.docker.io/v1/"
 
+// runtimeView is an OCI runtime; the path of berth's own is empty.
 type runtimeView struct {
-	Path string `json:"path"`
+	Path string `json:"path,omitempty"`
 }
 
 type pluginsView struct {
@@ -89,19 +91,18 @@ func (c *call) cmdInfo() error {
 	v := infoView{
 		Containers: len(all), Images: len(images), LoggingDriver: container.LogJSON, DockerRootDir: c.settings.DataRoot, RunRoot: c.settings.RunRoot, ServerVersion: Version, OSType: runtime.GOOS,
 		Plugins: pluginsView{Volume: []string{"local"}, Log: slices.Clone(container.LogDrivers)}, NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().UTC().Format(time.RFC3339Nano),
-		IndexServerAddress: registryIndex, Labels: []string{}, Warnings: []string{}, DefaultRuntime: container.Runtimes[0], InitBinary: "berth-init", Debug: c.settings.Debug,
+		IndexServerAddress: registryIndex, Labels: []string{}, Warnings: []string{}, DefaultRuntime: container.DefaultRuntime, InitBinary: "berth-init", Debug: c.settings.Debug,
 		LiveRestoreEnabled: true, // no container needs another process of berth than its monitor
 		HTTPProxy:          proxy("HTTP_PROXY"), HTTPSProxy: proxy("HTTPS_PROXY"), NoProxy: proxy("NO_PROXY"),
-		Runtimes: map[string]runtimeView{}, CDISpecDirs: c.settings.CDIDirs(),
+		Runtimes: map[string]runtimeView{container.DefaultRuntime: {}}, CDISpecDirs: c.settings.CDIDirs(),
 	}
 	v.Swarm.LocalNodeState = "inactive"
 	for _, d := range []network.Driver{network.DriverBridge, network.DriverHost, network.DriverMacvlan, network.DriverNull} {
 		v.Plugins.Network = append(v.Plugins.Network, string(d))
 	}
 	v.ClientInfo.Debug, v.ClientInfo.clientView, v.ClientInfo.Plugins = c.settings.Debug, c.clientView(), []string{}
-	for _, name := range container.Runtimes {
-		path, _ := os.Executable()
-		v.Runtimes[name] = runtimeView{path}
+	for name, program := range c.settings.Runtimes {
+		v.Runtimes[name] = runtimeView{program}
 	}
 	for _, l := range all {
 		switch l.Record.Status {
@@ -151,7 +152,7 @@ func (v *infoView) text() string {
 	line(" Server Version: %s\n Storage Driver: %s (%s)\n  Backing Filesystem: %s", v.ServerVersion, v.Driver, v.DriverReason, v.DriverStatus[0][1])
 	line(" Logging Driver: %s\n Cgroup Driver: %s (%s)\n Cgroup Version: %s", v.LoggingDriver, v.CgroupDriver, v.CgroupDriverReason, v.CgroupVersion)
 	line(" Plugins:\n  Volume: %s\n  Network: %s\n  Log: %s", strings.Join(v.Plugins.Volume, " "), strings.Join(v.Plugins.Network, " "), strings.Join(v.Plugins.Log, " "))
-	line(" Swarm: %s\n Default Runtime: %s\n Init Binary: %s\n Security Options:", v.Swarm.LocalNodeState, v.DefaultRuntime, v.InitBinary)
+	line(" Swarm: %s\n Runtimes: %s\n Default Runtime: %s\n Init Binary: %s\n Security Options:", v.Swarm.LocalNodeState, strings.Join(slices.Sorted(maps.Keys(v.Runtimes)), " "), v.DefaultRuntime, v.InitBinary)
 	for _, o := range v.SecurityOptions {
 		name, more, _ := strings.Cut(strings.TrimPrefix(o, "name="), ",")
 		line("  %s", name)

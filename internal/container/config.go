@@ -83,7 +83,7 @@ type Config struct {
 	Links []Link `json:",omitempty"`
 
 	Platform string `json:",omitempty"`
-	// Runtime is docker's name of what starts the container; all that are accepted mean this program. VolumeDriver is "local", or empty.
+	// Runtime is the name of what starts the container, or the path of another OCI runtime. VolumeDriver is "local", or empty.
 	Runtime      string        `json:",omitempty"`
 	VolumeDriver string        `json:",omitempty"`
 	Isolation    string        `json:",omitempty"` // "default", or empty, which is the same

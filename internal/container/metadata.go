@@ -1,7 +1,6 @@
 package container
 
 import (
-	"slices"
 	"strings"
 
 	"berth/internal/errdef"
@@ -32,16 +31,21 @@ func ParsePair(what, s string) (key, value string, err error) {
 	return key, value, nil
 }
 
-// Runtimes are the names by which docker's users call what starts their containers, and which mean this program.
-var Runtimes = [...]string{"berth", "runc", "io.containerd.runc.v2"}
+// DefaultRuntime is the name of what starts containers unless another runtime is asked for: this program.
+const DefaultRuntime = "berth"
 
-// CheckRuntime refuses a runtime that is not this program.
+// OwnRuntime reports whether docker's users, or berth's, mean this program by a name. One of them, runc, is a program of its own where there
+// is one.
+func OwnRuntime(name string) bool {
+	return name == "" || name == DefaultRuntime || name == "io.containerd.runc.v2"
+}
+
+// CheckRuntime refuses what can neither be the name of a runtime nor the path of one.
 func CheckRuntime(name string) error {
-	if slices.Contains(Runtimes[:], name) {
-		return nil
+	if strings.Contains(name, "/") && !strings.HasPrefix(name, "/") || strings.ContainsAny(name, " \t\n") {
+		return errdef.New(errdef.Invalid, "unknown or invalid runtime name: %s", name)
 	}
-	err := errdef.New(errdef.Unsupported, "unknown or invalid runtime name: %s", name)
-	return errdef.Hint(err, "berth starts containers itself, and cannot use another OCI runtime yet; leave out --runtime")
+	return nil
 }
 
 // CheckIsolation refuses what is not Linux's way to isolate a container.

@@ -119,6 +119,9 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 			return nil, err
 		}
 	}
+	if c.RuntimeProgram, err = e.runtimeProgram(cfg.Runtime); err != nil {
+		return nil, err
+	}
 	if copies, _ := e.copiesImages(); copies {
 		c.Driver = state.DriverCopy
 	}
@@ -325,6 +328,12 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 		if c.InitProgram, err = e.Program("berth-init"); err != nil {
 			return nil, nil, err
 		}
+	}
+	if c.RuntimeProgram, err = e.runtimeProgram(cfg.Runtime); err != nil {
+		return nil, nil, err
+	}
+	if c.RuntimeProgram != "" {
+		return nil, nil, errdef.New(errdef.Unsupported, "cannot explain what the runtime %s (%s) does: only berth's own system calls are known here", cfg.Runtime, c.RuntimeProgram)
 	}
 	if copies, _ := e.copiesImages(); copies {
 		c.Driver = state.DriverCopy

@@ -32,6 +32,9 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	if err := e.Containers.MakeMountPoints(); err != nil {
 		return nil, err
 	}
+	if c.RuntimeProgram != "" {
+		return e.startForeign(c, request)
+	}
 	alive, err := e.alive(c)
 	if err != nil {
 		return nil, err
@@ -68,7 +71,12 @@ func (e *Engine) alive(c *state.Container) (*disk.Lock, error) {
 
 // adopt starts a monitor for a container that is without one, and returns the connection to it. The caller holds the container's
 // lock.
-func (e *Engine) adopt(c *state.Container) (_ *monitor.Conn, err error) {
+func (e *Engine) adopt(c *state.Container) (*monitor.Conn, error) {
+	return e.meet(c, "adopt", monitor.AttachRequest{})
+}
+
+// meet starts a monitor that does what verb says, and returns the connection to it, which is for what request asks.
+func (e *Engine) meet(c *state.Container, verb string, request monitor.AttachRequest) (_ *monitor.Conn, err error) {
 	alive, err := e.alive(c)
 	if err != nil {
 		return nil, err
@@ -84,8 +92,9 @@ func (e *Engine) adopt(c *state.Container) (_ *monitor.Conn, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = e.startMonitor(c.ID, theirs); err == nil {
-		err = conn.Send(monitor.FrameAttach, monitor.AttachRequest{Version: monitor.Version}, int(alive.File().Fd()))
+	if err = e.startMonitor(verb, c.ID, theirs); err == nil {
+		request.Version = monitor.Version
+		err = conn.Send(monitor.FrameAttach, request, int(alive.File().Fd()))
 	}
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -98,14 +107,14 @@ func (e *Engine) monitorArgs(verb, id string) []string {
 	return []string{MonitorName, verb, e.Settings.DataRoot, e.Settings.RunRoot, id}
 }
 
-// startMonitor starts a monitor that adopts: in a session of its own, with nothing of its caller's but a socket.
-func (e *Engine) startMonitor(id string, socket *os.File) error {
+// startMonitor starts a monitor that adopts, or starts: in a session of its own, with nothing of its caller's but a socket.
+func (e *Engine) startMonitor(verb, id string, socket *os.File) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer null.Close()
-	args, files := e.monitorArgs("adopt", id), []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()}
+	args, files := e.monitorArgs(verb, id), []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()}
 	if !host.Privileged() {
 		_, err := place(e.Containers).Start(programInside, args, e.monitorEnv(), files)
 		return err
@@ -142,6 +151,9 @@ func (e *Engine) monitorEnv() []string {
 	}
 	if e.Settings.HostLoopback {
 		env = append(env, settings.HostLoopbackEnv+"=true")
+	}
+	if manager := e.Settings.CgroupManager; manager != "" {
+		env = append(env, settings.CgroupManagerEnv+"="+manager)
 	}
 	return append(env, settings.CDIDirsEnv+"="+e.Settings.CDISpecDirs, "GOMAXPROCS=1")
 }
@@ -286,7 +298,7 @@ func sealedCopy(path string) (*os.File, error) {
 	return out, nil
 }
 
-// MonitorMain is the main function of a monitor: args are verb, data root, run root and the container's ID. One that adopts speaks
+// MonitorMain is the main function of a monitor: args are verb, data root, run root and the container's ID. One that adopts or starts speaks
 // with the command over descriptor 3; the others have what they inherit as a fifth argument.
 func MonitorMain(args []string) error {
 	if len(args) < 4 {
@@ -295,7 +307,9 @@ func MonitorMain(args []string) error {
 	s := state.Store{Data: args[1], Run: args[2]}
 	switch verb := args[0]; {
 	case verb == "adopt" && len(args) == 4:
-		return adoptMain(s, args[3])
+		return meetMain(s, args[3], monitor.Adopt)
+	case verb == "start" && len(args) == 4:
+		return meetMain(s, args[3], monitor.Start)
 	case verb == "attend" && len(args) == 5:
 		return inheritMain(s, args[3], args[4], monitor.Attend)
 	case verb == "renew" && len(args) == 5:
@@ -310,7 +324,8 @@ var errNoMonitor = errdef.New(errdef.Invalid, "a monitor is started by other com
 func options(s state.Store, c *state.Container) monitor.Options {
 	return monitor.Options{
 		Home: home(s), HostLoopback: os.Getenv(settings.HostLoopbackEnv) == "true", CDIDirs: filepath.SplitList(os.Getenv(settings.CDIDirsEnv)),
-		Store: s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: os.RemoveAll,
+		CgroupManager: cgroup.Driver(os.Getenv(settings.CgroupManagerEnv)),
+		Store:         s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: os.RemoveAll,
 		Layers: func() ([]string, error) { return layersOf(s.Data, c.Image.ChainIDs) },
 	}
 }
@@ -330,7 +345,7 @@ func inheritMain(s state.Store, id, inherited string, stay func(monitor.Options)
 	return stay(o)
 }
 
-func adoptMain(s state.Store, id string) error {
+func meetMain(s state.Store, id string, stay func(monitor.Options) error) error {
 	conn, err := monitor.FromFile(os.NewFile(3, "command"))
 	if err != nil {
 		return err
@@ -356,5 +371,5 @@ func adoptMain(s state.Store, id string) error {
 	}
 	o := options(s, c)
 	o.First, o.Alive = first, alive
-	return monitor.Adopt(o)
+	return stay(o)
 }

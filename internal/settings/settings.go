@@ -8,10 +8,13 @@ package settings
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
+	"strings"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
@@ -35,7 +38,12 @@ type Values struct {
 	CDISpecDirs string `toml:"cdi-spec-dirs"`
 	// HostLoopback lets the containers of a user without root reach the host's 127.0.0.1 and ::1.
 	HostLoopback bool `toml:"host-loopback"`
+	// Runtimes are further OCI runtimes, by the names that --runtime takes: their programs, as paths or as names to be looked up in $PATH.
+	Runtimes map[string]string `toml:"runtimes"`
 }
+
+// CgroupManagerEnv is the variable of the setting cgroup-manager.
+const CgroupManagerEnv = "BERTH_CGROUP_MANAGER"
 
 // HostLoopbackEnv is the variable of the setting host-loopback.
 const HostLoopbackEnv = "BERTH_HOST_LOOPBACK"
@@ -49,13 +57,14 @@ func (v Values) CDIDirs() []string { return filepath.SplitList(v.CDISpecDirs) }
 // Keys are the names of all settings, sorted, with what each is for.
 var Keys = [...]struct{ Name, Env, Help string }{
 	{"cdi-spec-dirs", CDIDirsEnv, "Where CDI's specifications of devices are, separated by colons"},
-	{"cgroup-manager", "BERTH_CGROUP_MANAGER", "Who makes the control groups of containers (systemd|cgroupfs)"},
+	{"cgroup-manager", CgroupManagerEnv, "Who makes the control groups of containers (systemd|cgroupfs)"},
 	{"data-root", "BERTH_DATA_ROOT", "Where images, containers and volumes are kept"},
 	{"debug", "BERTH_DEBUG", "Say more about what is done, and about errors"},
 	{"host-loopback", HostLoopbackEnv, "Let containers without root reach the host's loopback interface, at 169.254.77.1"},
 	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
 	{"log-max-size", "BERTH_LOG_MAX_SIZE", "How large a log file of a container may grow"},
 	{"run-root", "BERTH_RUN_ROOT", "Where what dies with the boot is kept"},
+	{"runtimes", "BERTH_RUNTIMES", "OCI runtimes for --runtime, as NAME=PROGRAM, separated by commas"},
 }
 
 // Sources says for each key where its value comes from.
@@ -141,6 +150,11 @@ func (v *Values) check() error {
 	if m := v.CgroupManager; m != "" && m != "systemd" && m != "cgroupfs" {
 		return errdef.New(errdef.Invalid, "cgroup-manager %q is neither systemd nor cgroupfs", m)
 	}
+	for name, program := range v.Runtimes {
+		if name == "" || program == "" || strings.ContainsAny(name, "/=, ") || container.OwnRuntime(name) {
+			return errdef.New(errdef.Invalid, "the runtime %q cannot be %q: a name of one's own and a program are needed", name, program)
+		}
+	}
 	if v.DataRoot == v.RunRoot {
 		return errdef.New(errdef.Invalid, "data-root and run-root are both %s: they must differ", v.DataRoot)
 	}
@@ -160,6 +174,8 @@ func (v *Values) set(name, value string) error {
 		v.DataRoot = value
 	case "run-root":
 		v.RunRoot = value
+	case "runtimes":
+		v.Runtimes, err = parseRuntimes(value)
 	case "log-max-size":
 		v.LogSize = value
 	case "log-max-file":
@@ -186,6 +202,8 @@ func (v Values) Get(name string) string {
 		return v.DataRoot
 	case "run-root":
 		return v.RunRoot
+	case "runtimes":
+		return v.runtimes()
 	case "log-max-size":
 		return v.LogSize
 	case "log-max-file":
@@ -194,6 +212,28 @@ func (v Values) Get(name string) string {
 		return strconv.FormatBool(v.Debug)
 	}
 	return ""
+}
+
+// parseRuntimes reads NAME=PROGRAM,...
+func parseRuntimes(value string) (map[string]string, error) {
+	all := map[string]string{}
+	for entry := range strings.SplitSeq(value, ",") {
+		name, program, ok := strings.Cut(entry, "=")
+		if !ok {
+			return nil, errdef.New(errdef.Invalid, "%q is not NAME=PROGRAM", entry)
+		}
+		all[name] = program
+	}
+	return all, nil
+}
+
+// runtimes are the runtimes as text.
+func (v Values) runtimes() string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(v.Runtimes)) {
+		all = append(all, name+"="+v.Runtimes[name])
+	}
+	return strings.Join(all, ",")
 }
 
 // defaultRoots are the machine's for root, and the user's for everybody else. Without a session there is no

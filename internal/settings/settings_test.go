@@ -103,7 +103,7 @@ func TestEveryKeyIsAFieldAndCanBeSetAndRead(t *testing.T) {
 	if len(tags) != len(Keys) {
 		t.Errorf("%d fields, %d keys", len(tags), len(Keys))
 	}
-	samples := map[string]string{"cdi-spec-dirs": "/c", "cgroup-manager": "cgroupfs", "data-root": "/d", "debug": "true", "host-loopback": "true", "log-max-file": "9", "log-max-size": "3m", "run-root": "/r"}
+	samples := map[string]string{"cdi-spec-dirs": "/c", "cgroup-manager": "cgroupfs", "data-root": "/d", "debug": "true", "host-loopback": "true", "log-max-file": "9", "log-max-size": "3m", "run-root": "/r", "runtimes": "a=/b,c=d"}
 	for _, k := range Keys {
 		user(t, "")
 		v, from, err := Load(map[string]string{k.Name: samples[k.Name]})

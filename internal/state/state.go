@@ -58,6 +58,8 @@ type Container struct {
 	UIDMaps, GIDMaps []specs.LinuxIDMapping `json:",omitempty"`
 	// InitProgram is the path of the init for --init.
 	InitProgram string `json:",omitempty"`
+	// RuntimeProgram is the path of the OCI runtime that Config.Runtime names; empty is berth itself.
+	RuntimeProgram string `json:",omitempty"`
 	// Step, unless it is empty, says that the container is a step of a build: the directory has its writable layer, which is the build's. It is
 	// not listed, and ends with the build.
 	Step string `json:",omitempty"`

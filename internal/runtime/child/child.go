@@ -283,6 +283,19 @@ func (c *Child) End() error {
 	return err
 }
 
+// Exit waits for the end of the program that a child has executed, and says how it ended.
+func (c *Child) Exit() (status unix.WaitStatus, err error) {
+	for {
+		_, err = unix.Wait4(c.PID, &status, 0, nil)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	_ = unix.Close(c.PIDFD)
+	c.PIDFD = -1
+	return status, os.NewSyscallError("wait4", err)
+}
+
 // Receive takes a descriptor that a child has sent (plan.SendFD).
 func Receive(socket *os.File) (*os.File, error) {
 	data, control := make([]byte, 1), make([]byte, unix.CmsgSpace(4))

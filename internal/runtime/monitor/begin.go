@@ -116,9 +116,21 @@ func (o Options) note(b *lifecycle.Born) error {
 	})
 }
 
+// pending is how a container is to be started: by this program (*lifecycle.Pending), or by another runtime (*lifecycle.ForeignPending).
+type pending interface {
+	// StartWhen starts it as a child of this process, and calls ready before its program runs.
+	StartWhen(ready func(pid int) error) (*lifecycle.Running, error)
+	// Joinable and Cgroup are what others need to know of it.
+	Joinable() (namespaces uintptr, noSetgroups bool)
+	Cgroup() (string, cgroup.Driver)
+	// Abandon gives back what has been made for it, Close what is open here.
+	Abandon() error
+	Close()
+}
+
 // prepared is a container that is ready to be started.
 type prepared struct {
-	pending *lifecycle.Pending
+	pending pending
 	scope   *cgroup.Scope // nil unless systemd makes one
 	pipes   pipes
 	net     connection
@@ -304,7 +316,7 @@ func (p *prepared) writeHosts(o Options) error {
 }
 
 // prepareProcess makes the container's standard streams, and all else that its first process needs.
-func prepareProcess(o Options, in lifecycle.Input, await bool) (p pipes, _ *lifecycle.Pending, err error) {
+func prepareProcess(o Options, in lifecycle.Input, await bool) (p pipes, _ pending, err error) {
 	if profile := in.Spec.Process.ApparmorProfile; profile != "" {
 		if err := lsm.Ensure(profile); err != nil {
 			return p, nil, err
@@ -320,12 +332,23 @@ func prepareProcess(o Options, in lifecycle.Input, await bool) (p pipes, _ *life
 		}
 	}
 	in.Stdin, in.Stdout, in.Stderr = p.theirs[0], p.theirs[1], p.theirs[2]
+	if f := o.foreign(); f != nil {
+		pending, err := f.Prepare(in)
+		if err != nil {
+			return p, nil, err
+		}
+		return p, pending, nil
+	}
 	pending, err := lifecycle.Prepare(in, await)
-	return p, pending, err
+	if err != nil {
+		return p, nil, err
+	}
+	return p, pending, nil
 }
 
 // launch makes the two processes and the connection to the one that becomes the monitor.
 func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err error) {
+	own := p.pending.(*lifecycle.Pending) // other runtimes are the monitor's to call (Start)
 	var open []int
 	defer func() {
 		for _, fd := range open {
@@ -365,7 +388,7 @@ func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err er
 		home = raw(ns)
 	}
 	i := &Inherited{Uplink: -1}
-	i.Namespaces, i.NoSetgroups = p.pending.Joinable()
+	i.Namespaces, i.NoSetgroups = own.Joinable()
 	files := []int{null, null, journal}
 	for _, f := range []struct {
 		number *int
@@ -374,7 +397,7 @@ func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err er
 		{&i.Alive, raw(o.Alive.File())},
 		{&i.Listener, listener},
 		{&i.Command, pair[1]},
-		{&i.Console, p.pending.Console()},
+		{&i.Console, own.Console()},
 		{&i.In, raw(p.pipes.in)},
 		{&i.Out, raw(p.pipes.end(0))},
 		{&i.Err, raw(p.pipes.end(1))},
@@ -396,7 +419,7 @@ func launch(o Options, l Launch, p prepared) (_ *Conn, _ *lifecycle.Born, err er
 		i.Kept = append(i.Kept, len(files))
 		files = append(files, raw(f))
 	}
-	b, err := p.pending.StartUnder(lifecycle.Parent{
+	b, err := own.StartUnder(lifecycle.Parent{
 		Program: l.Program, Args: append(l.Args, i.String()), Env: l.Env, Files: files,
 	})
 	if err != nil {

@@ -104,7 +104,7 @@ func (m *monitor) startFurther(process *specs.Process, seccomp *specs.LinuxSecco
 	if !process.Terminal {
 		in.Stdin, in.Stdout, in.Stderr = files[0], files[1], files[2]
 	}
-	r, err := lifecycle.Exec(in)
+	r, err := m.enter(in)
 	id, command := ident.New(), strings.Join(process.Args, " ")
 	now := m.current()
 	created := now.Event("exec_create: "+command, "execID", id)

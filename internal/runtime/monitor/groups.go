@@ -62,6 +62,9 @@ func (m *monitor) group() *cgroup.Group {
 // written that down. A scope is systemd's to remove: it goes with this process.
 func (m *monitor) clear() error {
 	var errs error
+	if f := m.foreign(); f != nil {
+		errs = f.Delete()
+	}
 	h := m.Host()
 	paths := cgroup.PathsOf(h, m.c.Config.CgroupParent, m.c.ID)
 	m.mu.Lock()

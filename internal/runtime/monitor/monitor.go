@@ -79,6 +79,7 @@ type monitor struct {
 	listener *net.UnixListener
 	halt     chan struct{} // closed: do not start the container again
 	haltOnce sync.Once
+	entering sync.Mutex // held while another runtime is called for a further process
 	starting sync.Mutex // held while the container is started again: halt comes before, or finds it running
 	// What exec needs of the running container: the namespaces to join, and whether setgroups(2) is forbidden in them.
 	namespaces  uintptr
@@ -251,8 +252,11 @@ func (m *monitor) isToStartOver() bool {
 }
 
 // once starts the container again and waits for its end.
-func (m *monitor) once(record *state.Record) (Ended, error) {
-	r, err := m.again(record)
+func (m *monitor) once(record *state.Record) (Ended, error) { return m.whole(m.again, record) }
+
+// whole is a life from its start on.
+func (m *monitor) whole(start func(*state.Record) (*lifecycle.Running, error), record *state.Record) (Ended, error) {
+	r, err := start(record)
 	if err != nil {
 		return Ended{}, err
 	}
@@ -289,6 +293,11 @@ func (m *monitor) again(record *state.Record) (*lifecycle.Running, error) {
 	if err := m.reload(); err != nil {
 		return nil, err
 	}
+	return m.startHere(record)
+}
+
+// startHere starts the container as a child of this process.
+func (m *monitor) startHere(record *state.Record) (*lifecycle.Running, error) {
 	p, err := prepare(m.Options, false)
 	if err != nil {
 		return nil, err
