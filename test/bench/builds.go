@@ -80,7 +80,7 @@ func (b *bench) builders(root string) (all []builder, stop func(), err error) {
 		fmt.Printf("buildah: left out: %v\n", err)
 		return all, stop, nil
 	}
-	argv := with(buildah, "build", "-q", "--layers", "--network", "none", "--isolation", "chroot", "--pull=never")
+	argv := with(buildah, "build", "-q", "--layers", "--network", "none", "--pull=never")
 	return append(all, builder{name: "buildah", argv: argv, noCache: "--no-cache", prefix: "localhost/"}), stop, nil
 }
 
