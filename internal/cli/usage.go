@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"strconv"
+	"time"
 
 	"berth/internal/engine"
 	"berth/internal/image"
@@ -78,7 +79,17 @@ func usageRows(u engine.DiskUse) []usageRow {
 			free += v.Bytes
 		}
 	}
-	return append(rows, usageOf("Local Volumes", len(u.Volumes), active, size, free), usageOf("Build Cache", 0, 0, 0, 0))
+	rows = append(rows, usageOf("Local Volumes", len(u.Volumes), active, size, free))
+	size, free, active = 0, 0, 0
+	for _, entry := range u.BuildCache {
+		size += entry.Bytes
+		if entry.Shared {
+			active++
+		} else {
+			free += entry.Bytes
+		}
+	}
+	return append(rows, usageOf("Build Cache", len(u.BuildCache), active, size, free))
 }
 
 func usageOf(kind string, total, active int, size, free int64) usageRow {
@@ -95,16 +106,19 @@ type (
 		imageRow
 		SharedSize, UniqueSize, Containers string
 	}
+	usageCache struct {
+		ID, CacheType, Description, Size, LastUsedSince, InUse, Shared string
+	}
 	usageDetails struct {
 		Images     []usageImage
 		Containers []psRow
 		Volumes    []volumeRow
-		BuildCache []struct{}
+		BuildCache []usageCache
 	}
 )
 
 func verboseUsage(e *engine.Engine, u engine.DiskUse, noTrunc bool) usageDetails {
-	d := usageDetails{BuildCache: []struct{}{}}
+	d := usageDetails{BuildCache: []usageCache{}}
 	short := &call{options: options{noTrunc: noTrunc}}
 	for _, im := range u.Images {
 		d.Images = append(d.Images, usageImage{short.imageRow(e.Images, im.Record), units.HumanSize(float64(im.SharedBytes)), units.HumanSize(float64(im.Bytes - im.SharedBytes)), strconv.Itoa(im.Containers)})
@@ -119,13 +133,31 @@ func verboseUsage(e *engine.Engine, u engine.DiskUse, noTrunc bool) usageDetails
 		row.Links, row.Size = strconv.Itoa(v.Links), units.HumanSize(float64(v.Bytes))
 		d.Volumes = append(d.Volumes, row)
 	}
+	for _, entry := range u.BuildCache {
+		d.BuildCache = append(d.BuildCache, usageCacheOf(entry, noTrunc))
+	}
 	return d
+}
+
+// usageCacheOf is an entry of the build cache; its kind has buildkit's name. What an image has, too, is in use.
+func usageCacheOf(entry engine.CacheEntry, noTrunc bool) usageCache {
+	r := usageCache{
+		ID: entry.ID, CacheType: "regular", Description: entry.What, Size: units.HumanSize(float64(entry.Bytes)),
+		LastUsedSince: units.HumanDuration(time.Since(entry.Used)) + " ago", InUse: strconv.FormatBool(entry.Shared), Shared: strconv.FormatBool(entry.Shared),
+	}
+	if entry.Mount {
+		r.CacheType = "exec.cachemount"
+	}
+	if !noTrunc {
+		r.ID = r.ID[:min(12, len(r.ID))]
+	}
+	return r
 }
 
 // printUsage prints everything that takes room.
 func (c *call) printUsage(e *engine.Engine, u engine.DiskUse) error {
 	d := verboseUsage(e, u, false)
-	var images, containers, volumes [][]string
+	var images, containers, volumes, caches [][]string
 	for _, im := range d.Images {
 		images = append(images, []string{im.Repository, im.Tag, im.ID, im.CreatedSince, im.Size, im.SharedSize, im.UniqueSize, im.Containers})
 	}
@@ -135,6 +167,10 @@ func (c *call) printUsage(e *engine.Engine, u engine.DiskUse) error {
 	for _, v := range d.Volumes {
 		volumes = append(volumes, []string{v.Name, v.Links, v.Size})
 	}
+	for _, entry := range d.BuildCache {
+		caches = append(caches, []string{entry.ID, entry.CacheType, entry.Size, entry.LastUsedSince, entry.Shared})
+	}
+	rows := usageRows(u)
 	for _, part := range []struct {
 		title string
 		head  []string
@@ -143,6 +179,7 @@ func (c *call) printUsage(e *engine.Engine, u engine.DiskUse) error {
 		{"Images space usage:", []string{"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "CONTAINERS"}, images},
 		{"Containers space usage:", []string{"CONTAINER ID", "IMAGE", "COMMAND", "LOCAL VOLUMES", "SIZE", "CREATED", "STATUS", "NAMES"}, containers},
 		{"Local Volumes space usage:", []string{"VOLUME NAME", "LINKS", "SIZE"}, volumes},
+		{"Build cache usage: " + rows[len(rows)-1].Size, []string{"CACHE ID", "CACHE TYPE", "SIZE", "LAST USED", "SHARED"}, caches},
 	} {
 		fmt.Fprintf(c.out, "%s\n\n", part.title)
 		if err := table(c.out, part.head, part.rows); err != nil {
@@ -150,7 +187,7 @@ func (c *call) printUsage(e *engine.Engine, u engine.DiskUse) error {
 		}
 		fmt.Fprintln(c.out)
 	}
-	if _, err := fmt.Fprint(c.out, "Build cache usage: 0B\n\nWhat image prune --all would do:\n\n"); err != nil {
+	if _, err := fmt.Fprint(c.out, "What image prune --all would do:\n\n"); err != nil {
 		return err
 	}
 	fates, err := e.ImageFates(c.context(), true, func(store.Image) bool { return false })

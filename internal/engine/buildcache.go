@@ -21,7 +21,7 @@ type CacheEntry struct {
 	Used   time.Time
 	Shared bool // its layer is one of an image, too: nothing is gained by its removal
 	What   string
-	mount  bool
+	Mount  bool // files of a cache mount
 }
 
 // CachePrune says what of the cache of builds goes. Shared entries only go with All.
@@ -52,7 +52,7 @@ func (e *Engine) BuildCache() ([]CacheEntry, error) {
 		all = append(all, CacheEntry{ID: r.Key, Bytes: r.Layer.Size, Used: r.Used, What: r.What, Shared: inImages[r.Chain()]})
 	}
 	for _, m := range mounts {
-		all = append(all, CacheEntry{ID: m.ID, Bytes: m.Bytes, Used: m.Used, What: "a cache mount", mount: true})
+		all = append(all, CacheEntry{ID: m.ID, Bytes: m.Bytes, Used: m.Used, What: "a cache mount", Mount: true})
 	}
 	slices.SortFunc(all, func(a, b CacheEntry) int { return cmp.Or(b.Used.Compare(a.Used), cmp.Compare(a.ID, b.ID)) })
 	return all, nil
@@ -91,7 +91,7 @@ func (e *Engine) PruneBuildCache(ctx context.Context, p CachePrune) (removed []C
 		return removed, freed, nil
 	}
 	for _, entry := range toPrune(all, p) {
-		if entry.mount {
+		if entry.Mount {
 			gone, err := store.RemoveMount(entry.ID, e.RemoveTree)
 			if err != nil {
 				return removed, freed, err

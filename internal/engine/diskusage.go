@@ -13,6 +13,7 @@ type DiskUse struct {
 	Images     []ImageUsage
 	Containers []ContainerUsage
 	Volumes    []VolumeUsage
+	BuildCache []CacheEntry
 	// LayerBytes are those of all layers, each once; UsedLayerBytes those of layers that containers use.
 	LayerBytes, UsedLayerBytes int64
 }
@@ -70,7 +71,8 @@ func (e *Engine) DiskUsage() (DiskUse, error) {
 		}
 		u.Volumes = append(u.Volumes, VolumeUsage{v, bytes, len(uses[v.Name])})
 	}
-	return u, nil
+	u.BuildCache, err = e.BuildCache()
+	return u, err
 }
 
 func (e *Engine) imageUsage(u *DiskUse) error {

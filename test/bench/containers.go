@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -146,8 +147,11 @@ func (b *bench) copies() error {
 }
 
 // fill makes a large file and many small ones.
-func fill(root string) error {
-	big, err := create(root + "/big")
+func fill(root string) error { return errors.Join(fillBig(root+"/big"), fillSmall(root)) }
+
+// fillBig makes a file of bigFile bytes.
+func fillBig(path string) error {
+	big, err := create(path)
 	if err != nil {
 		return err
 	}
@@ -160,7 +164,13 @@ func fill(root string) error {
 			return err
 		}
 	}
-	if err := big.Close(); err != nil {
+	return big.Close()
+}
+
+// fillSmall makes smallFiles files of a thousand bytes each in root/small.
+func fillSmall(root string) error {
+	block := make([]byte, 1000)
+	if _, err := rand.Read(block); err != nil {
 		return err
 	}
 	for i := range smallFiles {
@@ -168,7 +178,7 @@ func fill(root string) error {
 		if err != nil {
 			return err
 		}
-		if _, err := f.Write(block[:1000]); err != nil {
+		if _, err := f.Write(block); err != nil {
 			return err
 		}
 		if err := f.Close(); err != nil {

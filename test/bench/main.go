@@ -34,6 +34,7 @@ var sections = []section{
 	{"exec", (*bench).exec},
 	{"containers", (*bench).containers},
 	{"copies", (*bench).copies},
+	{"builds", (*bench).builds},
 	{"memory", (*bench).memory},
 	{"start", (*bench).starts},
 	{"pull", (*bench).pull},

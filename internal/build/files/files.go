@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -428,7 +427,7 @@ func (c *copier) regular(from Item, to *os.File, base string) error {
 	}
 	defer out.Close()
 	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil { // one file system, and it shares blocks
-		if _, err := io.Copy(out, in); err != nil {
+		if err := disk.Copy(out, in); err != nil {
 			return err
 		}
 	}

@@ -143,35 +143,105 @@ func (s *Store) Put(desc image.Descriptor, data []byte) error {
 
 // PutReader stores what r gives and says how it is found again.
 func (s *Store) PutReader(r io.Reader, mediaType string) (image.Descriptor, error) {
-	var none image.Descriptor
+	w, err := s.Write(r, mediaType)
+	if err != nil {
+		return image.Descriptor{}, err
+	}
+	if err := w.sync(); err != nil {
+		return image.Descriptor{}, errors.Join(err, w.Abort())
+	}
+	if err := w.Publish(); err != nil {
+		return image.Descriptor{}, err
+	}
+	return w.Desc, s.SyncNames()
+}
+
+// Written is a blob whose bytes are all there and that has no name yet. It ends with Publish or Abort.
+type Written struct {
+	Desc  image.Descriptor
+	store *Store
+	path  string
+	lock  *disk.Lock // nil when the blob was here already, and after the end
+}
+
+// Write writes what r gives. Whoever makes it durable, with the syncfs of a layer, for example, gives it its name then.
+func (s *Store) Write(r io.Reader, mediaType string) (*Written, error) {
 	path := filepath.Join(s.dir, "ingest", disk.TemporaryName())
 	// The lock tells the sweep that somebody is at work here.
 	lock, err := disk.TakeLock(path)
 	if err != nil {
-		return none, wrap("cannot store a blob", err)
+		return nil, wrap("cannot store a blob", err)
 	}
-	defer lock.Unlock()
+	w := &Written{store: s, path: path, lock: lock}
 	digester := image.NewDigester(image.SHA256)
-	size, err := io.Copy(lock.File(), io.TeeReader(r, digester))
-	if err != nil {
-		return none, errdef.As(kindOfWrite(err), errors.Join(wrap("cannot store a blob", err), os.Remove(path)))
+	if err := disk.Copy(lock.File(), io.TeeReader(r, digester)); err != nil {
+		return nil, errdef.As(kindOfWrite(err), errors.Join(wrap("cannot store a blob", err), w.Abort()))
 	}
-	desc := image.Descriptor{MediaType: mediaType, Digest: digester.Digest(), Size: size}
-	if err := s.publish(lock.File(), path, desc.Digest); err != nil {
-		return none, errors.Join(err, os.Remove(path))
+	w.Desc = image.Descriptor{MediaType: mediaType, Digest: digester.Digest(), Size: digester.Size()}
+	if s.Has(w.Desc.Digest) {
+		return w, w.Abort()
 	}
-	return desc, nil
+	return w, nil
 }
 
-// publish gives the verified bytes in f, which is at path, their name. If we die before the rename the sweep
-// finds a leftover; after it the blob is whole.
+// sync makes the bytes durable.
+func (w *Written) sync() error {
+	if w.lock == nil {
+		return nil
+	}
+	if err := w.lock.File().Sync(); err != nil {
+		return errdef.As(kindOfWrite(err), err)
+	}
+	return nil
+}
+
+// Publish gives the blob, whose bytes are durable, its name. The name is durable after SyncNames. If we die before the rename the sweep finds
+// a leftover; after it the blob is whole.
+func (w *Written) Publish() error {
+	if w.lock == nil {
+		return nil
+	}
+	if err := w.store.rename(w.lock.File(), w.path, w.Desc.Digest); err != nil {
+		return errors.Join(err, w.Abort())
+	}
+	w.lock.Unlock()
+	w.lock = nil
+	return nil
+}
+
+// Abort ends the writing and leaves nothing. After Publish it does nothing.
+func (w *Written) Abort() error {
+	if w == nil || w.lock == nil {
+		return nil
+	}
+	err := os.Remove(w.path)
+	w.lock.Unlock()
+	w.lock = nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has its name
+	}
+	return err
+}
+
+// SyncNames makes the names of all blobs durable.
+func (s *Store) SyncNames() error { return disk.SyncDir(filepath.Join(s.dir, "blobs", image.SHA256)) }
+
+// publish gives the verified bytes in f, which is at path, their name, durably.
 func (s *Store) publish(f *os.File, path string, d image.Digest) error {
+	if err := f.Sync(); err != nil {
+		return errdef.As(kindOfWrite(err), err)
+	}
+	if err := s.rename(f, path, d); err != nil {
+		return err
+	}
+	return disk.SyncDir(filepath.Join(s.dir, "blobs", d.Algorithm()))
+}
+
+// rename gives the bytes in f, which is at path, their name.
+func (s *Store) rename(f *os.File, path string, d image.Digest) error {
 	name, err := s.path(d)
 	if err != nil {
 		return err
-	}
-	if err := f.Sync(); err != nil {
-		return errdef.As(kindOfWrite(err), err)
 	}
 	err = os.Rename(path, name)
 	if errors.Is(err, fs.ErrNotExist) { // the first blob of this algorithm
@@ -187,10 +257,7 @@ func (s *Store) publish(f *os.File, path string, d image.Digest) error {
 		return err
 	}
 	// Only now: whoever waits for the lock opens the old name for writing until it is gone.
-	if err := f.Chmod(0o444); err != nil {
-		return err
-	}
-	return disk.SyncDir(filepath.Dir(name))
+	return f.Chmod(0o444)
 }
 
 // Delete removes the blob d; one that is not here is no error.

@@ -324,3 +324,40 @@ func TestPutReaderThatFailsLeavesNothing(t *testing.T) {
 type errReader struct{}
 
 func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestWrittenBlobHasNoNameBeforeItIsPublished(t *testing.T) {
+	s, err := Open(filepath.Join(t.TempDir(), "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, publish := range []bool{false, true} {
+		w, err := s.Write(strings.NewReader("content"), "type/of.it")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Has(w.Desc.Digest) {
+			t.Error("a blob has its name before it is durable")
+		}
+		if publish {
+			err = w.Publish()
+		}
+		if err := errors.Join(err, w.Abort()); err != nil || s.Has(w.Desc.Digest) != publish {
+			t.Errorf("published: %v, there: %v, %v", publish, s.Has(w.Desc.Digest), err)
+		}
+	}
+	before, err := os.Stat(s.dir + "/blobs/sha256/" + image.DigestOf([]byte("content")).Hex())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.PutReader(strings.NewReader("content"), "type/of.it"); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(s.dir + "/blobs/sha256/" + image.DigestOf([]byte("content")).Hex())
+	if err != nil || !os.SameFile(before, after) {
+		t.Errorf("a blob that is there was written again: %v", err)
+	}
+	left, err := os.ReadDir(s.dir + "/ingest")
+	if err != nil || len(left) != 0 {
+		t.Errorf("left in ingest: %v, %v", left, err)
+	}
+}

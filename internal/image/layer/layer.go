@@ -6,7 +6,8 @@
 //	.tmp-HEX/        the same in the making, or being removed
 //	.lock-HEX        flock of whoever makes or removes HEX; gone when nobody does
 //
-// That HEX exists means that the layer is whole and durable: it is made as .tmp-HEX, synced and renamed. Locks are
+// That HEX exists means that the layer is whole and its content durable: it is made as .tmp-HEX, synced and renamed. The name is durable
+// after SyncNames, at the latest before an image is named that needs it. Locks are
 // taken in the order of the chain, the lowest layer first. The package reads no tar and decompresses nothing
 // (image/unpack does), and it knows no images.
 package layer

@@ -116,6 +116,15 @@ func (s *Store) Publish(layers ...Finished) error {
 	if len(layers) == 0 {
 		return nil
 	}
+	if err := s.PublishWith(nil, layers...); err != nil {
+		return err
+	}
+	return s.SyncNames()
+}
+
+// PublishWith is Publish with something that is to be done when all is durable that has been written to the file system by then, and
+// before the layers have their names. These are durable after SyncNames.
+func (s *Store) PublishWith(synced func() error, layers ...Finished) error {
 	for _, l := range layers {
 		if err := l.describe(); err != nil {
 			return fmt.Errorf("cannot store layer %s: %w", l.Chain, err)
@@ -124,13 +133,15 @@ func (s *Store) Publish(layers ...Finished) error {
 	if err := disk.SyncFS(layers[0].tree); err != nil {
 		return fmt.Errorf("cannot make layers durable: %w", err)
 	}
+	if synced != nil {
+		if err := synced(); err != nil {
+			return err
+		}
+	}
 	for _, l := range layers {
 		if err := os.Rename(s.temporary(l.Chain), s.path(l.Chain)); err != nil {
 			return fmt.Errorf("cannot store layer %s: %w", l.Chain, err)
 		}
-	}
-	if err := disk.SyncDir(s.dir); err != nil {
-		return err
 	}
 	var errs []error
 	for _, l := range layers {
@@ -138,6 +149,14 @@ func (s *Store) Publish(layers ...Finished) error {
 		l.lock = nil
 	}
 	return errors.Join(errs...)
+}
+
+// SyncNames makes the names of all layers durable. There need not be any.
+func (s *Store) SyncNames() error {
+	if err := disk.SyncDir(s.dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // describe writes what stands beside the tree. Nothing is synced here: syncfs follows.

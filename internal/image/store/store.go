@@ -296,6 +296,10 @@ func (s *Store) Put(name string, target, manifest image.Descriptor) (Record, err
 		return fail(err)
 	}
 	r.ID = img.ID
+	// Of what builds have made, only the contents are durable so far.
+	if err := errors.Join(s.Content.SyncNames(), s.Layers.SyncNames()); err != nil {
+		return fail(err)
+	}
 	lock, err := s.lock()
 	if err != nil {
 		return fail(err)
