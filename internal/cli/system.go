@@ -45,6 +45,7 @@ type infoView struct {
 	SecurityOptions                                                            []string
 	NetworkSettings                                                            []string // of the host, that networks have changed
 	Rootless                                                                   bool
+	RootlessUplink                                                             string // without root, what carries the traffic of networks
 }
 
 func (c *call) cmdInfo() error {
@@ -81,6 +82,7 @@ func (c *call) cmdInfo() error {
 	if err != nil {
 		return err
 	}
+	v.RootlessUplink = e.Uplink()
 	for _, change := range changes {
 		v.NetworkSettings = append(v.NetworkSettings, change.String())
 	}
@@ -111,6 +113,9 @@ func (c *call) cmdInfo() error {
 `, v.Containers, v.ContainersRunning, v.ContainersPaused, v.ContainersStopped, v.Images, v.ServerVersion, v.Driver, v.DriverReason, v.LoggingDriver,
 		v.CgroupDriver, v.CgroupDriverReason, v.CgroupVersion, strings.Join(v.SecurityOptions, ", "), v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU, v.MemTotal, v.Name,
 		v.DockerRootDir, v.RunRoot, v.Rootless)
+	if v.RootlessUplink != "" && err == nil {
+		_, err = fmt.Fprintf(c.out, " Rootless Uplink: %s\n", v.RootlessUplink)
+	}
 	for _, s := range v.NetworkSettings {
 		if err == nil {
 			_, err = fmt.Fprintf(c.out, " Changed Setting: %s\n", s)

@@ -45,7 +45,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
 	o.Settle, o.Notice, o.Home, o.CgroupManager = e.settlePorts, e.Notice, e.home, cgroup.Driver(e.Settings.CgroupManager)
-	o.HostLoopback, o.CDIDirs, o.Program = e.Settings.HostLoopback, e.Settings.CDIDirs(), e.Program
+	o.HostLoopback, o.Uplink, o.CDIDirs, o.Program = e.Settings.HostLoopback, e.Settings.RootlessUplink, e.Settings.CDIDirs(), e.Program
 	if request.Stdin || request.Output {
 		e.Containers.Note(c, "attach")
 	}
@@ -142,6 +142,9 @@ func (e *Engine) monitorEnv() []string {
 	}
 	if e.Settings.HostLoopback {
 		env = append(env, settings.HostLoopbackEnv+"=true")
+	}
+	if e.Settings.RootlessUplink != "" {
+		env = append(env, settings.RootlessUplinkEnv+"="+e.Settings.RootlessUplink)
 	}
 	return append(env, settings.CDIDirsEnv+"="+e.Settings.CDISpecDirs, "GOMAXPROCS=1")
 }
@@ -309,7 +312,7 @@ var errNoMonitor = errdef.New(errdef.Invalid, "a monitor is started by other com
 // options is what every monitor of a container is told.
 func options(s state.Store, c *state.Container) monitor.Options {
 	return monitor.Options{
-		Home: home(s), HostLoopback: os.Getenv(settings.HostLoopbackEnv) == "true", CDIDirs: filepath.SplitList(os.Getenv(settings.CDIDirsEnv)),
+		Home: home(s), HostLoopback: os.Getenv(settings.HostLoopbackEnv) == "true", Uplink: os.Getenv(settings.RootlessUplinkEnv), CDIDirs: filepath.SplitList(os.Getenv(settings.CDIDirsEnv)),
 		Store: s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: os.RemoveAll,
 		Layers: func() ([]string, error) { return layersOf(s.Data, c.Image.ChainIDs) },
 	}

@@ -35,10 +35,15 @@ type Values struct {
 	CDISpecDirs string `toml:"cdi-spec-dirs"`
 	// HostLoopback lets the containers of a user without root reach the host's 127.0.0.1 and ::1.
 	HostLoopback bool `toml:"host-loopback"`
+	// RootlessUplink is what carries the traffic of a user without root: berth (or empty), or pasta.
+	RootlessUplink string `toml:"rootless-uplink"`
 }
 
 // HostLoopbackEnv is the variable of the setting host-loopback.
 const HostLoopbackEnv = "BERTH_HOST_LOOPBACK"
+
+// RootlessUplinkEnv is the variable of the setting rootless-uplink.
+const RootlessUplinkEnv = "BERTH_ROOTLESS_UPLINK"
 
 // CDIDirsEnv is the variable of the setting cdi-spec-dirs.
 const CDIDirsEnv = "BERTH_CDI_SPEC_DIRS"
@@ -55,6 +60,7 @@ var Keys = [...]struct{ Name, Env, Help string }{
 	{"host-loopback", HostLoopbackEnv, "Let containers without root reach the host's loopback interface, at 169.254.77.1"},
 	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
 	{"log-max-size", "BERTH_LOG_MAX_SIZE", "How large a log file of a container may grow"},
+	{"rootless-uplink", RootlessUplinkEnv, "What carries the traffic of networks without root (berth|pasta)"},
 	{"run-root", "BERTH_RUN_ROOT", "Where what dies with the boot is kept"},
 }
 
@@ -141,6 +147,9 @@ func (v *Values) check() error {
 	if m := v.CgroupManager; m != "" && m != "systemd" && m != "cgroupfs" {
 		return errdef.New(errdef.Invalid, "cgroup-manager %q is neither systemd nor cgroupfs", m)
 	}
+	if u := v.RootlessUplink; u != "" && u != "berth" && u != "pasta" {
+		return errdef.New(errdef.Invalid, "rootless-uplink %q is neither berth nor pasta", u)
+	}
 	if v.DataRoot == v.RunRoot {
 		return errdef.New(errdef.Invalid, "data-root and run-root are both %s: they must differ", v.DataRoot)
 	}
@@ -156,6 +165,8 @@ func (v *Values) set(name, value string) error {
 		v.CgroupManager = value
 	case "host-loopback":
 		v.HostLoopback, err = strconv.ParseBool(value)
+	case "rootless-uplink":
+		v.RootlessUplink = value
 	case "data-root":
 		v.DataRoot = value
 	case "run-root":
@@ -182,6 +193,8 @@ func (v Values) Get(name string) string {
 		return v.CgroupManager
 	case "host-loopback":
 		return strconv.FormatBool(v.HostLoopback)
+	case "rootless-uplink":
+		return v.RootlessUplink
 	case "data-root":
 		return v.DataRoot
 	case "run-root":

@@ -32,6 +32,7 @@ type connection struct {
 	resolver  dns.Sockets // on a network with names
 	kept      []*os.File  // connections to nftables that the monitor keeps a while for the command (network.Store.Keep)
 	uplink    *uplink.Client
+	host      netip.Addr // how the host is reached by way of the uplink
 }
 
 // sharedNetwork is the network namespace of the container id, which another one is to share.
@@ -265,8 +266,8 @@ func (c *connection) addresses() []netip.Addr {
 
 // gateway is the host as the container sees it, for --add-host NAME:host-gateway.
 func (c *connection) gateway() (netip.Addr, bool) {
-	if c.uplink != nil {
-		return uplinkAddresses.ipv4.Gateway, true
+	if c.host.IsValid() {
+		return c.host, true
 	}
 	for _, e := range c.endpoints {
 		for _, g := range e.Gateways {
