@@ -139,6 +139,10 @@ func (v *Values) check() error {
 	if v.LogFiles = v.LogCount; v.LogFiles < 1 {
 		return errdef.New(errdef.Invalid, "log-max-file %d is less than 1", v.LogCount)
 	}
+	if v.DataRoot == "" {
+		err := errdef.New(errdef.Invalid, "cannot tell where to keep images and containers: HOME is not set, and /etc/passwd has no user %d", host.Caller().UID)
+		return errdef.Hint(err, "set HOME, or choose a directory with --data-root")
+	}
 	for _, root := range []*string{&v.DataRoot, &v.RunRoot} {
 		if *root, err = filepath.Abs(*root); err != nil {
 			return err
@@ -216,18 +220,19 @@ func defaultRoots() (data, run, runSource string) {
 	if user == 0 {
 		return "/var/lib/berth", "/run/berth", "default"
 	}
-	data = os.Getenv("XDG_DATA_HOME")
-	if data == "" {
-		data = filepath.Join(os.Getenv("HOME"), ".local/share")
+	if dir, home := os.Getenv("XDG_DATA_HOME"), os.Getenv("HOME"); dir != "" {
+		data = filepath.Join(dir, "berth")
+	} else if home != "" {
+		data = filepath.Join(home, ".local/share/berth")
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		return filepath.Join(data, "berth"), filepath.Join(dir, "berth"), "XDG_RUNTIME_DIR"
+		return data, filepath.Join(dir, "berth"), "XDG_RUNTIME_DIR"
 	}
 	uid := strconv.Itoa(user)
 	if dir := "/run/user/" + uid; writable(dir) {
-		return filepath.Join(data, "berth"), dir + "/berth", "default: " + dir
+		return data, dir + "/berth", "default: " + dir
 	}
-	return filepath.Join(data, "berth"), "/tmp/berth-" + uid, "default: no XDG_RUNTIME_DIR and no /run/user/" + uid
+	return data, "/tmp/berth-" + uid, "default: no XDG_RUNTIME_DIR and no /run/user/" + uid
 }
 
 func writable(dir string) bool {
