@@ -4,7 +4,8 @@
 //
 //	berth-uplink SOCKET DEVICE CONFIG
 //
-// SOCKET and DEVICE are the numbers of inherited descriptors, CONFIG is uplink.Config as JSON.
+// SOCKET and DEVICE are the numbers of inherited descriptors, CONFIG is uplink.Config as JSON. With Config.Pasta, DEVICE is the user's
+// network namespace.
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 	"strconv"
 
 	"berth/internal/network/netstack"
+	"berth/internal/network/pasta"
 	"berth/internal/network/uplink"
 
 	"golang.org/x/sys/unix"
@@ -50,18 +52,28 @@ func run(args []string) error {
 	tuneRuntime()
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
-	stack, err := netstack.New(device, c, os.Stderr)
+	way, err := open(device, c)
 	if err != nil {
 		return err
 	}
-	s, err := newServer(stack, socket, c)
+	s, err := newServer(way, socket, c)
 	if err != nil {
-		return errors.Join(err, stack.Close())
+		return errors.Join(err, way.Close())
 	}
-	return errors.Join(s.serve(stop), stack.Close())
+	return errors.Join(s.serve(stop), way.Close())
 }
 
-// inherited is a descriptor that the program was started with. It is for no program that this one starts: it starts none.
+// open starts what carries.
+func open(device *os.File, c uplink.Config) (way, error) {
+	if c.Pasta == "" {
+		stack, err := netstack.New(device, c, os.Stderr)
+		return ownStack{stack}, err
+	}
+	u, err := pasta.Start(device, c, os.Stderr)
+	return byPasta{u}, err
+}
+
+// inherited is a descriptor that the program was started with. It is for no program that this one starts.
 func inherited(number string) (*os.File, error) {
 	fd, err := strconv.Atoi(number)
 	if err != nil {

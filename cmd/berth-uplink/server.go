@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"io"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -10,14 +12,47 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/network/netstack"
+	"berth/internal/network/pasta"
 	"berth/internal/network/uplink"
 
 	"golang.org/x/sys/unix"
 )
 
+// way is what carries: an own stack, or pasta.
+type way interface {
+	// Forward carries the connections of sockets inside, all of them or none, until the result is closed. It takes the sockets.
+	Forward(forwards []uplink.Forward, sockets []*os.File, inside []netip.Prefix) (io.Closer, error)
+	// Status leaves the clients out.
+	Status() uplink.Status
+	// Failed is closed when nothing can be carried any more.
+	Failed() <-chan struct{}
+	Close() error
+}
+
+type ownStack struct{ *netstack.Stack }
+
+func (s ownStack) Forward(forwards []uplink.Forward, sockets []*os.File, inside []netip.Prefix) (io.Closer, error) {
+	fs, err := s.Stack.Forward(forwards, sockets, inside)
+	if err != nil {
+		return nil, err
+	}
+	return fs, nil
+}
+
+type byPasta struct{ *pasta.Uplink }
+
+// Forward needs no networks inside: no client's address appears there.
+func (u byPasta) Forward(forwards []uplink.Forward, sockets []*os.File, _ []netip.Prefix) (io.Closer, error) {
+	fs, err := u.Uplink.Forward(forwards, sockets)
+	if err != nil {
+		return nil, err
+	}
+	return fs, nil
+}
+
 // server speaks to clients, and knows when the last has gone.
 type server struct {
-	stack  *netstack.Stack
+	way    way
 	run    string
 	linger time.Duration
 	socket *os.File
@@ -28,12 +63,12 @@ type server struct {
 	idle    chan struct{} // there are no clients
 }
 
-func newServer(stack *netstack.Stack, socket *os.File, c uplink.Config) (*server, error) {
+func newServer(w way, socket *os.File, c uplink.Config) (*server, error) {
 	raw, err := socket.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	return &server{stack: stack, run: c.Run, linger: c.Linger, socket: socket, raw: raw, idle: make(chan struct{}, 1)}, nil
+	return &server{way: w, run: c.Run, linger: c.Linger, socket: socket, raw: raw, idle: make(chan struct{}, 1)}, nil
 }
 
 // serve serves clients until none has been there for a while, the device has gone, or somebody wants the end.
@@ -45,7 +80,7 @@ func (s *server) serve(stop <-chan os.Signal) error {
 		select {
 		case <-stop:
 			return s.end()
-		case <-s.stack.Failed():
+		case <-s.way.Failed():
 			return errors.Join(errors.New("the device has gone"), s.end())
 		case <-s.idle:
 			wait.Reset(s.linger)
@@ -154,8 +189,8 @@ func (s *server) client(f *os.File) {
 		return
 	}
 	defer conn.Close()
-	var forwards *netstack.Forwards
-	defer func() { _ = forwards.Close() }()
+	var forwards io.Closer
+	defer func() { stop(forwards) }()
 	for {
 		request, sockets, err := conn.Receive()
 		if err != nil {
@@ -169,19 +204,26 @@ func (s *server) client(f *os.File) {
 	}
 }
 
+// stop ends what a client has forwarded, if it has.
+func stop(forwards io.Closer) {
+	if forwards != nil {
+		_ = forwards.Close()
+	}
+}
+
 // answer does what a client wants, and returns what it forwards from now on.
-func (s *server) answer(r uplink.Request, sockets []*os.File, now *netstack.Forwards) (uplink.Answer, *netstack.Forwards) {
+func (s *server) answer(r uplink.Request, sockets []*os.File, now io.Closer) (uplink.Answer, io.Closer) {
 	switch {
 	case r.Version != uplink.Version:
 		uplink.CloseAll(sockets)
 		return uplink.AnswerTo(errdef.New(errdef.Unsupported, "this uplink speaks version %d, and not %d", uplink.Version, r.Version)), now
 	case r.Forward != nil:
 		// The sockets of before are closed first: they may be the same.
-		_ = now.Close()
-		next, err := s.stack.Forward(r.Forward.Forwards, sockets, r.Forward.Inside)
+		stop(now)
+		next, err := s.way.Forward(r.Forward.Forwards, sockets, r.Forward.Inside)
 		return uplink.AnswerTo(err), next
 	case r.Status:
-		status := s.stack.Status()
+		status := s.way.Status()
 		s.mu.Lock()
 		status.Clients = s.clients
 		s.mu.Unlock()

@@ -47,11 +47,12 @@ func withoutRoot(t *testing.T, program, attacker string) {
 	networks, err2 := filepath.Glob("testdata/script/networks-*.txt")
 	builds, err3 := filepath.Glob("testdata/script/build*.txt")
 	images, err4 := filepath.Glob("testdata/script/images*.txt")
-	if err := errors.Join(err, err2, err3, err4); err != nil || len(scripts) == 0 || len(networks) == 0 {
+	rootless, err5 := filepath.Glob("testdata/script/rootless*.txt")
+	if err := errors.Join(err, err2, err3, err4, err5); err != nil || len(scripts) == 0 || len(networks) == 0 {
 		t.Fatalf("%d scripts, %d of networks: %v", len(scripts), len(networks), err)
 	}
-	scripts = slices.Concat(scripts, networks, builds, images, []string{
-		"testdata/script/rootless.txt", "testdata/script/devices.txt", "testdata/script/links.txt", "testdata/script/metadata.txt",
+	scripts = slices.Concat(scripts, networks, builds, images, rootless, []string{
+		"testdata/script/devices.txt", "testdata/script/links.txt", "testdata/script/metadata.txt",
 		"testdata/script/modes.txt", "testdata/script/registries.txt", "testdata/script/runtime-rootless.txt", "testdata/script/update.txt",
 	})
 	openTUN(t)

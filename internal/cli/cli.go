@@ -129,6 +129,7 @@ func Main(args []string, programs Programs) int {
 	c := &call{out: os.Stdout, err: os.Stderr, in: os.Stdin, programs: programs, argv: args}
 	// The trees of containers and layers have the modes that images say, whatever the caller's mask hides of his own files.
 	c.umask = os.FileMode(unix.Umask(0o022))
+	host.FindHome()
 	err := c.main(args)
 	return c.report(err)
 }

@@ -61,6 +61,7 @@ type infoView struct {
 	DriverReason, CgroupDriverReason, RunRoot string
 	NetworkSettings                           []string // of the host, that networks have changed
 	Rootless                                  bool
+	RootlessUplink                            string // without root, what carries the traffic of networks
 }
 
 // registryIndex is where docker's clients log in that name no registry.
@@ -125,6 +126,7 @@ func (c *call) cmdInfo() error {
 	if err != nil {
 		return err
 	}
+	v.RootlessUplink = e.Uplink()
 	for _, change := range changes {
 		v.NetworkSettings = append(v.NetworkSettings, change.String())
 	}
@@ -163,6 +165,9 @@ func (v *infoView) text() string {
 	line(" Kernel Version: %s\n Operating System: %s\n OSType: %s\n Architecture: %s\n CPUs: %d", v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU)
 	line(" Total Memory: %s\n Name: %s\n Docker Root Dir: %s\n Run Root: %s\n Debug Mode: %v", units.BytesSize(float64(v.MemTotal)), v.Name, v.DockerRootDir, v.RunRoot, v.Debug)
 	line(" Live Restore Enabled: %v\n Rootless: %v", v.LiveRestoreEnabled, v.Rootless)
+	if v.RootlessUplink != "" {
+		line(" Rootless Uplink: %s", v.RootlessUplink)
+	}
 	for _, s := range v.NetworkSettings {
 		line(" Changed Setting: %s", s)
 	}

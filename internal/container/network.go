@@ -128,7 +128,7 @@ const HostGateway = "host-gateway"
 
 // ParseNetwork reads --network: a name, or key=value pairs of an endpoint.
 func ParseNetwork(s string) (Endpoint, error) {
-	if !strings.Contains(s, "=") {
+	if !strings.Contains(s, "=") || OtherMode(s) != "" { // who looks for the network says what to do instead
 		if s == "" {
 			return Endpoint{}, errdef.New(errdef.Invalid, "invalid network: the name is empty")
 		}
@@ -163,6 +163,24 @@ func ParseNetwork(s string) (Endpoint, error) {
 		return e, errdef.New(errdef.Invalid, "network name/id is not specified")
 	}
 	return e, nil
+}
+
+// OtherMode says what to do instead of naming a mode of podman's, or a driver, as a network; empty for other names.
+func OtherMode(s string) string {
+	mode, options, has := strings.Cut(s, ":")
+	switch {
+	case mode == "pasta" || mode == "slirp4netns":
+		return "leave --network out: without root, what leaves the networks goes through the uplink, and --rootless-uplink pasta chooses pasta for it"
+	case s == "private":
+		return "leave --network out: a container is on the network bridge then; --network none gives it none"
+	case mode == "ns":
+		return "a network namespace is joined by way of a container that is in it: --network container:NAME"
+	case mode == NetworkBridge && has:
+		return "give the options in docker's way: --network name=bridge," + options
+	case s == "ipvlan" || s == "overlay" || s == "macvlan":
+		return "that is a driver, and what is named is a network: berth network create --driver bridge (or macvlan) NAME"
+	}
+	return ""
 }
 
 // ParseAddress reads an address of a family.

@@ -4,6 +4,7 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/runtime/lifecycle"
+	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/needs"
 	"berth/internal/runtime/userns"
 	"berth/internal/settings"
@@ -15,6 +16,10 @@ func Check(v settings.Values) []needs.Finding {
 	if !in.Root() {
 		m := userns.Ours()
 		in.Ranges, in.WhyNone = len(m.UID)-1, m.Why
+		if v.RootlessUplink == monitor.UplinkPasta {
+			_, err := monitor.Pasta()
+			in.Pasta, in.NoPasta = true, err != nil
+		}
 	}
 	return needs.Findings(in)
 }

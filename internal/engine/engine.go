@@ -71,26 +71,52 @@ func Open(v settings.Values) (*Engine, error) {
 // it first.
 func makeRoots(v settings.Values) error {
 	for _, dir := range []string{v.DataRoot, v.RunRoot} {
-		var st unix.Stat_t
-		if unix.Lstat(dir, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			if dir == v.RunRoot && (int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0) {
-				return errdef.Hint(errdef.New(errdef.Denied, "cannot use the run root %s: it belongs to another user, or others may write to it", dir),
-					"choose another with --run-root or BERTH_RUN_ROOT")
-			}
-			continue
-		}
 		mode := fs.FileMode(0o711)
 		if dir == v.RunRoot {
 			mode = 0o700
 		}
-		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-			return rootError(dir, err)
+		err := os.Mkdir(dir, mode)
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = os.MkdirAll(filepath.Dir(dir), 0o755); err == nil {
+				err = os.Mkdir(dir, mode)
+			}
 		}
-		if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		switch {
+		case errors.Is(err, fs.ErrExist) && dir == v.RunRoot:
+			if err := trustRunRoot(dir); err != nil {
+				return err
+			}
+		case err != nil && !errors.Is(err, fs.ErrExist):
 			return rootError(dir, err)
 		}
 	}
 	return nil
+}
+
+// trustRunRoot reports whether a run root that was there already is the caller's alone. In /tmp anybody may have made it, or a link of that name.
+func trustRunRoot(dir string) error {
+	var link, at unix.Stat_t
+	err := unix.Lstat(dir, &link)
+	if err == nil {
+		err = unix.Stat(dir, &at)
+	}
+	if err != nil {
+		return rootError(dir, &os.PathError{Op: "stat", Path: dir, Err: err})
+	}
+	us, why := uint32(os.Geteuid()), ""
+	switch {
+	case link.Mode&unix.S_IFMT == unix.S_IFLNK && link.Uid != us && link.Uid != 0:
+		why = "another user has made a link of it"
+	case at.Mode&unix.S_IFMT != unix.S_IFDIR:
+		why = "it is no directory"
+	case at.Uid != us:
+		why = "it belongs to another user"
+	case at.Mode&0o022 != 0:
+		why = "others may write to it"
+	default:
+		return nil
+	}
+	return errdef.Hint(errdef.New(errdef.Denied, "cannot use the run root %s: %s", dir, why), "choose another with --run-root or BERTH_RUN_ROOT")
 }
 
 func rootError(dir string, err error) error {

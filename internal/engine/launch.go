@@ -48,7 +48,7 @@ func (e *Engine) start(c *state.Container, network *lifecycle.Network, request m
 	o := options(e.Containers, c)
 	o.Alive, o.Host, o.RemoveTree, o.Network = alive, e.Host, e.RemoveTree, network
 	o.Settle, o.Notice, o.Home, o.CgroupManager = e.settlePorts, e.Notice, e.home, cgroup.Driver(e.Settings.CgroupManager)
-	o.HostLoopback, o.CDIDirs, o.Program = e.Settings.HostLoopback, e.Settings.CDIDirs(), e.Program
+	o.HostLoopback, o.Uplink, o.CDIDirs, o.Program = e.Settings.HostLoopback, e.Settings.RootlessUplink, e.Settings.CDIDirs(), e.Program
 	if request.Stdin || request.Output {
 		e.Containers.Note(c, "attach")
 	}
@@ -154,6 +154,9 @@ func (e *Engine) monitorEnv() []string {
 	}
 	if manager := e.Settings.CgroupManager; manager != "" {
 		env = append(env, settings.CgroupManagerEnv+"="+manager)
+	}
+	if e.Settings.RootlessUplink != "" {
+		env = append(env, settings.RootlessUplinkEnv+"="+e.Settings.RootlessUplink)
 	}
 	return append(env, settings.CDIDirsEnv+"="+e.Settings.CDISpecDirs, "GOMAXPROCS=1")
 }
@@ -323,7 +326,7 @@ var errNoMonitor = errdef.New(errdef.Invalid, "a monitor is started by other com
 // options is what every monitor of a container is told.
 func options(s state.Store, c *state.Container) monitor.Options {
 	return monitor.Options{
-		Home: home(s), HostLoopback: os.Getenv(settings.HostLoopbackEnv) == "true", CDIDirs: filepath.SplitList(os.Getenv(settings.CDIDirsEnv)),
+		Home: home(s), HostLoopback: os.Getenv(settings.HostLoopbackEnv) == "true", Uplink: os.Getenv(settings.RootlessUplinkEnv), CDIDirs: filepath.SplitList(os.Getenv(settings.CDIDirsEnv)),
 		CgroupManager: cgroup.Driver(os.Getenv(settings.CgroupManagerEnv)),
 		Store:         s, Container: c, Host: sync.OnceValue(host.Probe), RemoveTree: os.RemoveAll,
 		Layers: func() ([]string, error) { return layersOf(s.Data, c.Image.ChainIDs) },

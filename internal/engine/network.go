@@ -41,6 +41,11 @@ func (e *Engine) checkNetworks(c *state.Container) error {
 	for i := range c.Config.Networks {
 		asked := &c.Config.Networks[i]
 		n, err := e.Networks().Load(asked.Network)
+		if errdef.Is(err, errdef.NotFound) {
+			if hint := container.OtherMode(asked.Network); hint != "" {
+				err = errdef.Hint(err, "%s", hint)
+			}
+		}
 		if err != nil {
 			return err
 		}

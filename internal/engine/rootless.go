@@ -2,12 +2,14 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
 
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/network/uplink"
 	"berth/internal/rootless"
 	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
@@ -99,4 +101,29 @@ func RemoverMain(args []string) error {
 		return errdef.New(errdef.Invalid, "a directory is deleted by other commands")
 	}
 	return os.RemoveAll(args[0])
+}
+
+// Uplink says what carries the traffic of networks without root: the uplink that runs, or the one that the next would be. As root there is
+// none.
+func (e *Engine) Uplink() string {
+	if host.Caller().UID == 0 {
+		return ""
+	}
+	next := monitor.UplinkOwn
+	if e.Settings.RootlessUplink == monitor.UplinkPasta {
+		next = monitor.UplinkPasta
+	}
+	client, err := uplink.Connect(e.Settings.RunRoot)
+	if err != nil {
+		return next
+	}
+	defer client.Close()
+	running := monitor.UplinkOwn
+	if s, err := client.Status(); err == nil && s.Pasta != 0 {
+		running = monitor.UplinkPasta
+	}
+	if running != next {
+		return fmt.Sprintf("%s (%s from its next start on)", running, next)
+	}
+	return running
 }

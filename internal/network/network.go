@@ -194,7 +194,11 @@ func checkDriver(n Network) error {
 	case DriverHost, DriverNull: // docker's words
 		return errdef.New(errdef.Denied, "only one instance of %q network is allowed", n.Driver)
 	case "ipvlan", "overlay":
-		return errdef.New(errdef.Unsupported, "the network driver %s is not supported: there are bridge and macvlan", n.Driver)
+		err := errdef.New(errdef.Unsupported, "the network driver %s is not supported: there are bridge and macvlan", n.Driver)
+		if n.Driver == "overlay" {
+			return errdef.Hint(err, "it connects several hosts, and berth knows one: --driver bridge")
+		}
+		return errdef.Hint(err, "--driver macvlan -o parent=INTERFACE gives containers addresses of the host's network, too")
 	}
 	return errdef.New(errdef.NotFound, "could not find plugin %s in v1 plugin registry: plugin not found", n.Driver)
 }

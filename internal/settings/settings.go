@@ -40,6 +40,8 @@ type Values struct {
 	HostLoopback bool `toml:"host-loopback"`
 	// Runtimes are further OCI runtimes, by the names that --runtime takes: their programs, as paths or as names to be looked up in $PATH.
 	Runtimes map[string]string `toml:"runtimes"`
+	// RootlessUplink is what carries the traffic of a user without root: berth (or empty), or pasta.
+	RootlessUplink string `toml:"rootless-uplink"`
 }
 
 // CgroupManagerEnv is the variable of the setting cgroup-manager.
@@ -47,6 +49,9 @@ const CgroupManagerEnv = "BERTH_CGROUP_MANAGER"
 
 // HostLoopbackEnv is the variable of the setting host-loopback.
 const HostLoopbackEnv = "BERTH_HOST_LOOPBACK"
+
+// RootlessUplinkEnv is the variable of the setting rootless-uplink.
+const RootlessUplinkEnv = "BERTH_ROOTLESS_UPLINK"
 
 // CDIDirsEnv is the variable of the setting cdi-spec-dirs.
 const CDIDirsEnv = "BERTH_CDI_SPEC_DIRS"
@@ -63,6 +68,7 @@ var Keys = [...]struct{ Name, Env, Help string }{
 	{"host-loopback", HostLoopbackEnv, "Let containers without root reach the host's loopback interface, at 169.254.77.1"},
 	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
 	{"log-max-size", "BERTH_LOG_MAX_SIZE", "How large a log file of a container may grow"},
+	{"rootless-uplink", RootlessUplinkEnv, "What carries the traffic of networks without root (berth|pasta)"},
 	{"run-root", "BERTH_RUN_ROOT", "Where what dies with the boot is kept"},
 	{"runtimes", "BERTH_RUNTIMES", "OCI runtimes for --runtime, as NAME=PROGRAM, separated by commas"},
 }
@@ -142,6 +148,10 @@ func (v *Values) check() error {
 	if v.LogFiles = v.LogCount; v.LogFiles < 1 {
 		return errdef.New(errdef.Invalid, "log-max-file %d is less than 1", v.LogCount)
 	}
+	if v.DataRoot == "" {
+		err := errdef.New(errdef.Invalid, "cannot tell where to keep images and containers: HOME is not set, and /etc/passwd has no user %d", host.Caller().UID)
+		return errdef.Hint(err, "set HOME, or choose a directory with --data-root")
+	}
 	for _, root := range []*string{&v.DataRoot, &v.RunRoot} {
 		if *root, err = filepath.Abs(*root); err != nil {
 			return err
@@ -154,6 +164,9 @@ func (v *Values) check() error {
 		if name == "" || program == "" || strings.ContainsAny(name, "/=, ") || container.OwnRuntime(name) {
 			return errdef.New(errdef.Invalid, "the runtime %q cannot be %q: a name of one's own and a program are needed", name, program)
 		}
+	}
+	if u := v.RootlessUplink; u != "" && u != "berth" && u != "pasta" {
+		return errdef.New(errdef.Invalid, "rootless-uplink %q is neither berth nor pasta", u)
 	}
 	if v.DataRoot == v.RunRoot {
 		return errdef.New(errdef.Invalid, "data-root and run-root are both %s: they must differ", v.DataRoot)
@@ -170,6 +183,8 @@ func (v *Values) set(name, value string) error {
 		v.CgroupManager = value
 	case "host-loopback":
 		v.HostLoopback, err = strconv.ParseBool(value)
+	case "rootless-uplink":
+		v.RootlessUplink = value
 	case "data-root":
 		v.DataRoot = value
 	case "run-root":
@@ -198,6 +213,8 @@ func (v Values) Get(name string) string {
 		return v.CgroupManager
 	case "host-loopback":
 		return strconv.FormatBool(v.HostLoopback)
+	case "rootless-uplink":
+		return v.RootlessUplink
 	case "data-root":
 		return v.DataRoot
 	case "run-root":
@@ -243,18 +260,19 @@ func defaultRoots() (data, run, runSource string) {
 	if user == 0 {
 		return "/var/lib/berth", "/run/berth", "default"
 	}
-	data = os.Getenv("XDG_DATA_HOME")
-	if data == "" {
-		data = filepath.Join(os.Getenv("HOME"), ".local/share")
+	if dir, home := os.Getenv("XDG_DATA_HOME"), os.Getenv("HOME"); dir != "" {
+		data = filepath.Join(dir, "berth")
+	} else if home != "" {
+		data = filepath.Join(home, ".local/share/berth")
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		return filepath.Join(data, "berth"), filepath.Join(dir, "berth"), "XDG_RUNTIME_DIR"
+		return data, filepath.Join(dir, "berth"), "XDG_RUNTIME_DIR"
 	}
 	uid := strconv.Itoa(user)
 	if dir := "/run/user/" + uid; writable(dir) {
-		return filepath.Join(data, "berth"), dir + "/berth", "default: " + dir
+		return data, dir + "/berth", "default: " + dir
 	}
-	return filepath.Join(data, "berth"), "/tmp/berth-" + uid, "default: no XDG_RUNTIME_DIR and no /run/user/" + uid
+	return data, "/tmp/berth-" + uid, "default: no XDG_RUNTIME_DIR and no /run/user/" + uid
 }
 
 func writable(dir string) bool {

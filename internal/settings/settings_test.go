@@ -59,13 +59,14 @@ func TestDefaults(t *testing.T) {
 
 func TestWrongSettingsAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"colour = 1":           `unknown key "colour"`,
-		"debug = 1":            "cannot read the configuration",
-		"data-root =":          "cannot read the configuration",
-		`log-max-size = "big"`: `"big" is no size`,
-		`log-max-size = "0"`:   "is no size",
-		"log-max-file = 0":     "less than 1",
-		`cgroup-manager = "x"`: "neither systemd nor cgroupfs",
+		"colour = 1":                                `unknown key "colour"`,
+		"debug = 1":                                 "cannot read the configuration",
+		"data-root =":                               "cannot read the configuration",
+		`log-max-size = "big"`:                      `"big" is no size`,
+		`log-max-size = "0"`:                        "is no size",
+		"log-max-file = 0":                          "less than 1",
+		`cgroup-manager = "x"`:                      "neither systemd nor cgroupfs",
+		`rootless-uplink = "slirp4netns"`:           "neither berth nor pasta",
 		"data-root = \"/same\"\nrun-root=\"/same\"": "they must differ",
 	} {
 		user(t, text)
@@ -103,7 +104,7 @@ func TestEveryKeyIsAFieldAndCanBeSetAndRead(t *testing.T) {
 	if len(tags) != len(Keys) {
 		t.Errorf("%d fields, %d keys", len(tags), len(Keys))
 	}
-	samples := map[string]string{"cdi-spec-dirs": "/c", "cgroup-manager": "cgroupfs", "data-root": "/d", "debug": "true", "host-loopback": "true", "log-max-file": "9", "log-max-size": "3m", "run-root": "/r", "runtimes": "a=/b,c=d"}
+	samples := map[string]string{"cdi-spec-dirs": "/c", "cgroup-manager": "cgroupfs", "data-root": "/d", "debug": "true", "host-loopback": "true", "log-max-file": "9", "log-max-size": "3m", "rootless-uplink": "pasta", "run-root": "/r", "runtimes": "a=/b,c=d"}
 	for _, k := range Keys {
 		user(t, "")
 		v, from, err := Load(map[string]string{k.Name: samples[k.Name]})

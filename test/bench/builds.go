@@ -58,7 +58,7 @@ func (b *bench) builders(root string) (all []builder, stop func(), err error) {
 	stop = func() {}
 	all = []builder{{name: "berth", argv: []string{b.berth, "build", "-q", "--network", "none"}, noCache: "--no-cache"}}
 	engines := []peer{{argv: []string{b.berth}}}
-	if docker, end, err := b.docker(); err != nil {
+	if docker, end, err := b.docker(nil, "--bridge", "none", "--iptables=false", "--ip-masq=false"); err != nil {
 		fmt.Printf("docker: left out: %v\n", err)
 	} else {
 		stop = end

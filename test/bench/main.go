@@ -1,6 +1,7 @@
 // Command bench runs berth beside its peers, in alternation in one run, and prints medians, minima and ratios. It judges
 // nothing, and is no test: `make bench` on a quiet machine, as root, with crun, runc, podman, conmon, bubblewrap, docker-registry
-// and skopeo's relatives installed; what is not installed is left out, and said. The part "drivers" compares berth with itself, on a host
+// and skopeo's relatives installed; what is not installed is left out, and said. Parts may be
+// named: "traffic" compares what networks carry, "rootless" containers of a user. The part "drivers" compares berth with itself, on a host
 // with systemd: `make bench BENCH=drivers`.
 package main
 
@@ -31,6 +32,8 @@ var sections = []section{
 	{"bundles", (*bench).bundles},
 	{"run", (*bench).run},
 	{"networks", (*bench).networks},
+	{"traffic", (*bench).traffic},
+	{"rootless", (*bench).rootless},
 	{"exec", (*bench).exec},
 	{"containers", (*bench).containers},
 	{"copies", (*bench).copies},
@@ -50,6 +53,13 @@ type bench struct {
 
 func main() {
 	flag.Parse()
+	if flag.NArg() == 2 && (flag.Arg(0) == "serve" || measures[flag.Arg(0)] != nil) {
+		if err := measureMain(flag.Arg(0), flag.Arg(1)); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := start(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

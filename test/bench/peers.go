@@ -44,13 +44,16 @@ func attempt(commands ...[]string) {
 	}
 }
 
+// errLeftOut says that an engine is not there.
+var errLeftOut = errors.New("not installed")
+
 // peers are the engines that are there, with a docker daemon that stop ends.
 func (b *bench) peers() (all []peer, stop func(), err error) {
 	all = []peer{{name: "berth", argv: []string{b.berth}}}
 	if b.podman != nil {
 		all = append(all, peer{name: "podman", argv: b.podman, prefix: "localhost/"})
 	}
-	docker, stop, err := b.docker()
+	docker, stop, err := b.docker(nil, "--bridge", "none", "--iptables=false", "--ip-masq=false")
 	if err != nil {
 		fmt.Printf("docker: left out: %v\n", err)
 		return all, func() {}, nil
@@ -58,8 +61,8 @@ func (b *bench) peers() (all []peer, stop func(), err error) {
 	return append(all, docker), stop, nil
 }
 
-// docker starts a daemon that keeps everything in b.dir.
-func (b *bench) docker() (p peer, stop func(), err error) {
+// docker starts a daemon that keeps everything in b.dir. within is the beginning of the command, network are flags.
+func (b *bench) docker(within []string, network ...string) (p peer, stop func(), err error) {
 	for _, program := range []string{"dockerd", "docker"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return p, nil, errors.New("not installed")
@@ -77,8 +80,11 @@ func (b *bench) docker() (p peer, stop func(), err error) {
 		return p, nil, err
 	}
 	defer log.Close()
-	daemon := exec.Command("dockerd", "--config-file", at+"/config", "--data-root", at+"/d", "--exec-root", at+"/x", "--pidfile", at+"/pid",
-		"-H", "unix://"+at+"/s", "--bridge", "none", "--iptables=false", "--ip-masq=false", "--exec-opt", "native.cgroupdriver=cgroupfs")
+	argv := slices.Concat(within, []string{
+		"dockerd", "--config-file", at + "/config", "--data-root", at + "/d", "--exec-root", at + "/x", "--pidfile", at + "/pid",
+		"-H", "unix://" + at + "/s", "--exec-opt", "native.cgroupdriver=cgroupfs",
+	}, network)
+	daemon := exec.Command(argv[0], argv[1:]...)
 	daemon.Stdout, daemon.Stderr = log, log
 	if err := daemon.Start(); err != nil {
 		return p, nil, err

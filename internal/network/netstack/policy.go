@@ -18,7 +18,7 @@ type policy struct {
 }
 
 func newPolicy(c uplink.Config) policy {
-	p := policy{gateway4: c.IPv4.Gateway, gateway6: c.IPv6.Gateway, inside: c.Inside, loopback: c.HostLoopback, hostAddress: hostAddress}
+	p := policy{gateway4: c.IPv4.Gateway, gateway6: c.IPv6.Gateway, inside: c.Inside, loopback: c.HostLoopback, hostAddress: uplink.HostAddress}
 	for _, a := range []uplink.Addresses{c.IPv4, c.IPv6} {
 		if a.Guest.IsValid() {
 			p.inside = append(p.inside[:len(p.inside):len(p.inside)], a.Guest.Masked())
@@ -90,28 +90,6 @@ func refused(a netip.Addr) bool {
 
 // compatible are IPv4-compatible IPv6 addresses, deprecated by RFC 4291, 2.5.5.1.
 var compatible = netip.PrefixFrom(netip.IPv6Unspecified(), 96)
-
-// hostAddress is the address that the host sends from by its default route: what the kernel chooses for a.root-servers.net, to
-// whom nothing is sent. It is asked anew each time, because hosts move between networks.
-func hostAddress(is4 bool) (netip.Addr, bool) {
-	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte{198, 41, 0, 4}, Port: 53})
-	if !is4 {
-		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: [16]byte{0x20, 0x01, 0x05, 0x03, 0xba, 0x3e, 13: 2, 15: 0x30}, Port: 53}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	defer unix.Close(fd)
-	if err := unix.Connect(fd, to); err != nil {
-		return netip.Addr{}, false
-	}
-	own, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	return addrPort(own).Addr(), true
-}
 
 // addrPort is a socket's address; zero for another family.
 func addrPort(sa unix.Sockaddr) netip.AddrPort {

@@ -7,6 +7,9 @@
 // address, the *guest's*. The *device* (a TUN) leads out of it; what reads the device is the *stack*, whose own address is the
 // *gateway's*. A *forward* is a listening socket of the host's whose connections are carried inside: a published port.
 //
+// With Config.Pasta it is the program pasta that makes a device (a TAP) and carries what comes out of it. berth-uplink starts it, ends
+// when it ends, and takes it along when it ends itself; it inherits the network namespace where it would otherwise inherit the device.
+//
 // # Coming and going
 //
 // Uplinks are counted by nobody: RUN/uplink.sock has one as long as somebody is connected to it, and Config.Linger longer. RUN/uplink.lock
@@ -66,6 +69,9 @@ const Program = "berth-uplink"
 type Config struct {
 	Run string // the run root
 	MTU int    // of the device, in bytes
+	// Pasta is the path of the program that carries instead of berth-uplink; Device is the name of the device that it makes.
+	Pasta  string `json:",omitempty"`
+	Device string `json:",omitempty"`
 	// IPv4 and IPv6 are the addresses on the device; the zero value is none of that family.
 	IPv4, IPv6 Addresses
 	// Inside are the networks inside, besides those of the addresses above. A client of a forward with an address in one of them
@@ -119,15 +125,24 @@ func (c Config) Requests(device netlink.Link) []netlink.Request {
 		if !a.Guest.IsValid() {
 			continue
 		}
-		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		if a.Gateway.Is6() {
-			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		requests = append(requests, netlink.AddAddress(device.Index, a.Guest))
+		for _, to := range c.outside(a.Gateway.Is4()) {
+			requests = append(requests, netlink.AddRoute(netlink.Route{To: to, Gateway: a.Gateway, Index: device.Index}))
 		}
-		requests = append(requests,
-			netlink.AddAddress(device.Index, a.Guest),
-			netlink.AddRoute(netlink.Route{To: all, Gateway: a.Gateway, Index: device.Index}))
 	}
 	return requests
+}
+
+// outside is what the device leads to. pasta connects to whatever it is asked to, which must not be the host's loopback by another name
+// (::ffff:127.0.0.1): it gets packets for global and for local unicast addresses only (RFC 4291, RFC 4193).
+func (c Config) outside(is4 bool) []netip.Prefix {
+	switch {
+	case is4:
+		return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
+	case c.Pasta != "":
+		return []netip.Prefix{netip.MustParsePrefix("2000::/3"), netip.MustParsePrefix("fc00::/7")}
+	}
+	return []netip.Prefix{netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 }
 
 // Protocol is TCP or UDP.
@@ -148,6 +163,7 @@ type Forward struct {
 // Status is what an uplink tells about itself.
 type Status struct {
 	Since    time.Time // when it was started
+	Pasta    int       `json:",omitempty"` // the number of the pasta that carries; the packets of that one are not counted
 	TCP      int       // connections, those that are being made included
 	UDP      int       // flows
 	Echo     int       // flows of echo requests

@@ -58,6 +58,8 @@ type Options struct {
 	Program func(name string) (string, error)
 	// HostLoopback lets a user's containers reach the host's loopback interface, by way of the uplink.
 	HostLoopback bool
+	// Uplink is UplinkPasta for a user who wants that; otherwise the uplink is berth's own.
+	Uplink string
 	// Network is the container's network namespace, if it is being made already.
 	Network *lifecycle.Network
 	// Settle puts right what a killed monitor of another container has left: it is adopted, or what it held is given back.

@@ -9,13 +9,10 @@ import (
 	"slices"
 	"time"
 
-	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/ident"
 	"berth/internal/network"
 	"berth/internal/network/dns"
-	"berth/internal/network/etcfiles"
-	"berth/internal/network/netlink"
 	"berth/internal/network/uplink"
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/state"
@@ -32,6 +29,7 @@ type connection struct {
 	resolver  dns.Sockets // on a network with names
 	kept      []*os.File  // connections to nftables that the monitor keeps a while for the command (network.Store.Keep)
 	uplink    *uplink.Client
+	host      netip.Addr // how the host is reached by way of the uplink
 }
 
 // sharedNetwork is the network namespace of the container id, which another one is to share.
@@ -152,93 +150,6 @@ func TellOfFirewall(notice func(string), store network.Store, n network.Network,
 	}
 }
 
-// Named reports whether a container's networks have names: all do but the default bridge.
-func Named(c container.Config) bool {
-	for _, n := range c.Networks {
-		if n.Network != container.NetworkBridge {
-			return true
-		}
-	}
-	return false
-}
-
-// listenForNames opens the sockets of a container's resolver, and leads its queries there.
-func listenForNames(ns *os.File) (dns.Sockets, error) {
-	sockets, err := dns.Listen(ns)
-	if err != nil {
-		return sockets, err
-	}
-	port, err := sockets.Port()
-	if err == nil {
-		err = network.LeadToResolver(ns, dns.Address(), port)
-	}
-	if err != nil {
-		return dns.Sockets{}, errors.Join(err, sockets.Close())
-	}
-	return sockets, nil
-}
-
-// Place is what a container that starts has on one network.
-type Place struct {
-	Network network.Network
-	Request network.Request
-	Ports   []network.PortRequest
-}
-
-// Places are what a container that starts has on its networks: published ports on the first, and its way out by the first that leads
-// somewhere.
-func Places(store network.Store, c *state.Container) ([]Place, error) {
-	var all []Place
-	routed := false
-	for i, asked := range c.Config.Networks {
-		n, err := store.Load(asked.Network)
-		if err != nil {
-			return nil, err
-		}
-		r, err := EndpointRequest(c, asked)
-		if err != nil {
-			return nil, err
-		}
-		r.Interface, r.DefaultRoute = fmt.Sprintf("eth%d", i), !routed && !n.Internal
-		routed = routed || r.DefaultRoute
-		p := Place{Network: n, Request: r}
-		if i == 0 {
-			p.Ports = PortRequests(c.Config)
-		}
-		all = append(all, p)
-	}
-	return all, nil
-}
-
-// EndpointRequest is what a container asks of one network.
-func EndpointRequest(c *state.Container, asked container.Endpoint) (network.Request, error) {
-	r := network.Request{Container: c.ID, Name: c.Name, Aliases: asked.Aliases, LinkLocal: asked.LinkLocal}
-	for _, a := range []netip.Addr{asked.IPv4, asked.IPv6} {
-		if a.IsValid() {
-			r.Addresses = append(r.Addresses, a)
-		}
-	}
-	if asked.MAC != "" {
-		mac, err := netlink.ParseMAC(asked.MAC)
-		if err != nil {
-			return r, errdef.As(errdef.Invalid, err)
-		}
-		r.MAC = mac
-	}
-	return r, nil
-}
-
-// PortRequests are the ports that a container wants published.
-func PortRequests(c container.Config) []network.PortRequest {
-	var all []network.PortRequest
-	for _, p := range c.PublishedPorts() {
-		all = append(all, network.PortRequest{
-			Protocol: network.Protocol(p.Protocol), HostIP: p.HostIP, HostPort: p.HostPort, HostPortEnd: p.HostPortEnd, ContainerPort: p.ContainerPort,
-		})
-	}
-	return all
-}
-
 // close closes the sockets.
 func (c *connection) close() {
 	c.linkDown()
@@ -265,8 +176,8 @@ func (c *connection) addresses() []netip.Addr {
 
 // gateway is the host as the container sees it, for --add-host NAME:host-gateway.
 func (c *connection) gateway() (netip.Addr, bool) {
-	if c.uplink != nil {
-		return uplinkAddresses.ipv4.Gateway, true
+	if c.host.IsValid() {
+		return c.host, true
 	}
 	for _, e := range c.endpoints {
 		for _, g := range e.Gateways {
@@ -276,66 +187,6 @@ func (c *connection) gateway() (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
-}
-
-// resolverConfig is what a container's resolver answers with.
-func resolverConfig(o Options, ns *os.File) (dns.Config, error) {
-	store := o.networks()
-	config := dns.Config{}
-	outside := false
-	for _, asked := range o.Container.Config.Networks {
-		n, err := store.Load(asked.Network)
-		if err != nil {
-			return config, err
-		}
-		outside = outside || !n.Internal
-		if n.Name != container.NetworkBridge {
-			config.Networks = append(config.Networks, dns.Network{Name: n.Name, Zone: withLinks(store.Zone(n.Name), o.Store, o.Container.Config.Links)})
-		}
-	}
-	if outside {
-		config.ResolvConf = etcfiles.ResolvConfPath
-	}
-	for _, s := range o.Container.Config.DNS {
-		if a, err := netip.ParseAddr(s); err == nil {
-			config.Servers = append(config.Servers, a)
-		}
-	}
-	if len(config.Servers) > 0 {
-		config.Dial = dns.DialIn(ns)
-	}
-	_, ndots, err := resolvConf(o.Container.Config)
-	config.Ndots = ndots
-	return config, err
-}
-
-// serveNames starts the resolver of a container that has one, whose first process is pid.
-func (m *monitor) serveNames(pid int) error {
-	m.networking.Lock()
-	defer m.networking.Unlock()
-	return m.serveNamesLocked(pid)
-}
-
-func (m *monitor) serveNamesLocked(pid int) error {
-	if m.net.resolver.UDP == nil || m.names != nil {
-		return nil
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it has ended already
-	}
-	if err != nil {
-		return err
-	}
-	config, err := resolverConfig(m.Options, ns)
-	if err == nil {
-		m.names, err = dns.Start(m.net.resolver, config)
-	}
-	if err != nil || len(config.Servers) == 0 {
-		return errors.Join(err, ns.Close())
-	}
-	m.namesIn = ns // the queries to --dns servers are sent from there
-	return nil
 }
 
 // guard watches over the rules of the container's networks as long as it runs: somebody may remove them, as firewalld does at each
@@ -408,78 +259,6 @@ func (o Options) release() error {
 		return nil
 	}
 	return o.networks().ReleaseAll(o.Container.ID, network.Ended)
-}
-
-// reconnect takes the sockets again that a monitor before this one has held, and makes the interfaces again that are gone.
-func (m *monitor) reconnect(pid int) error {
-	if len(m.c.Config.Networks) == 0 {
-		return nil
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	store := m.networks()
-	held, err := m.held()
-	if err != nil {
-		return err
-	}
-	for _, e := range held {
-		if e, err = store.Restore(e, ns); err != nil {
-			return fmt.Errorf("cannot connect the container to the network %s again: %w", e.Network, err)
-		}
-		m.net.endpoints = append(m.net.endpoints, e)
-		ports, err := holdAgain(store, e.Ports)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err) // published all the same; somebody else has the port, too
-			continue
-		}
-		m.net.ports = append(m.net.ports, ports...)
-	}
-	if err := m.open(ns); err != nil {
-		return err
-	}
-	return m.serveNames(pid)
-}
-
-// open opens what a container, whose network namespace is ns, has besides its ports: the connection to the uplink, and the resolver's
-// sockets.
-func (m *monitor) open(ns *os.File) (err error) {
-	if err = m.linkUp(&m.net); err == nil && Named(m.c.Config) {
-		m.net.resolver, err = listenForNames(ns)
-	}
-	return err
-}
-
-// openInstead opens what a command that connected the container after its birth would have handed on, if it had not been killed.
-func (m *monitor) openInstead(pid int) (err error) {
-	if m.Home == nil || !m.c.Config.OwnNetwork() {
-		return nil
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it has ended already
-	}
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if m.net.endpoints, err = m.held(); err != nil {
-		return err
-	}
-	return m.open(ns)
-}
-
-// holdAgain takes the ports that a monitor before this one has held. It may have been killed a moment ago, and not be done with its
-// descriptors.
-func holdAgain(store network.Store, ports []network.Published) (held []*os.File, err error) {
-	for wait := time.Millisecond; ; wait *= 2 {
-		if held, err = store.Hold(ports); !errors.Is(err, unix.EADDRINUSE) || wait > time.Second {
-			return held, err
-		}
-		time.Sleep(wait)
-	}
 }
 
 // reload reads what commands can change of a container, and may have since it was last read: its name, which networks it is to be on, its
@@ -563,40 +342,4 @@ func (m *monitor) holdPorts() {
 			fmt.Fprintln(os.Stderr, err) // published all the same; somebody else has the port, too
 		}
 	}
-}
-
-// changeNames makes the container's resolver answer for its networks as they are now; one that has none yet gets one.
-func (m *monitor) changeNames(pid int) error {
-	if m.names == nil && !Named(m.c.Config) {
-		return nil
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it has ended already
-	}
-	if err != nil {
-		return err
-	}
-	if m.names == nil {
-		defer ns.Close()
-		if m.net.resolver.UDP == nil {
-			if m.net.resolver, err = listenForNames(ns); err != nil {
-				return err
-			}
-		}
-		return m.serveNamesLocked(pid)
-	}
-	config, err := resolverConfig(m.Options, ns)
-	if err != nil || len(config.Servers) == 0 {
-		err = errors.Join(err, ns.Close())
-	} else if m.namesIn != nil { // the queries of the server are sent from there already
-		config.Dial = dns.DialIn(m.namesIn)
-		err = ns.Close()
-	} else {
-		m.namesIn = ns
-	}
-	if err == nil {
-		m.names.Configure(config)
-	}
-	return err
 }

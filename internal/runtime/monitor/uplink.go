@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
@@ -107,6 +108,12 @@ func (o Options) linkUp(c *connection) error {
 		}
 		config := uplink.Config{
 			Run: o.Store.Run, MTU: uplinkMTU, IPv4: uplinkAddresses.ipv4, IPv6: uplinkAddresses.ipv6, HostLoopback: o.HostLoopback, Linger: uplinkLinger,
+			Device: UplinkName,
+		}
+		if o.Uplink == UplinkPasta {
+			if config.Pasta, err = Pasta(); err != nil {
+				return err
+			}
 		}
 		ns, err := o.Home.Namespace()
 		if err != nil {
@@ -120,14 +127,53 @@ func (o Options) linkUp(c *connection) error {
 			return fmt.Errorf("cannot connect the container to the host's network: %w", err)
 		}
 	}
+	c.host = o.hostByUplink()
 	return c.forward()
 }
 
-// makeDevice makes the device of the uplink, at home.
+// hostByUplink is the address by which containers reach the host: the uplink's, which stands for the host's own; pasta's stands for
+// its loopback only.
+func (o Options) hostByUplink() netip.Addr {
+	if o.Uplink == UplinkPasta && !o.HostLoopback {
+		if own, ok := uplink.HostAddress(true); ok {
+			return own
+		}
+	}
+	return uplinkAddresses.ipv4.Gateway
+}
+
+// The values of the setting rootless-uplink.
+const (
+	UplinkOwn   = "berth"
+	UplinkPasta = "pasta"
+)
+
+// Pasta finds the program pasta.
+func Pasta() (string, error) {
+	path, err := exec.LookPath("pasta")
+	if err != nil {
+		err = errdef.New(errdef.Unsupported, "the setting rootless-uplink is pasta, and there is no such program: %w", err)
+		return "", errdef.Hint(err, "install the package passt, or leave the setting out")
+	}
+	return path, nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// makeDevice makes the device of the uplink, at home; pasta makes its own, and needs to know where.
 func (o Options) makeDevice(config uplink.Config) (device *os.File, err error) {
 	ns, err := o.Home.Namespace()
 	if err != nil {
 		return nil, err
+	}
+	if config.Pasta != "" {
+		return duplicate(ns)
 	}
 	err = netlink.InNamespace(ns, func() error {
 		if device, err = uplink.MakeTUN(UplinkName); err != nil {
@@ -168,7 +214,8 @@ func (c *connection) letGo() {
 	}
 }
 
-// forward tells the uplink where the published ports lead. Those of a family that the container does not have lead nowhere.
+// forward tells the uplink where the published ports lead. Those of a family that the container does not have, and those
+// of an internal network, lead nowhere.
 func (c *connection) forward() error {
 	if c.uplink == nil {
 		return nil
@@ -187,7 +234,7 @@ func (c *connection) forward() error {
 			}
 			socket := c.ports[n]
 			n++
-			if to, ok := e.Address(p.HostIP.Is4()); ok {
+			if to, ok := e.Address(p.HostIP.Is4()); ok && !e.Internal {
 				forwards = append(forwards, uplink.Forward{Protocol: uplink.Protocol(p.Protocol), Target: netip.AddrPortFrom(to, p.ContainerPort)})
 				sockets = append(sockets, socket)
 			}

@@ -30,6 +30,8 @@ type Input struct {
 	// Ranges are how many ranges of subordinate ids this user has; WhyNone says why there is none.
 	Ranges  int
 	WhyNone string
+	// Pasta says that it is to carry what users' networks send; NoPasta that there is no such program.
+	Pasta, NoPasta bool
 }
 
 // The names of findings.
@@ -49,6 +51,7 @@ const (
 	AppArmor     = "AppArmor"
 	NFTables     = "nf_tables"
 	TUN          = "tun device"
+	Pasta        = "pasta"
 	DataRoot     = "data root"
 	RunRoot      = "run root"
 	privileged   = "start the container that this is with --privileged"
@@ -76,6 +79,9 @@ func Findings(in Input) []Finding {
 	all = append(all, seccomp(in), appArmor(in), nfTables(in))
 	if !in.Root() {
 		all = append(all, tun(in))
+		if in.Pasta {
+			all = append(all, pasta(in))
+		}
 	}
 	return append(all, place(DataRoot, in.Data), place(RunRoot, in.Run))
 }
@@ -438,6 +444,14 @@ func tun(in Input) Finding {
 		}
 	default:
 		f.Found, f.Hint = "/dev/net/tun does not open: "+in.TUN.Error(), "sudo modprobe tun"
+	}
+	return f
+}
+
+func pasta(in Input) Finding {
+	f := Finding{Name: Pasta, Found: "yes", OK: !in.NoPasta, For: "networks without root, as the setting rootless-uplink has it"}
+	if in.NoPasta {
+		f.Found, f.Hint = "there is no such program", "sudo apt install passt, or leave the setting rootless-uplink out"
 	}
 	return f
 }

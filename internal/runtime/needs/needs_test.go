@@ -235,6 +235,10 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 			[]func(*Input){user, func(in *Input) { in.TUN = unix.EACCES }},
 			TUN, "not for this user", "chmod 666", false, none,
 		},
+		"pasta is wanted, and there is none": {
+			[]func(*Input){user, func(in *Input) { in.Pasta, in.NoPasta = true, true }},
+			Pasta, "no such program", "apt install passt", false, none,
+		},
 		"no tun device": {
 			[]func(*Input){user, func(in *Input) { in.TUN = unix.ENOENT }},
 			TUN, "no /dev/net/tun", "modprobe tun", false, none,
