@@ -106,9 +106,9 @@ type (
 
 func verboseUsage(e *engine.Engine, u engine.DiskUse) usageDetails {
 	d := usageDetails{BuildCache: []struct{}{}}
-	short := &call{}
+	short, sizes := &call{}, engine.ImageSizes(e.Images)
 	for _, im := range u.Images {
-		d.Images = append(d.Images, usageImage{short.imageRow(e.Images, im.Record), humanSize(im.SharedBytes), humanSize(im.Bytes - im.SharedBytes), strconv.Itoa(im.Containers)})
+		d.Images = append(d.Images, usageImage{short.imageRow(loadImage(e.Images, im.Record), sizes), humanSize(im.SharedBytes), humanSize(im.Bytes - im.SharedBytes), strconv.Itoa(im.Containers)})
 	}
 	for _, of := range u.Containers {
 		r, _ := psRowOf(e, of.Listed, false)
