@@ -57,6 +57,7 @@ func TestScript(t *testing.T) {
 				"eventually": slow.eventually,
 				"exitcode":   exitcode,
 				"freeport":   freeport,
+				"proxy":      startProxy,
 				"registry":   startRegistry,
 			},
 		})
