@@ -49,7 +49,7 @@ type blob struct {
 	skip int64         // bytes of body that lie before at
 	// part says that bytes which were not asked for are not worth reading: errNoRanges is the answer then.
 	part    bool
-	unasked bool // body has all bytes of the blob, also those that were not asked for
+	offered bool // the server has said that it gives ranges
 	// fails counts connections that broke since mark, so that a server which breaks every one after a few bytes does
 	// not hold us for ever.
 	fails int
@@ -82,6 +82,7 @@ func (b *blob) open() error {
 			_ = resp.Body.Close()
 			return err
 		}
+		b.offered = resp.StatusCode == http.StatusPartialContent || resp.Header.Get("Accept-Ranges") == "bytes"
 		b.body, b.from, b.skip = resp.Body, resp.Request.URL.Host, skip
 		return nil
 	})
@@ -108,10 +109,8 @@ func (b *blob) locate(resp answer) (skip int64, err error) {
 		if b.part {
 			return 0, errNoRanges
 		}
-		b.unasked = b.end < b.desc.Size
 		return b.at, nil // the whole blob: a server that knows no ranges
 	}
-	b.unasked = false
 	first, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
 	switch {
 	case !b.ranged():

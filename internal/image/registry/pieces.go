@@ -4,43 +4,51 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"berth/internal/image"
 	"berth/internal/image/reference"
 )
 
-// ranges says how a large blob is fetched over several connections at once, where the server gives ranges: many servers give each
-// connection a share of what the line could carry.
+// ranges says when and how a large blob is fetched over several connections at once: many servers give each connection a share of what
+// the line could carry. A server nearby is quickest when it is asked once.
 //
-//	the first piece is asked for   ->  206: the others, too, several at a time
-//	                               ->  200: this is the whole blob; it is read as it comes
+//	the whole blob is asked for, and read as it comes
+//	it comes slowly, much is left, and the server has said that it gives ranges  ->  the rest in pieces, several at a time
+//	a server gives no ranges after all                                           ->  the rest over one connection
 //
-// The reader gets the pieces in their order, so that whoever stores the blob appends, and goes on later behind what is there. Memory is
+// The reader gets the bytes in their order, so that whoever stores the blob appends, and goes on later behind what is there. Memory is
 // bounded by the pieces that have arrived before their turn.
 type ranges struct {
-	least int64 // bytes that are worth it
-	piece int64 // bytes of one request
-	most  int   // pieces in memory, and so connections at once
+	least int64         // bytes that are worth it
+	look  time.Duration // of waiting for bytes, after which the server's speed is known
+	slow  int64         // bytes in a second, below which others may bring more
+	piece int64         // bytes of one request
+	most  int           // pieces in memory, and so connections at once
 }
 
 // With docker's three layers at a time, 30 MiB.
-var defaultRanges = ranges{least: 32 << 20, piece: 2 << 20, most: 5}
+var defaultRanges = ranges{least: 16 << 20, look: 500 * time.Millisecond, slow: 25 << 20, piece: 2 << 20, most: 5}
 
-// pieces is the reader of a blob whose pieces arrive over several connections.
+// pieces is the reader of a large blob: over one connection, or in pieces over several.
 type pieces struct {
-	ctx    context.Context // of the pieces; outer is the reader's
-	cancel context.CancelFunc
-	outer  context.Context
-	blob   func(ctx context.Context, at, end int64) *blob
-	how    ranges
-	at     int64 // of the blob, the next byte to give
-	size   int64
+	ctx  context.Context
+	blob func(ctx context.Context, at, end int64) *blob
+	how  ranges
+	at   int64 // of the blob, the next byte to give
+	size int64
 
+	whole   *blob         // the rest over one connection; nil when it comes in pieces
+	decided bool          // how the rest is fetched
+	got     int64         // bytes that came over one connection
+	spent   time.Duration // waiting for them
+
+	apart   context.Context // of the pieces
+	cancel  context.CancelFunc
 	queue   chan *piece // in their order
 	free    chan []byte // room for pieces; what is not here is in use
 	current *piece
 	rest    []byte
-	whole   *blob // the server gives no ranges, or no more: the rest, over one connection
 }
 
 // piece is a part of the blob on its way.
@@ -50,56 +58,87 @@ type piece struct {
 	done chan struct{} // closed when data is whole, or err says why it never will be
 }
 
-// openPieces asks for the first piece, and is told whether there are ranges at all.
 func (c *Client) openPieces(ctx context.Context, ref reference.Reference, desc image.Descriptor, offset int64) (io.ReadCloser, error) {
-	open := func(ctx context.Context, at, end int64) *blob {
+	p := &pieces{ctx: ctx, how: c.ranges, at: offset, size: desc.Size, cancel: func() {}}
+	p.blob = func(ctx context.Context, at, end int64) *blob {
 		return &blob{c: c, ctx: ctx, ref: ref, desc: desc, at: at, end: end, mark: at}
 	}
-	p := &pieces{
-		outer: ctx, blob: open, how: c.ranges, at: offset, size: desc.Size,
-		queue: make(chan *piece, c.ranges.most), free: make(chan []byte, c.ranges.most),
-	}
-	p.ctx, p.cancel = context.WithCancel(ctx)
-	first := open(p.ctx, offset, min(offset+c.ranges.piece, desc.Size))
-	if err := first.open(); err != nil {
-		p.cancel()
+	p.whole = p.blob(ctx, offset, desc.Size)
+	if err := p.whole.open(); err != nil {
 		return nil, err
 	}
-	if first.unasked {
-		first.end, p.whole = desc.Size, first
-		return p, nil
-	}
-	for range c.ranges.most {
-		p.free <- nil
-	}
-	go p.fetch(first)
 	return p, nil
 }
 
+func (p *pieces) Read(into []byte) (int, error) {
+	if len(into) == 0 {
+		return 0, nil
+	}
+	if p.whole != nil {
+		begun := time.Now()
+		n, err := p.whole.Read(into)
+		p.at, p.got, p.spent = p.at+int64(n), p.got+int64(n), p.spent+time.Since(begun)
+		if err == nil && !p.decided && p.spent >= p.how.look {
+			p.decided = true
+			if p.slow() && p.size-p.at >= p.how.least && p.whole.offered {
+				return n, p.split()
+			}
+		}
+		return n, err
+	}
+	if p.at == p.size {
+		return 0, io.EOF
+	}
+	if len(p.rest) == 0 {
+		if err := p.next(); errors.Is(err, errNoRanges) {
+			p.cancel()
+			p.whole = p.blob(p.ctx, p.at, p.size)
+			return p.whole.Read(into)
+		} else if err != nil {
+			return 0, err
+		}
+	}
+	n := copy(into, p.rest)
+	p.rest, p.at = p.rest[n:], p.at+int64(n)
+	return n, nil
+}
+
+func (p *pieces) slow() bool {
+	return float64(p.got) < float64(p.how.slow)*p.spent.Seconds()
+}
+
+// split gives up the one connection for several.
+func (p *pieces) split() error {
+	err := p.whole.Close()
+	p.whole = nil
+	p.queue, p.free = make(chan *piece, p.how.most), make(chan []byte, p.how.most)
+	for range p.how.most {
+		p.free <- nil
+	}
+	p.apart, p.cancel = context.WithCancel(p.ctx)
+	go p.fetch(p.at)
+	return err
+}
+
 // fetch begins one piece after the other, as there is room.
-func (p *pieces) fetch(b *blob) {
+func (p *pieces) fetch(at int64) {
 	defer close(p.queue)
-	for {
+	for at < p.size {
 		var room []byte
 		select {
 		case room = <-p.free:
-		case <-p.ctx.Done():
-			_ = b.Close()
+		case <-p.apart.Done():
 			return
 		}
 		if room == nil {
 			room = make([]byte, p.how.piece)
 		}
+		b := p.blob(p.apart, at, min(at+p.how.piece, p.size))
+		b.part = true
+		at = b.end
 		next := &piece{data: room[:b.end-b.at], done: make(chan struct{})}
 		p.queue <- next // there is as much room as there are pieces
-		last := b.end == p.size
-		at := b.end
 		go next.fill(b)
-		if last {
-			return
-		}
-		b = p.blob(p.ctx, at, min(at+p.how.piece, p.size))
-		b.part = true
 	}
 }
 
@@ -111,30 +150,6 @@ func (p *piece) fill(b *blob) {
 	}
 }
 
-func (p *pieces) Read(into []byte) (int, error) {
-	if p.whole != nil {
-		return p.whole.Read(into)
-	}
-	if len(into) == 0 {
-		return 0, nil
-	}
-	if p.at == p.size {
-		return 0, io.EOF
-	}
-	if len(p.rest) == 0 {
-		if err := p.next(); errors.Is(err, errNoRanges) {
-			p.cancel()
-			p.whole = p.blob(p.outer, p.at, p.size)
-			return p.whole.Read(into)
-		} else if err != nil {
-			return 0, err
-		}
-	}
-	n := copy(into, p.rest)
-	p.rest, p.at = p.rest[n:], p.at+int64(n)
-	return n, nil
-}
-
 // next waits for the piece whose turn it is.
 func (p *pieces) next() error {
 	if p.current != nil {
@@ -143,7 +158,7 @@ func (p *pieces) next() error {
 	}
 	piece, ok := <-p.queue
 	if !ok {
-		return ended(p.ctx)
+		return ended(p.apart)
 	}
 	<-piece.done
 	if piece.err == nil {
