@@ -27,8 +27,8 @@ type ranges struct {
 	most  int           // pieces in memory, and so connections at once
 }
 
-// With docker's three layers at a time, 30 MiB.
-var defaultRanges = ranges{least: 16 << 20, look: 500 * time.Millisecond, slow: 25 << 20, piece: 2 << 20, most: 5}
+// With docker's three layers at a time, 18 MiB.
+var defaultRanges = ranges{least: 16 << 20, look: 500 * time.Millisecond, slow: 25 << 20, piece: 1 << 20, most: 6}
 
 // pieces is the reader of a large blob: over one connection, or in pieces over several.
 type pieces struct {
