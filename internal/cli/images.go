@@ -61,8 +61,7 @@ func (c *call) cmdImages() error {
 		if only != nil && (!named || ref.Repository() != only.Repository() || !anyTag && ref.Tag != only.Tag) {
 			continue
 		}
-		im, err := e.Images.Load(r)
-		l := listedImage{r, im, err != nil}
+		l := loadImage(e.Images, r)
 		if keep(l) {
 			listed = append(listed, l)
 		}
@@ -74,8 +73,9 @@ func (c *call) cmdImages() error {
 	}
 	var rows []any
 	var cells [][]string
+	sizes := engine.ImageSizes(e.Images)
 	for _, l := range listed {
-		row := c.imageRow(e.Images, l.Record)
+		row := c.imageRow(l, sizes)
 		rows = append(rows, row)
 		line := []string{row.Repository, row.Tag, row.ID, row.CreatedSince, row.Size}
 		if c.options.size { // --digests
@@ -164,7 +164,14 @@ func (c *call) imageTree(e *engine.Engine, listed []listedImage) error {
 	return table(c.out, []string{"IMAGE", "ID", "DISK USAGE", "CONTENT SIZE", "EXTRA"}, cells)
 }
 
-func (c *call) imageRow(s *store.Store, r store.Record) imageRow {
+// loadImage reads what a list says of an image, also of one that is damaged.
+func loadImage(s *store.Store, r store.Record) listedImage {
+	im, err := s.Load(r)
+	return listedImage{r, im, err != nil}
+}
+
+func (c *call) imageRow(l listedImage, sizes func([]image.Digest) int64) imageRow {
+	r := l.Record
 	row := imageRow{
 		Repository: "<none>", Tag: "<none>", Digest: string(r.Target.Digest), ID: string(r.ID),
 		Containers: "N/A", SharedSize: "N/A", UniqueSize: "N/A",
@@ -178,14 +185,14 @@ func (c *call) imageRow(s *store.Store, r store.Record) imageRow {
 			row.Tag = ref.Tag
 		}
 	}
-	if im, err := s.Load(r); err == nil {
-		if at := im.Config.Created; at != nil {
+	if !l.broken {
+		if at := l.image.Config.Created; at != nil {
 			row.CreatedAt, row.CreatedSince = at.Format("2006-01-02 15:04:05 -0700 MST"), ago(*at)
 			if at.Before(time.Unix(1, 0)) {
 				row.CreatedSince = "N/A"
 			}
 		}
-		row.Size = units.HumanSizeWithPrecision(float64(engine.ImageSize(s, im.Chain)), 3)
+		row.Size = units.HumanSizeWithPrecision(float64(sizes(l.image.Chain)), 3)
 		row.VirtualSize = row.Size
 	}
 	return row

@@ -39,3 +39,15 @@ func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	})
 	ts.Setenv(args[0], r.Address)
 }
+
+// startProxy NAME ADDRESS LOG: the variable is where an HTTP proxy answers until the script's end, for which every host is the server
+// at the address. What it is asked for is in the file.
+func startProxy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: proxy NAME ADDRESS LOG")
+	}
+	p, err := registry.StartProxy(args[1], ts.MkAbs(args[2]))
+	ts.Check(err)
+	ts.Defer(p.Stop)
+	ts.Setenv(args[0], p.Address)
+}

@@ -58,6 +58,7 @@ func TestScript(t *testing.T) {
 				"exitcode":   exitcode,
 				"freeport":   freeport,
 				"notifier":   notifier,
+				"proxy":      startProxy,
 				"registry":   startRegistry,
 			},
 		})

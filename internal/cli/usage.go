@@ -119,9 +119,11 @@ type (
 
 func verboseUsage(e *engine.Engine, u engine.DiskUse, noTrunc bool) usageDetails {
 	d := usageDetails{BuildCache: []usageCache{}}
-	short := &call{options: options{noTrunc: noTrunc}}
+	short, sizes := &call{options: options{noTrunc: noTrunc}}, engine.ImageSizes(e.Images)
 	for _, im := range u.Images {
-		d.Images = append(d.Images, usageImage{short.imageRow(e.Images, im.Record), units.HumanSize(float64(im.SharedBytes)), units.HumanSize(float64(im.Bytes - im.SharedBytes)), strconv.Itoa(im.Containers)})
+		d.Images = append(d.Images, usageImage{
+			short.imageRow(loadImage(e.Images, im.Record), sizes), units.HumanSize(float64(im.SharedBytes)), units.HumanSize(float64(im.Bytes - im.SharedBytes)), strconv.Itoa(im.Containers),
+		})
 	}
 	for _, of := range u.Containers {
 		r, _ := psRowOf(e, of.Listed, noTrunc)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,12 +23,21 @@ import (
 )
 
 // Durability says whether a write must survive a power cut.
-type Durability bool
+type Durability int
 
 const (
-	Durable  Durability = true  // fsync the file, rename it, fsync its directory
-	Volatile Durability = false // rename only: for what dies with the boot, or with --rm
+	Volatile Durability = iota // rename only: for what dies with the boot, or with --rm
+	Whole                      // fsync the file, rename it: afterwards there is the old content or the new one, for what is derived
+	Durable                    // fsync the file, rename it, fsync its directory
 )
+
+// DurableUnless is Volatile for what dies soon, and otherwise Durable.
+func DurableUnless(volatile bool) Durability {
+	if volatile {
+		return Volatile
+	}
+	return Durable
+}
 
 // Replace makes path hold exactly data, or leaves it as it was. A reader sees the old or the new content.
 func Replace(path string, data []byte, mode fs.FileMode, d Durability) error {
@@ -77,7 +87,7 @@ func writeTemporary(path string, data []byte, mode fs.FileMode, d Durability) (s
 		return "", err
 	}
 	_, err = f.Write(data)
-	if err == nil && d == Durable {
+	if err == nil && d != Volatile {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -238,9 +248,20 @@ func OpenIn(dir int, path string, flags int, mode uint32, resolve uint64) (int, 
 	}
 }
 
-// Read reads a whole file of berth's own. os.ReadFile makes twice as many system calls, since it asks for each file whether it can be
+// Read reads a whole file of berth's own, which is no link. os.ReadFile makes twice as many system calls, since it asks for each file whether it can be
 // waited for; whoever lists a thousand containers reads three thousand files.
-func Read(path string) ([]byte, error) {
+func Read(path string) ([]byte, error) { return ReadUpTo(path, math.MaxInt64) }
+
+// TooLargeError says that a file is larger than a reader wants.
+type TooLargeError struct {
+	Path string
+	Size int64 // bytes
+}
+
+func (e *TooLargeError) Error() string { return fmt.Sprintf("%s has %d bytes", e.Path, e.Size) }
+
+// ReadUpTo is Read, and a *TooLargeError for a file of more than limit bytes.
+func ReadUpTo(path string, limit int64) ([]byte, error) {
 	fail := func(op string, err error) ([]byte, error) { return nil, &os.PathError{Op: op, Path: path, Err: err} }
 	fd, err := open(path)
 	if err != nil {
@@ -250,6 +271,9 @@ func Read(path string) ([]byte, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fail("fstat", err)
+	}
+	if st.Size > limit {
+		return nil, &TooLargeError{path, st.Size}
 	}
 	data := make([]byte, 0, st.Size+1) // one more, so that the end is seen without another look
 	for {
@@ -268,7 +292,7 @@ func Read(path string) ([]byte, error) {
 
 func open(path string) (int, error) {
 	for {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != unix.EINTR {
 			return fd, err
 		}

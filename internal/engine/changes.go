@@ -74,14 +74,24 @@ func (e *Engine) Sizes(c *state.Container) (written, all int64, err error) {
 }
 
 // ImageSize is docker's: the bytes of all files of all layers.
-func ImageSize(s *store.Store, chain []image.Digest) int64 {
-	var n int64
-	for _, id := range chain {
-		if info, err := s.Layers.Info(id); err == nil {
-			n += info.Size
+func ImageSize(s *store.Store, chain []image.Digest) int64 { return ImageSizes(s)(chain) }
+
+// ImageSizes is ImageSize for many images: a layer that several have is looked at once.
+func ImageSizes(s *store.Store) func(chain []image.Digest) int64 {
+	known := map[image.Digest]int64{}
+	return func(chain []image.Digest) (n int64) {
+		for _, id := range chain {
+			size, ok := known[id]
+			if !ok {
+				if info, err := s.Layers.Info(id); err == nil {
+					size = info.Size
+				}
+				known[id] = size
+			}
+			n += size
 		}
+		return n
 	}
-	return n
 }
 
 // Freeze keeps a container from changing while something reads its files: one that runs is paused, if pause says so, and any other not started.

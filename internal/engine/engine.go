@@ -130,4 +130,4 @@ func rootError(dir string, err error) error {
 }
 
 // durability is that of what is written about a container.
-func durability(autoRemove bool) disk.Durability { return disk.Durability(!autoRemove) }
+func durability(autoRemove bool) disk.Durability { return disk.DurableUnless(autoRemove) }

@@ -18,7 +18,7 @@ import (
 
 var (
 	rounds  = flag.Int("n", 30, "rounds of what takes milliseconds")
-	pulls   = flag.Int("pulls", 5, "rounds of pull; 0 leaves them out")
+	pulls   = flag.Int("pulls", 5, "rounds of pull and of what is done with images; 0 leaves them out")
 	program = flag.String("berth", "bin/berth", "the berth to measure")
 )
 
@@ -41,6 +41,7 @@ var sections = []section{
 	{"memory", (*bench).memory},
 	{"start", (*bench).starts},
 	{"pull", (*bench).pull},
+	{"images", (*bench).images},
 }
 
 // bench is what the parts share.

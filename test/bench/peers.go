@@ -16,6 +16,8 @@ type peer struct {
 	argv   []string
 	create []string // flags of create and run that it needs besides
 	prefix string   // of the names of its images
+	// insecure are flags of pull and push for a registry without TLS.
+	insecure []string
 }
 
 // call is a command of the peer.

@@ -111,6 +111,15 @@ func load(ctx context.Context, s *store.Store, r io.Reader, opt Options) ([]Load
 		}
 	}
 	var loaded []Loaded
+	err = s.Together(func() error {
+		loaded, err = name(s, found)
+		return err
+	})
+	return loaded, err
+}
+
+// name gives the images their names.
+func name(s *store.Store, found []candidate) (loaded []Loaded, err error) {
 	for _, c := range found {
 		names := c.names
 		if len(names) == 0 {

@@ -92,28 +92,30 @@ func (s *Store) Open(d image.Digest) (*os.File, error) {
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errdef.New(errdef.NotFound, "blob %s is not in the image content", d)
+		return nil, missing(d)
 	}
 	return f, err
 }
 
+func missing(d image.Digest) error {
+	return errdef.New(errdef.NotFound, "blob %s is not in the image content", d)
+}
+
 // ReadAll returns the blob d, which may have at most limit bytes, after verifying its digest.
 func (s *Store) ReadAll(d image.Digest, limit int64) ([]byte, error) {
-	f, err := s.Open(d)
+	path, err := s.path(d)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
+	data, err := disk.ReadUpTo(path, limit)
+	var large *disk.TooLargeError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, missing(d)
+	case errors.As(err, &large):
+		return nil, errdef.New(errdef.Invalid, "blob %s has %d bytes; at most %d are read", d, large.Size, limit)
+	case err != nil:
 		return nil, err
-	}
-	if st.Size() > limit {
-		return nil, errdef.New(errdef.Invalid, "blob %s has %d bytes; at most %d are read", d, st.Size(), limit)
-	}
-	data := make([]byte, st.Size())
-	if _, err := io.ReadFull(f, data); err != nil {
-		return nil, &os.PathError{Op: "read", Path: f.Name(), Err: err}
 	}
 	if err := d.Verify(data); err != nil {
 		return nil, errdef.Hint(errdef.As(errdef.Corrupt, wrap("cannot use blob "+string(d)+" in "+s.dir, err)),
@@ -299,13 +301,13 @@ func (s *Store) Walk(f func(d image.Digest, info fs.FileInfo) error) error {
 	return nil
 }
 
-// WriteIndex replaces index.json, which is derived: others read it, we do not.
+// WriteIndex replaces index.json, which is derived: others read it, we do not. After a power cut it may be the old one, never half of one.
 func (s *Store) WriteIndex(index image.Index) error {
 	data, err := json.Marshal(index)
 	if err != nil {
 		return err
 	}
-	return disk.Replace(filepath.Join(s.dir, "index.json"), data, 0o644, disk.Durable)
+	return disk.Replace(filepath.Join(s.dir, "index.json"), data, 0o644, disk.Whole)
 }
 
 // SweepIngest removes what interrupted tries left behind longer than age ago, and what no try can go on with at once, and

@@ -94,7 +94,7 @@ func (s *Store) Info(chain image.Digest) (Info, error) {
 	if err := chain.Validate(); err != nil {
 		return info, err
 	}
-	data, err := os.ReadFile(s.path(chain) + "/" + infoName)
+	data, err := disk.Read(s.path(chain) + "/" + infoName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return info, errdef.New(errdef.NotFound, "layer %s is not unpacked", chain)
 	}

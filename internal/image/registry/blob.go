@@ -23,7 +23,10 @@ func (c *Client) Blob(ctx context.Context, ref reference.Reference, desc image.D
 	if offset < 0 || offset > desc.Size {
 		return nil, errdef.New(errdef.Invalid, "blob %s has no byte %d", desc.Digest, offset)
 	}
-	b := &blob{c: c, ctx: ctx, ref: ref, desc: desc, at: offset, mark: offset}
+	if desc.Size-offset >= c.ranges.least {
+		return c.openPieces(ctx, ref, desc, offset)
+	}
+	b := &blob{c: c, ctx: ctx, ref: ref, desc: desc, at: offset, end: desc.Size, mark: offset}
 	if offset < desc.Size {
 		if err := b.open(); err != nil {
 			return nil, err
@@ -32,7 +35,7 @@ func (c *Client) Blob(ctx context.Context, ref reference.Reference, desc image.D
 	return b, nil
 }
 
-// blob is the reader that Blob returns.
+// blob is a reader over one connection at a time.
 type blob struct {
 	c    *Client
 	ctx  context.Context
@@ -40,14 +43,24 @@ type blob struct {
 	desc image.Descriptor
 
 	at   int64         // of the blob, the next byte to give
+	end  int64         // behind the last one
 	body io.ReadCloser // nil between connections
 	from string        // the host that body comes from
 	skip int64         // bytes of body that lie before at
+	// part says that bytes which were not asked for are not worth reading: errNoRanges is the answer then.
+	part    bool
+	offered bool // the server has said that it gives ranges
 	// fails counts connections that broke since mark, so that a server which breaks every one after a few bytes does
 	// not hold us for ever.
 	fails int
 	mark  int64
 }
+
+// ranged says that less than the whole blob is wanted.
+func (b *blob) ranged() bool { return b.at > 0 || b.end < b.desc.Size }
+
+// errNoRanges says that a server sends the whole blob when asked for a part.
+var errNoRanges = errors.New("the server gives no ranges")
 
 // progress is what makes up for a broken connection.
 const progress = 1 << 20
@@ -55,9 +68,9 @@ const progress = 1 << 20
 func (b *blob) open() error {
 	what := "blob " + string(b.desc.Digest) + " in " + b.ref.Repository()
 	r := request{method: http.MethodGet, ref: b.ref, path: "blobs/" + string(b.desc.Digest), what: what}
-	if b.at > 0 {
+	if b.ranged() {
 		// With its end: not every server knows "bytes=5-".
-		r.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.at, b.desc.Size-1)}}
+		r.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.at, b.end-1)}}
 	}
 	return b.c.retry(b.ctx, func() error {
 		resp, _, err := b.c.once(b.ctx, r)
@@ -69,6 +82,7 @@ func (b *blob) open() error {
 			_ = resp.Body.Close()
 			return err
 		}
+		b.offered = resp.StatusCode == http.StatusPartialContent || resp.Header.Get("Accept-Ranges") == "bytes"
 		b.body, b.from, b.skip = resp.Body, resp.Request.URL.Host, skip
 		return nil
 	})
@@ -92,11 +106,14 @@ func (b *blob) locate(resp answer) (skip int64, err error) {
 		if resp.ContentLength >= 0 && resp.ContentLength != b.desc.Size {
 			return 0, lies(resp.ContentLength)
 		}
+		if b.part {
+			return 0, errNoRanges
+		}
 		return b.at, nil // the whole blob: a server that knows no ranges
 	}
 	first, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
 	switch {
-	case b.at == 0:
+	case !b.ranged():
 		return 0, errdef.New(errdef.Corrupt, "%s sends a part of blob %s when asked for all", from, b.desc.Digest)
 	case !ok:
 		return 0, errdef.New(errdef.Corrupt, "%s sends a part of blob %s and does not say which", from, b.desc.Digest)
@@ -146,7 +163,7 @@ func (b *blob) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for b.at < b.desc.Size {
+	for b.at < b.end {
 		if b.body == nil {
 			if err := b.open(); err != nil {
 				return 0, err
@@ -176,7 +193,7 @@ func (b *blob) fill(p []byte) (int, error) {
 		}
 		return 0, err
 	}
-	n, err := b.body.Read(p[:min(int64(len(p)), b.desc.Size-b.at)])
+	n, err := b.body.Read(p[:min(int64(len(p)), b.end-b.at)])
 	b.at += int64(n)
 	return n, err
 }

@@ -75,6 +75,7 @@ type Client struct {
 // shared is what the copies of a Client that Notify makes have in common.
 type shared struct {
 	opt        Options
+	ranges     ranges
 	firstPause time.Duration   // before the second try; each further one is twice as long
 	elsewhere  *http.Transport // to hosts that a registry sent us to: no link-local addresses
 	outside    *http.Transport // likewise, and no loopback
@@ -101,7 +102,7 @@ func New(opt Options) *Client {
 	if opt.Version == "" {
 		opt.Version = "unknown"
 	}
-	s := &shared{opt: opt, firstPause: 250 * time.Millisecond, hosts: map[string]*known{}, proxies: map[string]bool{}}
+	s := &shared{opt: opt, ranges: defaultRanges, firstPause: 250 * time.Millisecond, hosts: map[string]*known{}, proxies: map[string]bool{}}
 	s.elsewhere = s.transport(&tls.Config{}, s.dialer(forbidLinkLocal, 0))
 	s.outside = s.transport(&tls.Config{}, s.dialer(forbidLoopback, 0))
 	return &Client{shared: s, notice: opt.Notice}
@@ -144,7 +145,7 @@ func (s *shared) transport(config *tls.Config, dial func(context.Context, string
 		MaxResponseHeaderBytes: maxHeader,
 		DisableCompression:     true,
 		Protocols:              &protocols,
-		MaxIdleConnsPerHost:    8,
+		MaxIdleConnsPerHost:    16,
 		IdleConnTimeout:        30 * time.Second,
 		ReadBufferSize:         32 << 10,
 	}

@@ -11,7 +11,8 @@ import (
 	"berth/internal/image"
 )
 
-// chunk is how much of a blob is read at a time. A kill loses at most that much.
+// chunk is how much of a blob is read at a time. A kill loses at most that much, and of a large blob
+// the pieces that came before their turn.
 const chunk = 128 << 10
 
 // errStale says that a blob was wrong which began with bytes of an earlier try: these may be to blame (a power cut

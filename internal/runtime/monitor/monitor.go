@@ -138,7 +138,7 @@ func run(o Options, first life) (err error) {
 	m := &monitor{
 		began:   time.Now(),
 		Options: o, c: o.Container, clients: map[*client]bool{}, halt: make(chan struct{}), pidfd: -1,
-		runDir: o.Store.RunDir(o.Container.ID), durable: disk.Durability(!o.Container.Config.AutoRemove),
+		runDir: o.Store.RunDir(o.Container.ID), durable: disk.DurableUnless(o.Container.Config.AutoRemove),
 	}
 	// The engine's memory and descriptors are nobody's business in a container that shares its parent's pid namespace.
 	if err := hide(); err != nil {
