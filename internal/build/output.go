@@ -108,7 +108,7 @@ func (s *session) outputArchive(ctx context.Context, o Output, stored store.Reco
 	case o.Dest == "-":
 		return write(s.Stdout)
 	}
-	return writeWhole(o.Dest, write)
+	return disk.Output(o.Dest, 0o644, write)
 }
 
 // unpackArchive makes a directory of what would be an archive.
@@ -128,23 +128,6 @@ func (s *session) unpackArchive(ctx context.Context, dest string, write func(io.
 	go func() { _ = out.CloseWithError(write(out)) }()
 	_, err = unpack.Apply(ctx, dir, in, s.unpackOptions())
 	_ = in.CloseWithError(err)
-	return err
-}
-
-// writeWhole writes a file that has its name when it is whole.
-func writeWhole(dest string, write func(io.Writer) error) error {
-	tmp := dest + disk.TemporaryName()
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(tmp, dest)
-	}
-	if err != nil {
-		_ = os.Remove(tmp)
-	}
 	return err
 }
 
@@ -186,7 +169,7 @@ func (s *session) writeFiles(ctx context.Context, o Output, all []*builder) erro
 	if o.Dest == "-" {
 		return write(s.Stdout)
 	}
-	return writeWhole(o.Dest, write)
+	return disk.Output(o.Dest, 0o644, write)
 }
 
 // directory is where the files of one of several platforms are, as BuildKit names it.

@@ -408,7 +408,7 @@ func (s *session) writeLayout(to CacheTarget, blobs []image.Descriptor, top imag
 		if err != nil {
 			return err
 		}
-		err = writeWhole(path, func(w io.Writer) error {
+		err = disk.Output(path, 0o644, func(w io.Writer) error {
 			_, err := io.Copy(w, from)
 			return err
 		})

@@ -161,6 +161,8 @@ func copyTo(ctx context.Context, from spot, as string, open opener, p string, op
 		return errdef.New(errdef.Invalid, "cannot copy directory: %s is there, and is no directory", p)
 	case to.slash || to.contents:
 		return errdef.New(errdef.Invalid, "not a directory: %s", p)
+	case opt.NoDevices && to.kind != unix.S_IFREG: // a device of the host's is not a file's place
+		return errdef.New(errdef.Invalid, "invalid output path: %q must be a directory or a regular file", p)
 	default:
 		as = to.name
 	}

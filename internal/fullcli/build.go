@@ -55,7 +55,7 @@ func buildImage(c cli.Call) error {
 	}
 	own := 0o644 &^ c.Umask
 	if path := option(c, "iidfile"); path != "" && r.ID != "" {
-		if err := disk.Replace(path, []byte(r.ID), own, disk.Volatile); err != nil {
+		if err := disk.OutputBytes(path, []byte(r.ID), own); err != nil {
 			return err
 		}
 	}
@@ -275,7 +275,7 @@ func writeMetadata(path string, r build.Result, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	return disk.Replace(path, data, mode, disk.Volatile)
+	return disk.OutputBytes(path, data, mode)
 }
 
 // buildOptions are what the flags of build ask for.

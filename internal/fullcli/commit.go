@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"berth/internal/cli"
+	"berth/internal/disk"
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/image/archive"
@@ -32,7 +33,7 @@ func export(c cli.Call) error {
 		return unpack.PackMerged(c.Context, layers, w, unpack.PackOptions{Owner: engine.OwnersOut(of)})
 	}
 	if path := option(c, "output"); path != "" {
-		return writeWhole(path, write)
+		return disk.Output(path, 0o600, write)
 	}
 	if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return errdef.Hint(errdef.New(errdef.Invalid, "cowardly refusing to save to a terminal"), "use the -o flag or redirect")

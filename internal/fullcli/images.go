@@ -6,7 +6,6 @@ package fullcli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -182,24 +181,7 @@ func save(c cli.Call) error {
 		}
 		return archive.Save(c.Context, c.Engine.Images, c.Args, want, c.Out)
 	}
-	return writeWhole(path, func(w io.Writer) error { return archive.Save(c.Context, c.Engine.Images, c.Args, want, w) })
-}
-
-// writeWhole lets write write a file that has its name when it is whole.
-func writeWhole(path string, write func(io.Writer) error) error {
-	tmp := path + disk.TemporaryName()
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return errdef.New(errdef.Invalid, "cannot write the archive: %w", err)
-	}
-	err = write(f)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp)
-	}
-	return err
+	return disk.Output(path, 0o600, func(w io.Writer) error { return archive.Save(c.Context, c.Engine.Images, c.Args, want, w) })
 }
 
 func importTar(c cli.Call) error {

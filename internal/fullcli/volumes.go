@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"berth/internal/cli"
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/image/unpack"
 	"berth/internal/tree"
@@ -28,7 +29,7 @@ func exportVolume(c cli.Call) error {
 	defer dir.Close()
 	write := func(w io.Writer) error { return unpack.Pack(c.Context, dir, ".", ".", w, unpack.PackOptions{}) }
 	if path := option(c, "output"); path != "" {
-		return writeWhole(path, write)
+		return disk.Output(path, 0o600, write)
 	}
 	if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return errdef.Hint(errdef.New(errdef.Invalid, "cowardly refusing to save to a terminal"), "use the -o flag or redirect")

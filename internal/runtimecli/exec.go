@@ -143,7 +143,7 @@ func (o Options) attend(r *lifecycle.Running) (int, error) {
 		r.Console = nil
 	}
 	if o.PidFile != "" {
-		if err := disk.Replace(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644, disk.Volatile); err != nil {
+		if err := disk.OutputBytes(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644); err != nil {
 			return 0, err
 		}
 	}

@@ -252,7 +252,7 @@ func (h *held) announce(o Options, r *lifecycle.Running, gated bool) error {
 	if o.PidFile == "" {
 		return nil
 	}
-	return disk.Replace(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644, disk.Volatile)
+	return disk.OutputBytes(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644)
 }
 
 // checkTerminal refuses a terminal that nobody would have, and a socket for none.

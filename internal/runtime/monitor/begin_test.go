@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"berth/internal/container"
+	"berth/internal/disk"
 	"berth/internal/host"
 	"berth/internal/ident"
 	"berth/internal/network/dns"
@@ -37,7 +38,7 @@ func TestAContainerWhoseNamesCannotBeAnsweredLeavesNothing(t *testing.T) {
 	c := &state.Container{ID: ident.New(), Config: container.Config{
 		Network: "gone", Networks: []container.Endpoint{{Network: "gone"}}, Log: container.LogConfig{Driver: "none"},
 	}}
-	must(s.Create(c, false))
+	must(s.Create(c, disk.Volatile))
 	must(os.MkdirAll(s.RunDir(c.ID), 0o700))
 	group, err := cgroup.Create(h, cgroup.PathOf(h, cgroup.FS, "", c.ID), &specs.LinuxResources{})
 	must(err)
