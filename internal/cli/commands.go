@@ -282,7 +282,7 @@ func commands() []command {
 			},
 		},
 		{
-			name: "image unmount", alias: "image umount", args: "[IMAGE...]", short: "Take the files of mounted images away again", example: "berth image unmount box", most: -1, run: (*call).cmdImageUnmount,
+			name: "image unmount", args: "[IMAGE...]", short: "Take the files of mounted images away again", example: "berth image unmount box", most: -1, run: (*call).cmdImageUnmount,
 			flags: func() []flag {
 				return []flag{
 					{"all", "a", "", "Unmount all images", boolean(func(o *options) *bool { return &o.all })},
@@ -617,6 +617,8 @@ func (c *command) names() []string {
 			verbs = append(verbs, "list")
 		case "rm":
 			verbs = append(verbs, "remove")
+		case "unmount":
+			verbs = append(verbs, "umount")
 		}
 		switch {
 		case c.name == "container ls":
