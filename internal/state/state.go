@@ -17,7 +17,6 @@ import (
 	"runtime"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -29,7 +28,6 @@ import (
 	"berth/internal/ownjson"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // Format is the version of the files of this package.
@@ -111,43 +109,6 @@ type Volume struct {
 	Anonymous    bool `json:",omitempty"`
 }
 
-// Status is docker's word for what a container is doing.
-type Status string
-
-const (
-	Created    Status = "created"
-	Running    Status = "running"
-	Paused     Status = "paused"
-	Restarting Status = "restarting"
-	Exited     Status = "exited"
-)
-
-// Record is what became of a container: containers/ID/record.json.
-type Record struct {
-	Format       int
-	Status       Status
-	StartedAt    time.Time `json:",omitzero"`
-	FinishedAt   time.Time `json:",omitzero"`
-	ExitCode     int
-	Error        string `json:",omitempty"`
-	OOMKilled    bool   `json:",omitempty"`
-	RestartCount int    `json:",omitempty"`
-	// Stopped says that a command ended it on purpose: its restart policy then rests.
-	Stopped bool `json:",omitempty"`
-}
-
-// Process is where a container runs: RUN/ID/process.json.
-type Process struct {
-	Format    int
-	PID       int
-	StartTime uint64 // in clock ticks after boot (proc_pid_stat(5), field 22): tells the process from a later one with its number
-	Cgroup    string
-	// CgroupDriver has made the control group ("systemd", "cgroupfs"); empty where berth did not know drivers, which is the latter.
-	CgroupDriver string `json:",omitempty"`
-	StartedAt    time.Time
-	MonitorID    int // pid of the monitor
-}
-
 // Dir is the directory of a container.
 func (s Store) Dir(id string) string { return filepath.Join(s.Data, "containers", id) }
 
@@ -171,8 +132,6 @@ func (s Store) Processes() []Process {
 
 // EtcFile is a file of /etc that a container is given, "hosts" for example. Every start writes it anew.
 func (s Store) EtcFile(id, name string) string { return filepath.Join(s.RunDir(id), name) }
-
-func (s Store) nameFile(name string) string { return filepath.Join(s.Data, "names", name) }
 
 // Create writes a new container and takes its name, or fails and leaves nothing. A container without a name gets one.
 // Volatile is for those that are removed when they end.
@@ -253,83 +212,6 @@ func (s Store) writeConfig(dir string, c *Container, d disk.Durability) error {
 	return os.WriteFile(filepath.Join(dir, "config.json"), append(data, '\n'), 0o600)
 }
 
-// lockNames takes the lock under which names are taken and given back. Whoever holds it sees no half-made container:
-// a temporary directory, or a name without a container, is then the rest of a command that was killed.
-func (s Store) lockNames() (*disk.Lock, error) {
-	return disk.TakeLock(filepath.Join(s.Data, "containers.lock"))
-}
-
-// takeName makes the file of the container's name. The caller holds the lock on names.
-func (s Store) takeName(c *Container, d disk.Durability) error {
-	asked := c.Name != ""
-	for try := 0; ; try++ {
-		if !asked {
-			c.Name = ident.Name(try)
-		}
-		err := disk.Create(s.nameFile(c.Name), []byte(c.ID), 0o600, d)
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		owner, err := os.ReadFile(s.nameFile(c.Name))
-		if err == nil && !s.owns(string(owner), c.Name) {
-			if err := os.Remove(s.nameFile(c.Name)); err != nil {
-				return err
-			}
-			continue
-		}
-		if asked {
-			return errdef.Hint(errdef.New(errdef.Conflict, "Conflict. The container name \"/%s\" is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.", c.Name, owner),
-				"berth rm %s", c.Name)
-		}
-	}
-}
-
-// owns reports whether there is such a container and the name is its own: a rename that was cut off leaves two.
-func (s Store) owns(id, name string) bool {
-	if !ident.Is(id) {
-		return false
-	}
-	c, err := s.Load(id)
-	return err == nil && c.Name == name
-}
-
-// leads reports whether the file of a name says that it is the container's.
-func (s Store) leads(name, id string) bool {
-	owner, err := os.ReadFile(s.nameFile(name))
-	return err == nil && string(owner) == id
-}
-
-// exists reports whether there is such a container. What a power cut has left of one that was not to outlive the boot
-// is none.
-func (s Store) exists(id string) bool {
-	if !ident.Is(id) {
-		return false
-	}
-	_, err := s.Load(id)
-	return err == nil
-}
-
-// Rename gives a container another name.
-func (s Store) Rename(c *Container, name string) error {
-	names, err := s.lockNames()
-	if err != nil {
-		return err
-	}
-	defer names.Unlock()
-	old := c.Name
-	renamed := *c
-	renamed.Name = name
-	if err := s.takeName(&renamed, disk.Durable); err != nil {
-		return err
-	}
-	// From here on two names lead to the container; the one in its config is the one that counts.
-	if err := writeJSON(s.configFile(c.ID), renamed, disk.Durable); err != nil {
-		return errors.Join(err, os.Remove(s.nameFile(name)))
-	}
-	*c = renamed
-	return os.Remove(s.nameFile(old))
-}
-
 // SetNetworks changes the networks of a container, not what it was made with. The caller holds its lock.
 func (s Store) SetNetworks(c *Container, networks []container.Endpoint) error {
 	cfg := c.Config
@@ -351,42 +233,6 @@ func (s Store) SetConfig(c *Container, cfg container.Config) error {
 	}
 	*c = changed
 	return nil
-}
-
-// Resolve finds a container by name, ID or the beginning of an ID.
-func (s Store) Resolve(ref string) (*Container, error) {
-	name := strings.TrimPrefix(ref, "/")
-	if container.CheckName(name) == nil {
-		id, err := os.ReadFile(s.nameFile(name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		if err == nil && s.owns(string(id), name) {
-			return s.Load(string(id))
-		}
-	}
-	if ident.Is(ref) {
-		if s.exists(ref) && len(ref) == 64 {
-			return s.Load(ref)
-		}
-		ids, err := s.IDs()
-		if err != nil {
-			return nil, err
-		}
-		var found string
-		for _, id := range ids {
-			if strings.HasPrefix(id, ref) {
-				if found != "" {
-					return nil, errdef.New(errdef.Invalid, "multiple IDs found with provided prefix: %s", ref)
-				}
-				found = id
-			}
-		}
-		if found != "" && s.exists(found) {
-			return s.Load(found)
-		}
-	}
-	return nil, errdef.Hint(errdef.New(errdef.NotFound, "No such container: %s", ref), "berth ps -a lists the containers")
 }
 
 // Load reads a container.
@@ -501,157 +347,6 @@ func (s Store) Lock(id string) (*disk.Lock, error) {
 		return nil, errdef.New(errdef.NotFound, "No such container: %s", id)
 	}
 	return l, err
-}
-
-// Record reads what became of a container.
-func (s Store) Record(id string) (Record, error) {
-	r := Record{Format: Format, Status: Created}
-	err := readJSON(filepath.Join(s.Dir(id), "record.json"), &r)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if errdef.Is(err, errdef.Corrupt) {
-		return Record{Format: Format, Status: Running}, nil
-	}
-	return r, err
-}
-
-// SetRecord writes what became of a container.
-func (s Store) SetRecord(id string, r Record, d disk.Durability) error {
-	r.Format = Format
-	return writeJSON(filepath.Join(s.Dir(id), "record.json"), r, d)
-}
-
-// Process reads where a container runs; fs.ErrNotExist says that it does not.
-func (s Store) Process(id string) (Process, error) {
-	var p Process
-	return p, readJSON(filepath.Join(s.RunDir(id), "process.json"), &p)
-}
-
-// SetProcess writes where a container runs.
-func (s Store) SetProcess(id string, p Process) error {
-	p.Format = Format
-	return writeJSON(filepath.Join(s.RunDir(id), "process.json"), p, disk.Volatile)
-}
-
-// updateFile says that the limits of a running container are being changed.
-func (s Store) updateFile(id string) string { return filepath.Join(s.RunDir(id), "update") }
-
-// BeginUpdate says, until EndUpdate, that the limits of a running container may be others than its configuration says.
-func (s Store) BeginUpdate(id string) error {
-	return os.WriteFile(s.updateFile(id), nil, 0o600)
-}
-
-// Updating reports whether an update has begun and not ended: it is under way, or who has begun it was killed.
-func (s Store) Updating(id string) bool {
-	return unix.Access(s.updateFile(id), unix.F_OK) == nil
-}
-
-// EndUpdate says that the limits are those of the configuration.
-func (s Store) EndUpdate(id string) error {
-	err := os.Remove(s.updateFile(id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// Forget removes what says where a container ran.
-func (s Store) Forget(id string) error {
-	return os.RemoveAll(s.RunDir(id))
-}
-
-// Remove gives a container's name back and removes its directory; what removeTree cannot delete stays findable.
-func (s Store) Remove(c *Container, removeTree func(dir string) error) error {
-	gone, err := s.Retire(c)
-	if err != nil {
-		return err
-	}
-	return s.Delete(c.ID, gone, removeTree)
-}
-
-// Retire gives a container's name back, and makes it one that is no more. What is left of it is to be deleted by Delete; if that never
-// happens, a sweep finds it.
-func (s Store) Retire(c *Container) (gone string, err error) {
-	names, err := s.lockNames()
-	if err != nil {
-		return "", err
-	}
-	defer names.Unlock()
-	gone = filepath.Join(s.Data, "containers", disk.TemporaryName())
-	err = os.Rename(s.Dir(c.ID), gone)
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return "", err
-	}
-	err = nil
-	name := c.Name
-	if !s.leads(name, c.ID) { // it has been renamed since c was read
-		var now Container
-		if readJSON(filepath.Join(gone, "config.json"), &now) == nil {
-			name = now.Name
-		}
-	}
-	if s.leads(name, c.ID) {
-		err = os.Remove(s.nameFile(name))
-	}
-	if err == nil && !missing && !c.Config.AutoRemove {
-		err = disk.SyncDir(filepath.Join(s.Data, "containers"))
-	}
-	return gone, err
-}
-
-// Delete deletes what Retire has left of a container.
-func (s Store) Delete(id, gone string, removeTree func(dir string) error) error {
-	forgotten := make(chan error, 1)
-	go func() { forgotten <- s.Forget(id) }() // both are many small steps of the kernel
-	err := errors.Join(disk.Unlimit(filepath.Join(gone, "upper")), removeTree(gone))
-	if errors.Is(err, unix.ENOTEMPTY) {
-		// NFS and FUSE keep a file that somebody has open, here the lock that our caller holds, and with it the directory. It
-		// is nobody's any more, and swept later.
-		err = nil
-	}
-	return errors.Join(err, <-forgotten)
-}
-
-// Sweep removes what killed commands have left: temporary directories, names without containers, run directories of
-// containers that are no more.
-func (s Store) Sweep(removeTree func(dir string) error) error {
-	names, err := s.lockNames()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer names.Unlock()
-	var errs error
-	for _, dir := range []string{"", "containers", "names"} {
-		entries, err := os.ReadDir(filepath.Join(s.Data, dir))
-		if err != nil {
-			continue
-		}
-		for _, e := range entries {
-			full := filepath.Join(s.Data, dir, e.Name())
-			switch {
-			case strings.HasPrefix(e.Name(), disk.TemporaryPrefix), dir == "containers" && !s.exists(e.Name()):
-				errs = errors.Join(errs, removeTree(full))
-			case dir == "names":
-				if owner, err := os.ReadFile(full); err == nil && !s.owns(string(owner), e.Name()) {
-					errs = errors.Join(errs, os.Remove(full))
-				}
-			}
-		}
-	}
-	entries, err := os.ReadDir(filepath.Join(s.Run, "containers"))
-	if err == nil {
-		for _, e := range entries {
-			if !s.exists(e.Name()) && !s.Monitored(e.Name()) {
-				errs = errors.Join(errs, s.Forget(e.Name()))
-			}
-		}
-	}
-	return errs
 }
 
 func writeJSON(path string, v any, d disk.Durability) error {
