@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path"
 	"slices"
@@ -102,27 +101,11 @@ func (b *builder) mergeLayers(ctx context.Context, l layers, n int, dir string) 
 		return d, err
 	}
 	defer tree.Close()
-	images := b.engine.Images
-	in, out := io.Pipe()
-	go func() {
-		_ = out.CloseWithError(unpack.DiffCopy(ctx, tree, changes, out, nil, unpack.DiffOptions{UserXattr: b.engine.Host().InUserNS, Latest: b.latest()}))
-	}()
-	d, err = images.Content.PutReader(in, image.MediaTypeLayer)
-	_ = in.CloseWithError(err)
-	if err != nil {
-		return d, err
-	}
-	blob, err := images.Content.Open(d.Digest)
-	if err != nil {
-		return d, err
-	}
-	defer blob.Close()
 	parent := image.Digest("")
 	if n > 0 {
 		parent = l.chain[n-1]
 	}
-	_, err = unpack.Layer(ctx, images.Layers, parent, d.Digest, blob, b.unpackOptions())
-	return d, err
+	return b.layerOf(ctx, tree, changes, parent, unpack.DiffOptions{UserXattr: b.engine.Host().InUserNS, Latest: b.latest()})
 }
 
 // eachFile visits the paths of all that is in layers.

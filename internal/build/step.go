@@ -249,8 +249,14 @@ func (b *builder) commit(ctx context.Context, parent image.Digest, w *cache.Work
 		return image.Descriptor{}, err
 	}
 	defer tree.Close()
+	return b.layerOf(ctx, tree, copied.Changes, parent, opt)
+}
+
+// layerOf makes a layer of what was changed in a tree, which is a copy of the layers below.
+func (b *builder) layerOf(ctx context.Context, tree *os.File, changes []merged.Change, parent image.Digest, opt unpack.DiffOptions) (image.Descriptor, error) {
+	images := b.engine.Images
 	in, out := io.Pipe()
-	go func() { _ = out.CloseWithError(unpack.DiffCopy(ctx, tree, copied.Changes, out, nil, opt)) }()
+	go func() { _ = out.CloseWithError(unpack.DiffCopy(ctx, tree, changes, out, nil, opt)) }()
 	d, err := images.Content.PutReader(in, image.MediaTypeLayer)
 	_ = in.CloseWithError(err)
 	if err != nil {
