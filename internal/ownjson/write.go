@@ -13,12 +13,12 @@ func Marshal(v any) ([]byte, error) {
 	if v == nil {
 		return []byte("null"), nil
 	}
-	return write(make([]byte, 0, 512), reflect.ValueOf(v), false)
+	return write(make([]byte, 0, 512), reflect.ValueOf(v))
 }
 
 // write appends the JSON of a value.
-func write(to []byte, v reflect.Value, left bool) ([]byte, error) {
-	if left || !plain(v.Type()) {
+func write(to []byte, v reflect.Value) ([]byte, error) {
+	if !plain(v.Type()) {
 		return writeLeft(to, v)
 	}
 	switch v.Kind() {
@@ -34,7 +34,7 @@ func write(to []byte, v reflect.Value, left bool) ([]byte, error) {
 		if v.IsNil() {
 			return append(to, "null"...), nil
 		}
-		return write(to, v.Elem(), false)
+		return write(to, v.Elem())
 	case reflect.Slice:
 		return writeSlice(to, v)
 	case reflect.Map:
@@ -67,7 +67,7 @@ func writeStruct(to []byte, v reflect.Value) (_ []byte, err error) {
 		if f.left {
 			return nil, &json.UnsupportedTypeError{Type: f.t}
 		}
-		if to, err = write(to, value, false); err != nil {
+		if to, err = write(to, value); err != nil {
 			return nil, err
 		}
 	}
@@ -102,7 +102,7 @@ func writeSlice(to []byte, v reflect.Value) (_ []byte, err error) {
 		if i > 0 {
 			to = append(to, ',')
 		}
-		if to, err = write(to, v.Index(i), false); err != nil {
+		if to, err = write(to, v.Index(i)); err != nil {
 			return nil, err
 		}
 	}
@@ -124,7 +124,7 @@ func writeMap(to []byte, v reflect.Value) (_ []byte, err error) {
 			to = append(to, ',')
 		}
 		to = append(quote(to, k), ':')
-		if to, err = write(to, v.MapIndex(reflect.ValueOf(k).Convert(v.Type().Key())), false); err != nil {
+		if to, err = write(to, v.MapIndex(reflect.ValueOf(k).Convert(v.Type().Key()))); err != nil {
 			return nil, err
 		}
 	}
