@@ -149,11 +149,17 @@ func (c *Client) hop(ctx context.Context, h *host, x exchange, at *url.URL, home
 	return resp, nil
 }
 
-// is reports whether u leads to the registry itself.
-func (h *host) is(u *url.URL) bool {
+// speaks is http or https, or "" of an insecure registry that has not answered yet.
+func (h *host) speaks() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.scheme == u.Scheme && strings.EqualFold(hostPort(u), hostPort(&url.URL{Scheme: h.scheme, Host: h.address}))
+	return h.scheme
+}
+
+// is reports whether u leads to the registry itself.
+func (h *host) is(u *url.URL) bool {
+	scheme := h.speaks()
+	return scheme == u.Scheme && strings.EqualFold(hostPort(u), hostPort(&url.URL{Scheme: scheme, Host: h.address}))
 }
 
 // forbids is where the registry must not send us.
@@ -171,7 +177,7 @@ func (h *host) forbids() forbid {
 func (h *host) reached(addr net.Addr) {
 	proxied := false
 	if h.transport.Proxy != nil {
-		u, err := h.transport.Proxy(&http.Request{URL: &url.URL{Scheme: h.scheme, Host: h.address}})
+		u, err := h.transport.Proxy(&http.Request{URL: &url.URL{Scheme: h.speaks(), Host: h.address}})
 		proxied = err != nil || u != nil
 	}
 	ap, err := netip.ParseAddrPort(addr.String())
@@ -182,9 +188,7 @@ func (h *host) reached(addr net.Addr) {
 
 // base is the URL of the registry's API. It finds out once whether an insecure registry speaks TLS.
 func (c *Client) base(ctx context.Context, h *host) (*url.URL, error) {
-	h.mu.Lock()
-	scheme := h.scheme
-	h.mu.Unlock()
+	scheme := h.speaks()
 	if scheme == "" {
 		var err error
 		if scheme, err = c.probe(ctx, h); err != nil {

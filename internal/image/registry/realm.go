@@ -35,8 +35,4 @@ func (c *Client) realm(h *host, value string) (*url.URL, error) {
 }
 
 // plain reports whether the registry is spoken to without TLS.
-func (h *host) plain() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.scheme == "http"
-}
+func (h *host) plain() bool { return h.speaks() == "http" }
