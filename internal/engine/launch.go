@@ -131,8 +131,10 @@ func (e *Engine) startMonitor(verb, id string, socket *os.File) error {
 	}
 	defer unix.Close(fd)
 	// Not os.StartProcess: the first one of a process starts another one to try pidfds out, and nobody here waits for a monitor.
-	_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd),
-		args, &syscall.ProcAttr{Dir: "/", Env: e.monitorEnv(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
+	host.Exactly(func() {
+		_, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd),
+			args, &syscall.ProcAttr{Dir: "/", Env: e.monitorEnv(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
+	})
 	if err != nil {
 		return fmt.Errorf("cannot start the container's monitor: %w", err)
 	}

@@ -97,10 +97,13 @@ func (p Place) Start(open Program, args, env []string, files []uintptr) (int, er
 	}
 	defer unix.Close(fd)
 	// Not os.StartProcess: the first one of a process starts another one to try pidfds out, and nobody here waits for it.
-	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd), args, &syscall.ProcAttr{
-		Dir: "/", Env: append(env, host.InsideVariable()),
-		Files: append(files, h.namespace.Fd(), program.Fd(), h.lock.File().Fd()),
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+	var pid int
+	host.Exactly(func() {
+		pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(fd), args, &syscall.ProcAttr{
+			Dir: "/", Env: append(env, host.InsideVariable()),
+			Files: append(files, h.namespace.Fd(), program.Fd(), h.lock.File().Fd()),
+			Sys:   &syscall.SysProcAttr{Setsid: true},
+		})
 	})
 	if err != nil {
 		return -1, stepFailed(err)

@@ -6,9 +6,11 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"berth/internal/host"
+	"berth/internal/ownjson"
 	"berth/internal/runtime/lifecycle"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,6 +20,14 @@ import (
 // fill gives everything in v a value, now and then a zero one.
 func fill(r *rand.Rand, v reflect.Value, depth int) {
 	if r.IntN(8) == 0 {
+		return
+	}
+	switch v.Type() {
+	case reflect.TypeFor[time.Time]():
+		v.Set(reflect.ValueOf(time.Unix(r.Int64N(1<<32), r.Int64N(1e9)).UTC()))
+		return
+	case reflect.TypeFor[json.RawMessage]():
+		v.Set(reflect.ValueOf(json.RawMessage(`{"a":[1,null]}`)))
 		return
 	}
 	switch v.Kind() {
@@ -47,10 +57,32 @@ func fill(r *rand.Rand, v reflect.Value, depth int) {
 		v.SetBool(r.IntN(2) == 0)
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		v.SetInt(r.Int64() >> (64 - v.Type().Bits()) * int64(1-2*r.IntN(2)))
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
 		v.SetUint(r.Uint64() >> (64 - v.Type().Bits()))
 	default:
 		panic(v.Type().String())
+	}
+}
+
+func TestRecordIsWhatEncodingJSONMakesOfIt(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 8))
+	for range 300 {
+		var one, back record
+		fill(r, reflect.ValueOf(&one).Elem(), 0)
+		want, err := json.Marshal(one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ownjson.Marshal(&one)
+		if err != nil || string(got) != string(want) {
+			t.Fatalf("%s, %v; encoding/json has %s", got, err, want)
+		}
+		if err := ownjson.Unmarshal(got, &back); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := json.Marshal(back); err != nil || string(again) != string(want) {
+			t.Fatalf("read back: %s, %v; written: %s", again, err, want)
+		}
 	}
 }
 

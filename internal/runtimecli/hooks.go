@@ -94,7 +94,8 @@ func runHook(hook specs.Hook, state []byte) ([]byte, error) {
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), said, said
 	cmd.WaitDelay = time.Second // what it has started may hold its output open
-	if err := cmd.Start(); err != nil {
+	var err error
+	if host.Exactly(func() { err = cmd.Start() }); err != nil {
 		return nil, err
 	}
 	late := false
@@ -102,7 +103,7 @@ func runHook(hook specs.Hook, state []byte) ([]byte, error) {
 		timer := time.AfterFunc(time.Duration(*hook.Timeout)*time.Second, func() { late = true; _ = cmd.Process.Kill() })
 		defer timer.Stop()
 	}
-	err := cmd.Wait()
+	err = cmd.Wait()
 	var exit *exec.ExitError
 	switch {
 	case late:

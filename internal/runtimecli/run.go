@@ -138,7 +138,7 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 		return nil, err
 	}
 	h.record = record{
-		Version: b.in.Spec.Version, ID: o.ID, Bundle: b.dir, Rootfs: b.in.Spec.Root.Path, Created: time.Now().UTC(), Owner: ownerName(),
+		Version: b.in.Spec.Version, ID: o.ID, Bundle: b.dir, Rootfs: b.in.Spec.Root.Path, Created: time.Now().UTC(), UID: os.Getuid(),
 		Annotations: b.in.Spec.Annotations, Ready: !gated,
 	}
 	h.Cgroup, h.Driver = p.Cgroup()

@@ -18,6 +18,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
+	"berth/internal/ownjson"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
 
@@ -53,7 +54,7 @@ type record struct {
 	Bundle  string    `json:"bundle"`
 	Rootfs  string    `json:"rootfs"`
 	Created time.Time `json:"created"`
-	Owner   string    `json:"owner"`
+	UID     int       `json:"uid"` // whose container it is
 	// PID is the first process; Begun is when it was started, in clock ticks after the boot, which tells it from others of that
 	// number.
 	PID   int    `json:"pid"`
@@ -166,7 +167,7 @@ func (s Store) read(id string) (record, error) {
 		return record{}, err
 	}
 	var r record
-	if err := json.Unmarshal(data, &r); err != nil {
+	if err := ownjson.Unmarshal(data, &r); err != nil {
 		return record{}, fmt.Errorf("cannot read %s: %w", filepath.Join(dir, stateFile), err)
 	}
 	return r, nil
@@ -174,7 +175,7 @@ func (s Store) read(id string) (record, error) {
 
 // save writes the record.
 func (h *held) save() error {
-	data, err := json.Marshal(&h.record)
+	data, err := ownjson.Marshal(&h.record)
 	if err != nil {
 		return err
 	}
@@ -310,7 +311,7 @@ func (r record) state(status string) State {
 	}
 	return State{
 		Version: r.Version, ID: r.ID, PID: pid, Status: status, Bundle: r.Bundle, Rootfs: r.Rootfs, Created: r.Created,
-		Annotations: r.Annotations, Owner: r.Owner,
+		Annotations: r.Annotations, Owner: userName(r.UID),
 	}
 }
 
@@ -388,10 +389,10 @@ func (s Store) Freeze(id string, frozen bool) error {
 	return g.Freeze(frozen)
 }
 
-// ownerName is the name of the user whose containers these are.
-func ownerName() string {
-	if u, err := user.LookupId(strconv.Itoa(os.Getuid())); err == nil {
+// userName is the name of a user of the host, or the number of one who has none.
+func userName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username
 	}
-	return strconv.Itoa(os.Getuid())
+	return strconv.Itoa(uid)
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"berth/internal/disk"
+	"berth/internal/host"
 
 	"golang.org/x/sys/unix"
 )
@@ -157,11 +158,14 @@ func Start(program string, c Config, socket, device, keep *os.File) (int, error)
 	if keep != nil {
 		files = append(files, keep)
 	}
-	p, err := os.StartProcess(program, []string{Program, fmt.Sprint(socketFD), fmt.Sprint(deviceFD), string(config)}, &os.ProcAttr{
-		Dir:   "/",
-		Env:   []string{},
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+	var p *os.Process
+	host.Exactly(func() {
+		p, err = os.StartProcess(program, []string{Program, fmt.Sprint(socketFD), fmt.Sprint(deviceFD), string(config)}, &os.ProcAttr{
+			Dir:   "/",
+			Env:   []string{},
+			Files: files,
+			Sys:   &syscall.SysProcAttr{Setsid: true},
+		})
 	})
 	if err != nil {
 		return -1, fmt.Errorf("cannot start the uplink: %w", err)

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"berth/internal/errdef"
@@ -89,7 +90,7 @@ func writeRules(dir string, all []rule) error {
 			_ = unix.Close(fd)
 		}
 	}()
-	for _, r := range all {
+	for _, r := range withoutRepeats(all) {
 		fd, ok := files[r.allow]
 		if !ok {
 			path := dir + "/devices.deny"
@@ -109,6 +110,22 @@ func writeRules(dir string, all []rule) error {
 		}
 	}
 	return nil
+}
+
+// withoutRepeats leaves out a rule that was said before, if none of the other kind came between them: an engine's bundle mostly has the rules
+// that every container gets besides.
+func withoutRepeats(all []rule) []rule {
+	var kept []rule
+	since := 0 // in kept: where the last rule of the other kind is behind
+	for _, r := range all {
+		if len(kept) > 0 && kept[len(kept)-1].allow != r.allow {
+			since = len(kept)
+		}
+		if !slices.Contains(kept[since:], r) {
+			kept = append(kept, r)
+		}
+	}
+	return kept
 }
 
 // lines are the rule in version 1's words, where "a" means everything whatever else the line says.

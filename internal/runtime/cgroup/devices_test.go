@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -145,6 +146,16 @@ func TestRulesHoldForARealProcess(t *testing.T) {
 	}
 	if got := runIn(t, beside, dir, script); got != want {
 		t.Errorf("version 2: got\n%swant\n%s", got, want)
+	}
+}
+
+func TestARuleSaidTwiceIsWrittenOnceUnlessADenialCameBetween(t *testing.T) {
+	null := rule{allow: true, kind: 'c', major: 1, minor: 3, access: "rwm"}
+	zero := rule{allow: true, kind: 'c', major: 1, minor: 5, access: "rwm"}
+	none := rule{kind: 'a', major: every, minor: every, access: "rwm"}
+	got := withoutRepeats([]rule{none, none, null, zero, null, none, null, zero, zero})
+	if want := []rule{none, null, zero, none, null, zero}; !slices.Equal(got, want) {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"berth/internal/host"
 	"berth/internal/runtime/plan"
 
 	"golang.org/x/sys/unix"
@@ -53,19 +54,20 @@ func clone(p *plan.Program, l *layout, cgroup int) (pid, pidfd int, _ syscall.Er
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(cgroup)
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var all, old [8]byte
-	for i := range all {
-		all[i] = 0xff
-	}
-	sigprocmask(unix.SIG_SETMASK, &all, &old)
-	got, errno := spawn(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, l.m)
-	if syscall.Errno(errno) == unix.ENOSYS && cgroup < 0 {
-		// A sandbox around us hides clone3, as docker's default filter does.
-		got, errno = cloneOld(uintptr(flags), l, fd)
-	}
-	sigprocmask(unix.SIG_SETMASK, &old, nil)
+	var got, errno uintptr
+	host.Exactly(func() {
+		var all, old [8]byte
+		for i := range all {
+			all[i] = 0xff
+		}
+		sigprocmask(unix.SIG_SETMASK, &all, &old)
+		got, errno = spawn(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, l.m)
+		if syscall.Errno(errno) == unix.ENOSYS && cgroup < 0 {
+			// A sandbox around us hides clone3, as docker's default filter does.
+			got, errno = cloneOld(uintptr(flags), l, fd)
+		}
+		sigprocmask(unix.SIG_SETMASK, &old, nil)
+	})
 	runtime.KeepAlive(args)
 	return int(got), int(*fd), syscall.Errno(errno)
 }
