@@ -50,7 +50,7 @@ func (e *Engine) Ensure(ctx context.Context, ref, platform, pull string) (store.
 		}
 	}
 	if e.Fetch == nil {
-		return store.Image{}, errdef.New(errdef.NotFound, "no such image: %s", ref)
+		return store.Image{}, errdef.New(errdef.NotFound, "No such image: %s", ref)
 	}
 	if err := e.Fetch(ctx, ref, platform); err != nil {
 		return store.Image{}, err

@@ -56,7 +56,7 @@ func (s *Store) Remove(ctx context.Context, nameOrID string, force bool, uses []
 
 	r, err := s.Find(nameOrID)
 	if err != nil {
-		return fail(err)
+		return Removed{}, err
 	}
 	all, err := s.List()
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *Store) Remove(ctx context.Context, nameOrID string, force bool, uses []
 	}
 	doomed, err := choose(r, askedByName(r, nameOrID), all, force, uses)
 	if err != nil {
-		return fail(err)
+		return Removed{}, err
 	}
 	return s.carryOut(ctx, r, doomed, all, uses, roots, sweepErr == nil)
 }
@@ -75,39 +75,41 @@ func askedByName(r Record, nameOrID string) bool {
 	return err == nil && r.Name != "" && key(ref) == r.Name
 }
 
-// choose says which records go. It is docker's rules and nothing else.
+// choose says which records go. It is docker's rules, and its words, and nothing else.
 func choose(r Record, byName bool, all []Record, force bool, uses []Use) ([]Record, error) {
 	var same []Record
-	repositories := map[string]bool{}
 	for _, other := range all {
-		if other.ID != r.ID {
-			continue
-		}
-		same = append(same, other)
-		if ref, ok := other.Reference(); ok {
-			repositories[ref.Repository()] = true
+		if other.ID == r.ID {
+			same = append(same, other)
 		}
 	}
 	if byName && len(same) > 1 {
 		return []Record{r}, nil
 	}
 	if !byName && len(same) > 1 && !force {
-		err := errdef.New(errdef.Conflict, "it has %d names in %d repositories", len(same), len(repositories))
-		return nil, errdef.Hint(err, "remove its names one by one, or all of them with --force")
+		err := errdef.New(errdef.Conflict, "conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", r.ID.Short())
+		return nil, errdef.Hint(err, "remove its %d names one by one, or all of them with --force", len(same))
 	}
 	for _, use := range uses {
 		if use.Image != r.ID {
 			continue
 		}
 		short := use.Container[:min(12, len(use.Container))]
-		if short == "" && (!byName || !force) {
-			return nil, errdef.Hint(errdef.New(errdef.Conflict, "it is mounted"), "berth image unmount %s", r.ID.Short())
-		}
-		if use.Running && (!byName || !force) {
-			return nil, errdef.Hint(errdef.New(errdef.Conflict, "the running container %s uses it", short), "stop the container first")
-		}
-		if !force {
-			return nil, errdef.Hint(errdef.New(errdef.Conflict, "the stopped container %s uses it", short), "remove the container first, or use --force")
+		switch {
+		case byName && force, !use.Running && short != "" && force:
+		case short == "":
+			return nil, errdef.Hint(errdef.New(errdef.Conflict, "conflict: unable to delete %s - it is mounted", r.ID.Short()), "berth image unmount %s", r.ID.Short())
+		case byName:
+			ref, _ := r.Reference()
+			err := errdef.New(errdef.Conflict, "conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
+				ref.Familiar(), short, r.ID.Short())
+			return nil, errdef.Hint(err, "remove the container first, or use --force")
+		case use.Running:
+			err := errdef.New(errdef.Conflict, "conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", r.ID.Short(), short)
+			return nil, errdef.Hint(err, "stop the container first")
+		default:
+			err := errdef.New(errdef.Conflict, "conflict: unable to delete %s (must be forced) - image is being used by stopped container %s", r.ID.Short(), short)
+			return nil, errdef.Hint(err, "remove the container first, or use --force")
 		}
 	}
 	return same, nil

@@ -217,8 +217,12 @@ func isHex(s string) bool {
 	return strings.Trim(s, "0123456789abcdef") == "" && len(s) <= 64
 }
 
+// notFound is docker's error, in which a name has its tag.
 func notFound(nameOrID string) error {
-	return errdef.Hint(errdef.New(errdef.NotFound, "no such image: %s", nameOrID), "see what there is with \"berth images\", or get it with \"berth pull %s\"", nameOrID)
+	if ref, err := reference.Parse(nameOrID); err == nil {
+		nameOrID = ref.Familiar()
+	}
+	return errdef.Hint(errdef.New(errdef.NotFound, "No such image: %s", nameOrID), "see what there is with \"berth images\", or get it with \"berth pull %s\"", nameOrID)
 }
 
 // Resolve is Find with all that is needed to run the image.
