@@ -40,7 +40,7 @@ func (c *call) config() (container.Config, error) {
 	case cfg.AutoRemove && cfg.Restart.Name != "":
 		return cfg, c.usage("Conflicting options: --restart and --rm")
 	case cfg.UTS == "host" && cfg.Hostname != "":
-		return cfg, c.usage("Conflicting options: hostname and the UTS mode")
+		return cfg, c.usage("conflicting options: hostname and the UTS mode")
 	case c.options.noHealth && !reflect.ValueOf(cfg.Health).IsZero():
 		return cfg, c.usage("--no-healthcheck conflicts with --health-* options")
 	}

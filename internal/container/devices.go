@@ -29,7 +29,10 @@ func ParseDevice(s string) (Device, error) {
 	case 3:
 		d.Path, d.Permissions = parts[1], parts[2]
 	}
-	if len(parts) > 3 || !strings.HasPrefix(d.Host, "/") || !strings.HasPrefix(d.Path, "/") || !DeviceAccess(d.Permissions) {
+	if len(parts) == 3 && !DeviceAccess(d.Permissions) {
+		return Device{}, errdef.New(errdef.Invalid, "bad mode specified: %s", d.Permissions)
+	}
+	if len(parts) > 3 || !strings.HasPrefix(d.Host, "/") || !strings.HasPrefix(d.Path, "/") {
 		return Device{}, errdef.New(errdef.Invalid, "invalid device %q: it is PATH[:PATH-IN-CONTAINER][:rwm][,optional], or VENDOR/CLASS=NAME", s)
 	}
 	d.Host, d.Path = path.Clean(d.Host), path.Clean(d.Path)

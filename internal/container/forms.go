@@ -87,7 +87,7 @@ func ParseVolume(s, dir string) (Mount, error) {
 		default:
 			ids, is := strings.CutPrefix(option, "idmap")
 			if !is || ids != "" && ids[0] != '=' {
-				return invalid("unknown option " + strconv.Quote(option))
+				return invalid("invalid mode: " + option)
 			}
 			var err error
 			if m.IDMap, err = parseIDMap(strings.TrimPrefix(ids, "=")); err != nil {
@@ -269,7 +269,7 @@ func ParseMount(s, dir string) (Mount, error) {
 	switch m.Type {
 	case MountBind:
 		if m.Source == "" {
-			return invalid("a bind mount needs a source")
+			return invalid("field Source must not be empty")
 		}
 		if !path.IsAbs(m.Source) {
 			m.Source = path.Join(dir, m.Source)
@@ -300,7 +300,7 @@ func ParseMount(s, dir string) (Mount, error) {
 		}
 		m.ReadOnly = true
 	default:
-		return invalid("unknown type %q: bind, volume, image and tmpfs are known", m.Type)
+		return invalid("mount type unknown: %q; bind, volume, image and tmpfs are known", m.Type)
 	}
 	switch {
 	case m.Target == "":
@@ -495,5 +495,5 @@ func ParseSecurity(sec *Security, s string, readFile func(string) ([]byte, error
 		}
 		return errdef.New(errdef.Unsupported, "cannot set the SELinux label %q: this host has no SELinux", value)
 	}
-	return errdef.New(errdef.Invalid, "invalid --security-opt %q: no-new-privileges, seccomp=, apparmor=, label=, mask=, unmask=, systempaths=unconfined are known", s)
+	return errdef.New(errdef.Invalid, "invalid --security-opt: %q; no-new-privileges, seccomp=, apparmor=, label=, mask=, unmask=, systempaths=unconfined are known", s)
 }

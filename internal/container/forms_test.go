@@ -47,7 +47,7 @@ func TestParseVolume(t *testing.T) {
 		{in: "a/b:/b", fail: "Invalid volume name (a/b)"},
 		{in: ".hidden:/b", fail: "Invalid volume name"},
 		{in: "x:/b", fail: "Invalid volume name"},
-		{in: "/a:/b:fast", fail: `unknown option "fast"`},
+		{in: "/a:/b:fast", fail: "invalid mode: fast"},
 		{in: "vol:/b:rshared", fail: "only a bind mount"},
 	} {
 		t.Run(c.in, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestParseMount(t *testing.T) {
 		{in: "type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700", want: Mount{Type: MountTmpfs, Target: "/b", TmpfsBytes: 1 << 20, TmpfsMode: &mode}},
 		{in: "", fail: "invalid mount"},
 		{in: "type=bind,src=/a", fail: "target is required"},
-		{in: "type=bind,dst=/b", fail: "needs a source"},
+		{in: "type=bind,dst=/b", fail: "field Source must not be empty"},
 		{in: "type=bind,src=/a,dst=b", fail: "must be an absolute path"},
 		{in: "type=bind,src=/a,dst=/", fail: "root cannot be a mount"},
 		{in: "type=bind,src=/a,dst=/b,readonly=maybe", fail: "invalid value for readonly: maybe"},
@@ -94,7 +94,7 @@ func TestParseMount(t *testing.T) {
 		{in: "type=tmpfs,src=/a,dst=/b", fail: "a tmpfs has no source"},
 		{in: "type=tmpfs,dst=/b,tmpfs-mode=9", fail: "invalid value for tmpfs-"},
 		{in: "type=tmpfs,dst=/b,tmpfs-size=big", fail: "invalid value for tmpfs-"},
-		{in: "type=npipe,dst=/b", fail: `unknown type "npipe"`},
+		{in: "type=npipe,dst=/b", fail: `mount type unknown: "npipe"`},
 		{in: "nonsense", fail: "must be a key=value pair"},
 		{in: "color=red,dst=/b", fail: "unexpected key 'color'"},
 		{in: `"open`, fail: "invalid mount"},

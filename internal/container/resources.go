@@ -68,6 +68,13 @@ func (r Resources) Swap() int64 {
 	return r.MemorySwapBytes
 }
 
+// Processors is what a host has to compute with.
+type Processors struct {
+	Count int
+	// Online and Nodes are the numbers of the processors and of the nodes of memory, as the kernel lists them ("0-3,5"); "" is unknown.
+	Online, Nodes string
+}
+
 // The least values that docker allows, and the bounds of a weight and a period.
 const (
 	leastMemory                 = 6 << 20
@@ -76,10 +83,10 @@ const (
 	leastNanoCPUs               = 1e7
 )
 
-// Check refuses limits that make no sense by themselves or together. cpus is how many this host has.
-func (r Resources) Check(cpus int) error {
+// Check refuses limits that make no sense by themselves or together, or that h has not what it takes for.
+func (r Resources) Check(h Processors) error {
 	invalid := func(format string, args ...any) error { return errdef.New(errdef.Invalid, format, args...) }
-	swap := r.MemorySwapBytes
+	swap, cpus := r.MemorySwapBytes, h.Count
 	switch {
 	case r.MemoryBytes > 0 && r.MemoryBytes < leastMemory:
 		return invalid("Minimum memory limit allowed is 6MB")
@@ -110,27 +117,54 @@ func (r Resources) Check(cpus int) error {
 	case r.BlockWeight != 0 && (r.BlockWeight < leastWeight || r.BlockWeight > greatestWeight):
 		return invalid("Range of blkio weight is from 10 to 1000")
 	}
-	for _, set := range []struct{ what, value string }{{"cpus", r.CPUSet}, {"mems", r.CPUSetMemory}} {
-		if !isSet(set.value) {
-			return invalid("Invalid value %s for cpuset %s", set.value, set.what)
+	for _, set := range []struct{ short, long, value, available string }{
+		{"cpus", "CPUs", r.CPUSet, h.Online}, {"mems", "memory nodes", r.CPUSetMemory, h.Nodes},
+	} {
+		wanted, ok := parseSet(set.value)
+		if !ok {
+			return invalid("Invalid value %s for cpuset %s", set.value, set.short)
+		}
+		there, known := parseSet(set.available)
+		if known && len(there) > 0 && !within(wanted, there) {
+			return invalid("Requested %s are not available - requested %s, available: %s", set.long, set.value, set.available)
 		}
 	}
 	return nil
 }
 
-// isSet reports whether s is a list of numbers and ranges of them (cpuset(7), "List format"), or empty.
-func isSet(s string) bool {
+// span is the numbers from the first to the last.
+type span struct{ first, last uint64 }
+
+// parseSet reads a list of numbers and ranges of them (cpuset(7), "List format"), which may be empty; false if it is none.
+func parseSet(s string) ([]span, bool) {
 	if s == "" {
-		return true
+		return nil, true
 	}
+	var all []span
 	for part := range strings.SplitSeq(s, ",") {
 		first, last, ranged := strings.Cut(part, "-")
 		a, err := strconv.ParseUint(first, 10, 16)
 		if err != nil {
-			return false
+			return nil, false
 		}
-		if b, err := strconv.ParseUint(last, 10, 16); ranged && (err != nil || b < a) {
-			return false
+		b := a
+		if ranged {
+			if b, err = strconv.ParseUint(last, 10, 16); err != nil || b < a {
+				return nil, false
+			}
+		}
+		all = append(all, span{a, b})
+	}
+	return all, true
+}
+
+// within reports whether every number of a set is in another one.
+func within(set, other []span) bool {
+	for _, s := range set {
+		for n := s.first; n <= s.last; n++ {
+			if !slices.ContainsFunc(other, func(o span) bool { return o.first <= n && n <= o.last }) {
+				return false
+			}
 		}
 	}
 	return true

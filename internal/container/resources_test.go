@@ -9,6 +9,8 @@ func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
 	const gib = 1 << 30
 	swappiness := int64(101)
 	for want, r := range map[string]Resources{
+		"Requested CPUs are not available - requested 1-2, available: 0-1,4":                   {CPUSet: "1-2"},
+		"Requested memory nodes are not available - requested 0,1, available: 0":               {CPUSetMemory: "0,1"},
 		"Minimum memory limit allowed is 6MB":                                                  {MemoryBytes: 6<<20 - 1},
 		"Minimum memoryswap limit should be larger than memory limit, see usage":               {MemoryBytes: gib, MemorySwapBytes: gib - 1},
 		"You should always set the Memory limit when using Memoryswap limit, see usage":        {MemorySwapBytes: gib},
@@ -26,14 +28,14 @@ func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
 		"Invalid value 1-0 for cpuset cpus":                                                    {CPUSet: "1-0"},
 		"Invalid value 0, for cpuset mems":                                                     {CPUSetMemory: "0,"},
 	} {
-		if err := r.Check(2); err == nil || err.Error() != want {
+		if err := r.Check(Processors{Count: 2, Online: "0-1,4", Nodes: "0"}); err == nil || err.Error() != want {
 			t.Errorf("%+v: %v, want %q", r, err, want)
 		}
 	}
 	for _, r := range []Resources{
-		{}, {NanoCPUs: 2e9}, {MemoryBytes: 6 << 20, MemorySwapBytes: -1}, {MemorySwapBytes: -1}, {CPUQuota: -1}, {CPUSet: "0-1,3"}, {PidsLimit: -1}, {BlockWeight: 10},
+		{}, {NanoCPUs: 2e9}, {MemoryBytes: 6 << 20, MemorySwapBytes: -1}, {MemorySwapBytes: -1}, {CPUQuota: -1}, {CPUSet: "0-1,4"}, {PidsLimit: -1}, {BlockWeight: 10},
 	} {
-		if err := r.Check(2); err != nil {
+		if err := r.Check(Processors{Count: 2, Online: "0-1,4", Nodes: "0"}); err != nil {
 			t.Errorf("%+v: %v", r, err)
 		}
 	}

@@ -87,7 +87,7 @@ func parseID(s string) (id uint32, numeric bool, _ error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil || n > math.MaxInt32 {
-		return 0, false, errdef.New(errdef.Invalid, "%s is no id", s)
+		return 0, false, errdef.New(errdef.Invalid, "uids and gids must be in range 0-%d, and %s is not", math.MaxInt32, s)
 	}
 	return uint32(n), true, nil
 }

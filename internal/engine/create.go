@@ -15,6 +15,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/event"
+	"berth/internal/host"
 	"berth/internal/ident"
 	"berth/internal/image"
 	"berth/internal/image/layer"
@@ -181,7 +182,7 @@ func (e *Engine) check(c *state.Container) error {
 			return errdef.Hint(errdef.New(errdef.Unsupported, "cannot map the ids of the mount at %s: the kernel lets only root do so", m.Target), ":U gives the source to the container's user")
 		}
 	}
-	if err := c.Config.Resources.Check(runtime.NumCPU()); err != nil {
+	if err := c.Config.Resources.Check(processors(c.Config.Resources)); err != nil {
 		return err
 	}
 	devices, err := monitor.BlockDevices(c.Config.Resources)
@@ -190,6 +191,15 @@ func (e *Engine) check(c *state.Container) error {
 	}
 	_, err = spec.Build(spec.Input{ID: c.ID, Config: c.Config, Host: e.Host(), InitProgram: c.InitProgram, BlockDevices: devices})
 	return err
+}
+
+// processors is what limits are checked against.
+func processors(r container.Resources) container.Processors {
+	p := container.Processors{Count: runtime.NumCPU()}
+	if r.CPUSet != "" || r.CPUSetMemory != "" {
+		p.Online, p.Nodes = host.Online()
+	}
+	return p
 }
 
 // volumes makes the volumes that a container needs, and puts their paths, and those of bind mounts, into its mounts. It

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"runtime"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
@@ -85,7 +84,7 @@ func updated(c container.Config, o UpdateOptions) (container.Config, error) {
 	if o.Limits != nil {
 		limits, err := c.Resources.Change(*o.Limits)
 		if err == nil {
-			err = limits.Check(runtime.NumCPU())
+			err = limits.Check(processors(limits))
 		}
 		if err != nil {
 			return c, err

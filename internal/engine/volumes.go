@@ -182,6 +182,16 @@ func (e *Engine) volumesFrom(cfg *container.Config) error {
 	cfg.Mounts = slices.Clone(cfg.Mounts)
 	for _, asked := range cfg.VolumesFrom {
 		ref, options, _ := strings.Cut(asked, ":")
+		readOnly := false
+		for option := range strings.SplitSeq(options, ",") {
+			switch option {
+			case "ro":
+				readOnly = true
+			case "", "rw", "z", "Z": // z and Z are for SELinux
+			default:
+				return errdef.New(errdef.Invalid, "invalid mode: %s (--volumes-from %s)", option, asked)
+			}
+		}
 		other, err := e.Containers.Resolve(ref)
 		if err != nil {
 			return err
@@ -196,15 +206,7 @@ func (e *Engine) volumesFrom(cfg *container.Config) error {
 				}
 			}
 			m.Filesystem, m.Options, m.Origin, m.NoCopy = "", nil, "--volumes-from "+asked, true
-			for option := range strings.SplitSeq(options, ",") {
-				switch option {
-				case "ro":
-					m.ReadOnly = true
-				case "", "rw", "z", "Z": // z and Z are for SELinux
-				default:
-					return errdef.New(errdef.Invalid, "invalid mode for --volumes-from: %q", asked)
-				}
-			}
+			m.ReadOnly = m.ReadOnly || readOnly
 			cfg.Mounts = append(cfg.Mounts, m)
 		}
 	}

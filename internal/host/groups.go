@@ -138,6 +138,12 @@ func sockets(g Groups, getenv func(string) string) []Socket {
 // Lingers reports whether the user's systemd, and with it the user's units, outlives their sessions (loginctl(1), enable-linger).
 func Lingers(user string) bool { return exists("/var/lib/systemd/linger/" + user) }
 
+// Online are the numbers of the processors and of the nodes of memory that are in use, as the kernel lists them (cpuset(7), "List format");
+// "" is unknown (Documentation/ABI/stable/sysfs-devices-system-cpu and sysfs-devices-node).
+func Online() (cpus, nodes string) {
+	return strings.TrimSpace(read("/sys/devices/system/cpu/online")), strings.TrimSpace(read("/sys/devices/system/node/has_memory"))
+}
+
 func read(path string) string {
 	data, err := os.ReadFile(path)
 	if err != nil {
