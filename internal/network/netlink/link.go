@@ -183,6 +183,11 @@ func SetUp(name string) Request {
 	return Request{Purpose: "set " + name + " up", Type: unix.RTM_NEWLINK, Payload: setLink(name, unix.IFF_UP, unix.IFF_UP).Payload()}
 }
 
+// SetNoARP makes an interface one on which nobody is asked for an address: what is sent has its own (IFF_NOARP).
+func SetNoARP(name string) Request {
+	return Request{Purpose: "set " + name + " to resolve nothing", Type: unix.RTM_NEWLINK, Payload: setLink(name, unix.IFF_NOARP, unix.IFF_NOARP).Payload()}
+}
+
 // SetDown sets an interface down.
 func SetDown(name string) Request {
 	return Request{Purpose: "set " + name + " down", Type: unix.RTM_NEWLINK, Payload: setLink(name, 0, unix.IFF_UP).Payload()}

@@ -41,6 +41,8 @@ type link struct {
 	dispatcher stack.NetworkDispatcher // set before read begins
 	device     *os.File
 	raw        syscall.RawConn
+	// frame is the length of the header between the virtio-net header and a packet: that of Ethernet on a pair, none on a TUN.
+	frame int
 
 	// handshakes are packets with SYN, for which writeHandshakes is there.
 	handshakes chan handshake
@@ -60,6 +62,10 @@ func newLink(device *os.File, mtu int, gateways []netip.Addr) (*link, error) {
 	l := &link{mtu: uint32(mtu), gateways: gateways, ended: make(chan struct{}), handshakes: make(chan handshake, maxDialling), device: device, raw: raw}
 	if e := raw.Control(func(fd uintptr) {
 		l.fd = int(fd)
+		if _, e := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_TYPE); e == nil {
+			l.frame = uplink.EthernetBytes
+			return
+		}
 		l.udpCut, err = offload(l.fd)
 	}); e != nil {
 		return nil, e
@@ -91,10 +97,11 @@ func offload(fd int) (udp bool, err error) {
 // read reads packets until the device is closed or gone.
 func (l *link) read() {
 	defer close(l.ended)
-	var head [uplink.VnetHeaderBytes]byte
+	var head linkHeader
 	view := buffer.NewViewSize(packetBytes)
 	parts := [2]unix.Iovec{{Base: &head[0]}, {Base: view.BasePtr()}}
-	parts[0].SetLen(len(head))
+	before := uplink.VnetHeaderBytes + l.frame
+	parts[0].SetLen(before)
 	parts[1].SetLen(packetBytes)
 	_ = l.raw.Read(func(fd uintptr) bool {
 		for {
@@ -103,12 +110,14 @@ func (l *link) read() {
 			case errno == unix.EINTR:
 			case errno == unix.EAGAIN:
 				return false
+			case errno == unix.EINVAL && l.frame > 0: // a packet that this kernel has no virtio-net header for
+				l.dropped.Add(1)
 			case errno != 0 || n == 0:
 				return true
-			case n < len(head):
+			case n <= before:
 				l.dropped.Add(1)
 			default:
-				if l.take(parseVnetHeader(&head), view, n-len(head)) {
+				if l.take(parseVnetHeader(&head), view, n-before) {
 					view = buffer.NewViewSize(packetBytes)
 					parts[1].Base = view.BasePtr()
 				}
@@ -152,8 +161,10 @@ func (l *link) deliver(view *buffer.View) {
 	l.dispatcher.DeliverNetworkPacket(protocol, p)
 }
 
-// write writes one packet: parts[0] is the virtio-net header. What the kernel does not take is lost, as on any link.
-func (l *link) write(parts [][]byte) {
+// write writes one packet, parts[1:]; parts[0] is free for what precedes it. What the kernel does not take is lost, as on any link.
+func (l *link) write(h vnetHeader, parts [][]byte) {
+	var head linkHeader
+	parts[0] = head[:h.put(&head, l.frame, parts[1])]
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.closed {
@@ -165,7 +176,7 @@ func (l *link) write(parts [][]byte) {
 			continue
 		}
 		if errno == 0 {
-			l.toGuest.Add(uint64(n - uplink.VnetHeaderBytes))
+			l.toGuest.Add(uint64(n - len(parts[0])))
 		}
 		return
 	}
@@ -173,10 +184,8 @@ func (l *link) write(parts [][]byte) {
 
 // send writes a packet of our own.
 func (l *link) send(h vnetHeader, packet ...[]byte) {
-	var head [uplink.VnetHeaderBytes]byte
-	h.put(&head)
 	var few [4][]byte
-	l.write(append(append(few[:0], head[:]), packet...))
+	l.write(h, append(few[:1], packet...))
 }
 
 // WritePackets writes gVisor's packets (stack.LinkWriter).
@@ -227,10 +236,8 @@ func (l *link) writeHandshakes() {
 }
 
 func (l *link) writePacket(p *stack.PacketBuffer) {
-	var head [uplink.VnetHeaderBytes]byte
-	gsoHeader(p).put(&head)
 	var few [8][]byte // most packets have a view of headers and one or two of data
-	parts := append(few[:0], head[:])
+	parts := few[:1]
 	views, offset := p.AsViewList()
 	for v := views.Front(); v != nil; v = v.Next() {
 		b := v.AsSlice()
@@ -240,7 +247,7 @@ func (l *link) writePacket(p *stack.PacketBuffer) {
 		}
 		parts, offset = append(parts, b[offset:]), 0
 	}
-	l.write(parts)
+	l.write(gsoHeader(p), parts)
 }
 
 // gsoHeader says what gVisor has left to do of a packet.

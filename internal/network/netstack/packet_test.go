@@ -137,14 +137,25 @@ func TestAFamilyWithoutAddressesIsDropped(t *testing.T) {
 
 func TestVnetHeader(t *testing.T) {
 	h := vnetHeader{flags: vnetNeedsCsum, gsoType: gsoTCPv6, headBytes: 60, gsoBytes: 1440, csumStart: 40, csumOffset: 16}
-	var b [uplink.VnetHeaderBytes]byte
-	h.put(&b)
+	var b linkHeader
+	if n := h.put(&b, 0, nil); n != uplink.VnetHeaderBytes {
+		t.Errorf("%d bytes", n)
+	}
 	if got := parseVnetHeader(&b); got != h {
 		t.Errorf("%+v is read as %+v", h, got)
 	}
 	b[1] |= gsoECN
 	if got := parseVnetHeader(&b); got != h {
 		t.Errorf("with ECN it is read as %+v", got)
+	}
+	// On a pair what is counted from the beginning of the packet is counted from Ethernet's header.
+	if n := h.put(&b, uplink.EthernetBytes, []byte{0x60}); n != len(b) || b[22] != 0x86 || b[23] != 0xdd {
+		t.Errorf("%d bytes, % x", n, b)
+	}
+	framed := h
+	framed.headBytes, framed.csumStart = 74, 54
+	if got := parseVnetHeader(&b); got != framed {
+		t.Errorf("%+v is read as %+v", framed, got)
 	}
 }
 
@@ -187,7 +198,9 @@ func FuzzPacket(f *testing.F) {
 		}
 		view := buffer.NewViewSize(packetBytes)
 		n := copy(view.AsSlice(), b[uplink.VnetHeaderBytes:])
-		if h := parseVnetHeader((*[uplink.VnetHeaderBytes]byte)(b)); !s.link.take(h, view, n) {
+		var head linkHeader
+		copy(head[:uplink.VnetHeaderBytes], b)
+		if h := parseVnetHeader(&head); !s.link.take(h, view, n) {
 			view.Release()
 		}
 		if st := s.Status(); st.UDP > s.flows.maxUDP || st.Echo > s.flows.maxEcho || int32(st.TCP) > s.tcp.max {

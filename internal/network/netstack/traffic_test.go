@@ -23,18 +23,15 @@ import (
 var mtus = []int{1500, 65520}
 
 func TestTCPFromInside(t *testing.T) {
-	for _, mtu := range mtus {
-		t.Run(fmt.Sprint("MTU ", mtu), func(t *testing.T) {
-			w := newWorld(t, mtu)
-			for _, address := range []string{netns.OtherIP, netns.OtherIP6} {
-				server := w.listen(w.other, "tcp", net.JoinHostPort(address, "0"), echo)
-				for _, n := range []int{0, 1, 1 << 10, 5 << 20} {
-					w.transfer(w.mustDial(w.guest, "tcp", server.Addr().String()), content(n))
-				}
+	worlds(t, mtus, func(t *testing.T, w *world) {
+		for _, address := range []string{netns.OtherIP, netns.OtherIP6} {
+			server := w.listen(w.other, "tcp", net.JoinHostPort(address, "0"), echo)
+			for _, n := range []int{0, 1, 1 << 10, 5 << 20} {
+				w.transfer(w.mustDial(w.guest, "tcp", server.Addr().String()), content(n))
 			}
-			w.eventually("no connection is left", func() bool { return w.s.Status().TCP == 0 })
-		})
-	}
+		}
+		w.eventually("no connection is left", func() bool { return w.s.Status().TCP == 0 })
+	})
 }
 
 // One end that has ended its direction goes on receiving.
@@ -175,22 +172,19 @@ func TestManyConnectionsAndNoneLeft(t *testing.T) {
 }
 
 func TestUDPFromInside(t *testing.T) {
-	for _, mtu := range mtus {
-		t.Run(fmt.Sprint("MTU ", mtu), func(t *testing.T) {
-			w := newWorld(t, mtu)
-			for _, address := range []string{netns.OtherIP, netns.OtherIP6} {
-				server := w.listenUDP(w.other, net.JoinHostPort(address, "0"), func(_ netip.AddrPort, b []byte) []byte { return b })
-				c := w.mustDial(w.guest, "udp", server.LocalAddr().String())
-				for _, n := range []int{0, 1, 512, 1400, 9000, 60_000} {
-					w.echoes(c, content(n))
-				}
-				if u := w.s.Status().UDP; u == 0 {
-					t.Error("no flow is counted")
-				}
+	worlds(t, mtus, func(t *testing.T, w *world) {
+		for _, address := range []string{netns.OtherIP, netns.OtherIP6} {
+			server := w.listenUDP(w.other, net.JoinHostPort(address, "0"), func(_ netip.AddrPort, b []byte) []byte { return b })
+			c := w.mustDial(w.guest, "udp", server.LocalAddr().String())
+			for _, n := range []int{0, 1, 512, 1400, 9000, 60_000} {
+				w.echoes(c, content(n))
 			}
-			w.refused(w.mustDial(w.guest, "udp", netns.OtherIP+":9"))
-		})
-	}
+			if u := w.s.Status().UDP; u == 0 {
+				t.Error("no flow is counted")
+			}
+		}
+		w.refused(w.mustDial(w.guest, "udp", netns.OtherIP+":9"))
+	})
 }
 
 // refused sends datagrams until it is told that nobody is there: the kernel of the peer says so a few times a second at most.
@@ -229,59 +223,61 @@ func (w *world) echoes(c net.Conn, b []byte) {
 
 // Datagrams that the sender's kernel has joined (UDP_SEGMENT) are the same at the other end.
 func TestUDPInSegments(t *testing.T) {
-	w := newWorld(t, 1500)
-	const segment, count = 1000, 40
-	var mu sync.Mutex
-	got := map[string]bool{}
-	server := w.listenUDP(w.other, netns.OtherIP+":0", func(_ netip.AddrPort, b []byte) []byte {
-		mu.Lock()
-		defer mu.Unlock()
-		got[string(b)] = true
-		return b[:1]
-	})
-	c := w.mustDial(w.guest, "udp", server.LocalAddr().String()).(*net.UDPConn)
-	raw, err := c.SyscallConn()
-	w.must(err)
-	if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), solUDP, udpSegment, segment) }); e != nil || err != nil {
-		t.Skip("the kernel does not cut datagrams: ", err)
-	}
-	all := content(segment*count - 1)
-	w.eventually("all have come", func() bool {
-		_, err := c.Write(all)
+	worlds(t, []int{1500}, func(t *testing.T, w *world) {
+		const segment, count = 1000, 40
+		var mu sync.Mutex
+		got := map[string]bool{}
+		server := w.listenUDP(w.other, netns.OtherIP+":0", func(_ netip.AddrPort, b []byte) []byte {
+			mu.Lock()
+			defer mu.Unlock()
+			got[string(b)] = true
+			return b[:1]
+		})
+		c := w.mustDial(w.guest, "udp", server.LocalAddr().String()).(*net.UDPConn)
+		raw, err := c.SyscallConn()
 		w.must(err)
+		if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), solUDP, udpSegment, segment) }); e != nil || err != nil {
+			t.Skip("the kernel does not cut datagrams: ", err)
+		}
+		all := content(segment*count - 1)
+		w.eventually("all have come", func() bool {
+			_, err := c.Write(all)
+			w.must(err)
+			mu.Lock()
+			defer mu.Unlock()
+			return len(got) == count
+		})
 		mu.Lock()
 		defer mu.Unlock()
-		return len(got) == count
-	})
-	mu.Lock()
-	defer mu.Unlock()
-	for i := range count {
-		if want := all[i*segment : min((i+1)*segment, len(all))]; !got[string(want)] {
-			t.Errorf("datagram %d has not come as it was sent", i)
+		for i := range count {
+			if want := all[i*segment : min((i+1)*segment, len(all))]; !got[string(want)] {
+				t.Errorf("datagram %d has not come as it was sent", i)
+			}
 		}
-	}
+	})
 }
 
 func TestEchoRequests(t *testing.T) {
-	w := newWorld(t, 1500)
-	netns.AllowPing(t, nil)
-	netns.AllowPing(t, w.guest)
-	for _, c := range []struct {
-		summary, address string
-		answered         bool
-	}{
-		{"Another host", netns.OtherIP, true},
-		{"Another host by IPv6", netns.OtherIP6, true},
-		{"The gateway answers itself", gatewayIP, true},
-		{"The gateway answers itself by IPv6", gatewayIP6, true},
-		{"A multicast address does not", "224.0.0.1", false},
-	} {
-		t.Run(c.summary, func(t *testing.T) {
-			if got := w.ping(c.address, 100); got != c.answered {
-				t.Errorf("%s answers: %v", c.address, got)
-			}
-		})
-	}
+	worlds(t, []int{1500}, func(t *testing.T, w *world) {
+		netns.AllowPing(t, nil)
+		netns.AllowPing(t, w.guest)
+		for _, c := range []struct {
+			summary, address string
+			answered         bool
+		}{
+			{"Another host", netns.OtherIP, true},
+			{"Another host by IPv6", netns.OtherIP6, true},
+			{"The gateway answers itself", gatewayIP, true},
+			{"The gateway answers itself by IPv6", gatewayIP6, true},
+			{"A multicast address does not", "224.0.0.1", false},
+		} {
+			t.Run(c.summary, func(t *testing.T) {
+				if got := w.ping(c.address, 100); got != c.answered {
+					t.Errorf("%s answers: %v", c.address, got)
+				}
+			})
+		}
+	})
 }
 
 // ping sends an echo request from inside, and again, and reports whether it was answered.
@@ -369,106 +365,108 @@ func (w *world) read(network, address string) string {
 }
 
 func TestPublishedTCP(t *testing.T) {
-	w := newWorld(t, 1500)
-	serve := func(c *net.TCPConn) {
-		client := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-		_, _ = fmt.Fprintln(c, client)
-		echo(c)
-	}
-	server := w.listen(w.guest, "tcp", ":0", serve)
-	to := func(ip string) uplink.Forward {
-		return uplink.Forward{Protocol: uplink.TCP, Target: netip.MustParseAddrPort(net.JoinHostPort(ip, portOf(server.Addr())))}
-	}
-	socket, socket6, nobody := listening(t, "tcp", ":0"), listening(t, "tcp", "[::]:0"), listening(t, "tcp", ":0")
-	at, at6, atNobody := port(t, socket), port(t, socket6), port(t, nobody)
-	closed := uplink.Forward{Protocol: uplink.TCP, Target: netip.MustParseAddrPort(containerIP + ":9")}
-	forwards, err := w.s.Forward([]uplink.Forward{to(containerIP), to(containerIP6), closed}, []*os.File{socket, socket6, nobody}, nil)
-	w.must(err)
-	if n := w.s.Status().Forwards; n != 3 {
-		t.Errorf("%d forwards are counted", n)
-	}
-	for _, c := range []struct {
-		summary string
-		from    *os.File
-		address string
-		port    string
-		seen    string
-	}{
-		{"Another host keeps its address", w.other, netns.HostIP, at, netns.OtherIP},
-		{"Another host keeps its address by IPv6", w.other, netns.HostIP6, at6, netns.OtherIP6},
-		{"The host has its own by its own", nil, netns.HostIP, at, netns.HostIP},
-		{"The host's loopback has the gateway's", nil, "127.0.0.1", at, gatewayIP},
-		{"The host's loopback has the gateway's by IPv6", nil, "::1", at6, gatewayIP6},
-		{"A client of IPv4 has the gateway's of IPv6", w.other, netns.HostIP, at6, gatewayIP6},
-		{"A client of IPv6 has the gateway's of IPv4", w.other, netns.HostIP6, at, gatewayIP},
-		{"One inside reaches itself by the host", w.guest, netns.HostIP, at, netns.HostIP},
-	} {
-		t.Run(c.summary, func(t *testing.T) {
-			conn := w.mustDial(c.from, "tcp", net.JoinHostPort(c.address, c.port))
-			line := make([]byte, len(c.seen)+1)
-			_, err := io.ReadFull(conn, line)
-			if strings.TrimSpace(string(line)) != c.seen {
-				t.Fatalf("the server has seen %q, %v", line, err)
-			}
-			w.transfer(conn, content(3<<20))
-		})
-	}
-	t.Run("A closed port resets", func(t *testing.T) {
-		conn, err := w.dial(w.other, "tcp", net.JoinHostPort(netns.HostIP, atNobody))
-		if err == nil { // the reset may come sooner than Dial returns
-			_, err = conn.Read(make([]byte, 1))
+	worlds(t, []int{1500}, func(t *testing.T, w *world) {
+		serve := func(c *net.TCPConn) {
+			client := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+			_, _ = fmt.Fprintln(c, client)
+			echo(c)
 		}
-		if !isErrno(err, syscall.ECONNRESET) {
-			t.Errorf("the client reads %v", err)
+		server := w.listen(w.guest, "tcp", ":0", serve)
+		to := func(ip string) uplink.Forward {
+			return uplink.Forward{Protocol: uplink.TCP, Target: netip.MustParseAddrPort(net.JoinHostPort(ip, portOf(server.Addr())))}
+		}
+		socket, socket6, nobody := listening(t, "tcp", ":0"), listening(t, "tcp", "[::]:0"), listening(t, "tcp", ":0")
+		at, at6, atNobody := port(t, socket), port(t, socket6), port(t, nobody)
+		closed := uplink.Forward{Protocol: uplink.TCP, Target: netip.MustParseAddrPort(containerIP + ":9")}
+		forwards, err := w.s.Forward([]uplink.Forward{to(containerIP), to(containerIP6), closed}, []*os.File{socket, socket6, nobody}, nil)
+		w.must(err)
+		if n := w.s.Status().Forwards; n != 3 {
+			t.Errorf("%d forwards are counted", n)
+		}
+		for _, c := range []struct {
+			summary string
+			from    *os.File
+			address string
+			port    string
+			seen    string
+		}{
+			{"Another host keeps its address", w.other, netns.HostIP, at, netns.OtherIP},
+			{"Another host keeps its address by IPv6", w.other, netns.HostIP6, at6, netns.OtherIP6},
+			{"The host has its own by its own", nil, netns.HostIP, at, netns.HostIP},
+			{"The host's loopback has the gateway's", nil, "127.0.0.1", at, gatewayIP},
+			{"The host's loopback has the gateway's by IPv6", nil, "::1", at6, gatewayIP6},
+			{"A client of IPv4 has the gateway's of IPv6", w.other, netns.HostIP, at6, gatewayIP6},
+			{"A client of IPv6 has the gateway's of IPv4", w.other, netns.HostIP6, at, gatewayIP},
+			{"One inside reaches itself by the host", w.guest, netns.HostIP, at, netns.HostIP},
+		} {
+			t.Run(c.summary, func(t *testing.T) {
+				conn := w.mustDial(c.from, "tcp", net.JoinHostPort(c.address, c.port))
+				line := make([]byte, len(c.seen)+1)
+				_, err := io.ReadFull(conn, line)
+				if strings.TrimSpace(string(line)) != c.seen {
+					t.Fatalf("the server has seen %q, %v", line, err)
+				}
+				w.transfer(conn, content(3<<20))
+			})
+		}
+		t.Run("A closed port resets", func(t *testing.T) {
+			conn, err := w.dial(w.other, "tcp", net.JoinHostPort(netns.HostIP, atNobody))
+			if err == nil { // the reset may come sooner than Dial returns
+				_, err = conn.Read(make([]byte, 1))
+			}
+			if !isErrno(err, syscall.ECONNRESET) {
+				t.Errorf("the client reads %v", err)
+			}
+		})
+		w.must(forwards.Close())
+		if _, err := w.dial(w.other, "tcp", net.JoinHostPort(netns.HostIP, at)); !isErrno(err, syscall.ECONNREFUSED) {
+			t.Errorf("a forward that has ended answers %v", err)
 		}
 	})
-	w.must(forwards.Close())
-	if _, err := w.dial(w.other, "tcp", net.JoinHostPort(netns.HostIP, at)); !isErrno(err, syscall.ECONNREFUSED) {
-		t.Errorf("a forward that has ended answers %v", err)
-	}
 }
 
 func TestPublishedUDP(t *testing.T) {
-	w := newWorld(t, 1500)
-	answer := func(from netip.AddrPort, b []byte) []byte {
-		return append([]byte(from.Addr().Unmap().String()+" "), b...)
-	}
-	server := w.listenUDP(w.guest, containerIP+":0", answer)
-	server6 := w.listenUDP(w.guest, "["+containerIP6+"]:0", answer)
-	socket, socket6 := listening(t, "udp", ":0"), listening(t, "udp", "[::]:0")
-	at, at6 := port(t, socket), port(t, socket6)
-	forwards, err := w.s.Forward([]uplink.Forward{
-		{Protocol: uplink.UDP, Target: netip.MustParseAddrPort(server.LocalAddr().String())},
-		{Protocol: uplink.UDP, Target: netip.MustParseAddrPort(server6.LocalAddr().String())},
-	}, []*os.File{socket, socket6}, nil)
-	w.must(err)
-	for _, c := range []struct {
-		summary string
-		from    *os.File
-		address string
-		port    string
-		seen    string
-	}{
-		{"Another host keeps its address", w.other, netns.HostIP, at, netns.OtherIP},
-		{"Another host keeps its address by IPv6", w.other, netns.HostIP6, at6, netns.OtherIP6},
-		{"The host's loopback has the gateway's", nil, "127.0.0.1", at, gatewayIP},
-		{"An answer leaves from where the question came", nil, "127.0.0.9", at, gatewayIP},
-		{"A client of IPv4 has the gateway's of IPv6", w.other, netns.HostIP, at6, gatewayIP6},
-	} {
-		t.Run(c.summary, func(t *testing.T) {
-			for range 3 { // clients with the same port and address inside are told apart
-				conn := w.mustDial(c.from, "udp", net.JoinHostPort(c.address, c.port))
-				for _, n := range []int{0, 10, 5000} {
-					b := content(n)
-					w.answers(conn, b, append([]byte(c.seen+" "), b...))
+	worlds(t, []int{1500}, func(t *testing.T, w *world) {
+		answer := func(from netip.AddrPort, b []byte) []byte {
+			return append([]byte(from.Addr().Unmap().String()+" "), b...)
+		}
+		server := w.listenUDP(w.guest, containerIP+":0", answer)
+		server6 := w.listenUDP(w.guest, "["+containerIP6+"]:0", answer)
+		socket, socket6 := listening(t, "udp", ":0"), listening(t, "udp", "[::]:0")
+		at, at6 := port(t, socket), port(t, socket6)
+		forwards, err := w.s.Forward([]uplink.Forward{
+			{Protocol: uplink.UDP, Target: netip.MustParseAddrPort(server.LocalAddr().String())},
+			{Protocol: uplink.UDP, Target: netip.MustParseAddrPort(server6.LocalAddr().String())},
+		}, []*os.File{socket, socket6}, nil)
+		w.must(err)
+		for _, c := range []struct {
+			summary string
+			from    *os.File
+			address string
+			port    string
+			seen    string
+		}{
+			{"Another host keeps its address", w.other, netns.HostIP, at, netns.OtherIP},
+			{"Another host keeps its address by IPv6", w.other, netns.HostIP6, at6, netns.OtherIP6},
+			{"The host's loopback has the gateway's", nil, "127.0.0.1", at, gatewayIP},
+			{"An answer leaves from where the question came", nil, "127.0.0.9", at, gatewayIP},
+			{"A client of IPv4 has the gateway's of IPv6", w.other, netns.HostIP, at6, gatewayIP6},
+		} {
+			t.Run(c.summary, func(t *testing.T) {
+				for range 3 { // clients with the same port and address inside are told apart
+					conn := w.mustDial(c.from, "udp", net.JoinHostPort(c.address, c.port))
+					for _, n := range []int{0, 10, 5000} {
+						b := content(n)
+						w.answers(conn, b, append([]byte(c.seen+" "), b...))
+					}
 				}
-			}
-		})
-	}
-	w.must(forwards.Close())
-	if n := w.s.Status(); n.UDP != 0 || n.Forwards != 0 {
-		t.Errorf("flows have outlived their forward: %+v", n)
-	}
+			})
+		}
+		w.must(forwards.Close())
+		if n := w.s.Status(); n.UDP != 0 || n.Forwards != 0 {
+			t.Errorf("flows have outlived their forward: %+v", n)
+		}
+	})
 }
 
 // answers sends a datagram, again if it is lost, until it is answered.

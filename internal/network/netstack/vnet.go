@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 
 	"berth/internal/network/uplink"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // vnetHeader is struct virtio_net_hdr of linux/virtio_net.h, in the machine's byte order: what a packet on the device leaves to
@@ -28,7 +30,10 @@ const (
 	gsoECN   = 0x80
 )
 
-func parseVnetHeader(b *[uplink.VnetHeaderBytes]byte) vnetHeader {
+// linkHeader is room for what precedes a packet on the device: a vnetHeader and, on a pair of interfaces, Ethernet's.
+type linkHeader [uplink.VnetHeaderBytes + uplink.EthernetBytes]byte
+
+func parseVnetHeader(b *linkHeader) vnetHeader {
 	return vnetHeader{
 		flags:      b[0],
 		gsoType:    b[1] &^ gsoECN,
@@ -39,10 +44,28 @@ func parseVnetHeader(b *[uplink.VnetHeaderBytes]byte) vnetHeader {
 	}
 }
 
-func (h vnetHeader) put(b *[uplink.VnetHeaderBytes]byte) {
+// put writes what precedes packet, with a header of frame bytes between, and returns its length.
+func (h vnetHeader) put(b *linkHeader, frame int, packet []byte) int {
+	if h.headBytes != 0 {
+		h.headBytes += uint16(frame)
+	}
+	if h.flags&vnetNeedsCsum != 0 {
+		h.csumStart += uint16(frame)
+	}
 	b[0], b[1] = h.flags, h.gsoType
 	binary.NativeEndian.PutUint16(b[2:], h.headBytes)
 	binary.NativeEndian.PutUint16(b[4:], h.gsoBytes)
 	binary.NativeEndian.PutUint16(b[6:], h.csumStart)
 	binary.NativeEndian.PutUint16(b[8:], h.csumOffset)
+	if frame > 0 {
+		ethernet := b[uplink.VnetHeaderBytes:]
+		copy(ethernet, uplink.GuestMAC[:])
+		copy(ethernet[6:], uplink.StackMAC[:])
+		protocol := header.IPv4ProtocolNumber
+		if packet[0]>>4 == 6 {
+			protocol = header.IPv6ProtocolNumber
+		}
+		binary.BigEndian.PutUint16(ethernet[12:], uint16(protocol))
+	}
+	return uplink.VnetHeaderBytes + frame
 }

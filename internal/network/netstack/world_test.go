@@ -46,8 +46,28 @@ func testConfig(mtu int) uplink.Config {
 	}
 }
 
-// newWorld makes one; change may change the configuration.
+// newWorld makes one with a TUN; change may change the configuration.
 func newWorld(t testing.TB, mtu int, change ...func(*uplink.Config)) *world {
+	t.Helper()
+	return newWorldOn(t, tun, mtu, change...)
+}
+
+// tun and pair make the two kinds of devices.
+func tun(*netlink.Conn, uplink.Config) (*os.File, error) { return uplink.MakeTUN("uplink0") }
+
+func pair(n *netlink.Conn, c uplink.Config) (*os.File, error) {
+	return uplink.MakePair(n, "uplink0", c.MTU)
+}
+
+// worlds runs a test in a world of each kind with each MTU.
+func worlds(t *testing.T, mtus []int, test func(t *testing.T, w *world)) {
+	for _, mtu := range mtus {
+		t.Run(fmt.Sprintf("TUN, MTU %d", mtu), func(t *testing.T) { test(t, newWorldOn(t, tun, mtu)) })
+		t.Run(fmt.Sprintf("pair, MTU %d", mtu), func(t *testing.T) { test(t, newWorldOn(t, pair, mtu)) })
+	}
+}
+
+func newWorldOn(t testing.TB, make func(*netlink.Conn, uplink.Config) (*os.File, error), mtu int, change ...func(*uplink.Config)) *world {
 	t.Helper()
 	netns.Need(t)
 	w := &world{t: t, other: netns.Wire(t), guest: netns.New(t), log: &bytes.Buffer{}}
@@ -55,7 +75,7 @@ func newWorld(t testing.TB, mtu int, change ...func(*uplink.Config)) *world {
 	for _, f := range change {
 		f(&c)
 	}
-	device := w.device(c)
+	device := w.device(c, make)
 	s, err := New(device, c, w.log)
 	w.must(err)
 	w.s = s
@@ -70,17 +90,17 @@ func newWorld(t testing.TB, mtu int, change ...func(*uplink.Config)) *world {
 }
 
 // device makes the guest's device, and gives the guest a container's address as well.
-func (w *world) device(c uplink.Config) (f *os.File) {
+func (w *world) device(c uplink.Config, make func(*netlink.Conn, uplink.Config) (*os.File, error)) (f *os.File) {
 	w.t.Helper()
 	w.inside(func() (err error) {
-		if f, err = uplink.MakeTUN("uplink0"); err != nil {
-			return err
-		}
 		n, err := netlink.Open(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
 		defer n.Close()
+		if f, err = make(n, c); err != nil {
+			return err
+		}
 		l, err := n.LinkByName("uplink0")
 		if err != nil {
 			return err

@@ -19,7 +19,7 @@ import (
 type Starter struct {
 	Program string // the path of berth-uplink
 	Config  Config
-	// Device makes the device inside, up and with its addresses (MakeTUN, Config.Requests), and returns its file, which Ensure closes.
+	// Device makes the device inside, up and with its addresses (MakeDevice, Config.Requests), and returns its file, which Ensure closes.
 	// With Config.Pasta it returns the network namespace.
 	Device func() (*os.File, error)
 	// Keep is what the uplink keeps open as long as it lives: the network namespace that it is for, so that others find it there.

@@ -21,8 +21,7 @@ func MakeTUN(name string) (*os.File, error) {
 	const path = "/dev/net/tun"
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		err = fmt.Errorf("cannot make the device %s: %w", name, &os.PathError{Op: "open", Path: path, Err: err})
-		return nil, errdef.Hint(err, "networks of users need %s: load the kernel's module tun, and let everybody read and write the file", path)
+		return nil, fmt.Errorf("cannot make the device %s: %w: %w", name, errNoTUN, &os.PathError{Op: "open", Path: path, Err: err})
 	}
 	if err := setUpTUN(fd, name); err != nil {
 		_ = unix.Close(fd)
@@ -30,6 +29,9 @@ func MakeTUN(name string) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }
+
+// errNoTUN says that this host has no TUN for this user.
+var errNoTUN = errdef.New(errdef.Unsupported, "no TUN for this user")
 
 func setUpTUN(fd int, name string) error {
 	r, err := unix.NewIfreq(name)

@@ -4,7 +4,7 @@
 // imports none of the code that does (network/netstack).
 //
 // Words: *inside* is the network namespace with the user's bridges, which masquerades for them, so that all that leaves it has one
-// address, the *guest's*. The *device* (a TUN) leads out of it; what reads the device is the *stack*, whose own address is the
+// address, the *guest's*. The *device* (a TUN, or else a pair of interfaces with a packet socket) leads out of it; what reads the device is the *stack*, whose own address is the
 // *gateway's*. A *forward* is a listening socket of the host's whose connections are carried inside: a published port.
 //
 // With Config.Pasta it is the program pasta that makes a device (a TAP) and carries what comes out of it. berth-uplink starts it, ends

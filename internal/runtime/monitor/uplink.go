@@ -176,14 +176,14 @@ func (o Options) makeDevice(config uplink.Config) (device *os.File, err error) {
 		return duplicate(ns)
 	}
 	err = netlink.InNamespace(ns, func() error {
-		if device, err = uplink.MakeTUN(UplinkName); err != nil {
-			return err
-		}
 		conn, err := netlink.Open(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
+		if device, err = uplink.MakeDevice(conn, UplinkName, config.MTU); err != nil {
+			return err
+		}
 		link, err := conn.LinkByName(UplinkName)
 		if err != nil {
 			return err
