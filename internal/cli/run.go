@@ -210,7 +210,10 @@ func (c *call) writeCidfile(id string) error {
 	if path == "" {
 		return nil
 	}
-	err := disk.Create(path, []byte(id), 0o644&^c.umask, disk.Volatile)
+	err := os.ErrExist
+	if _, e := os.Lstat(path); e != nil {
+		err = disk.Create(path, []byte(id), 0o644&^c.umask, disk.Volatile)
+	}
 	if errors.Is(err, os.ErrExist) {
 		return errdef.Hint(errdef.New(errdef.Conflict, "container ID file found, make sure the other container isn't running or delete %s", path), "delete %s, or name another file", path)
 	}

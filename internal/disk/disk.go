@@ -84,6 +84,10 @@ func writeTemporary(path string, data []byte, mode fs.FileMode, d Durability) (s
 	tmp := filepath.Join(filepath.Dir(path), TemporaryName())
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, mode)
 	if err != nil {
+		var of *os.PathError
+		if errors.As(err, &of) {
+			of.Path = path // not a name that nobody has given
+		}
 		return "", err
 	}
 	_, err = f.Write(data)
