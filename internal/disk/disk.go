@@ -279,7 +279,11 @@ func ReadUpTo(path string, limit int64) ([]byte, error) {
 	if st.Size > limit {
 		return nil, &TooLargeError{path, st.Size}
 	}
-	data := make([]byte, 0, st.Size+1) // one more, so that the end is seen without another look
+	size := st.Size + 1 // one more, so that the end is seen without another look
+	if st.Size == 0 {
+		size = 4096 // files of the kernel's do not say how long they are
+	}
+	data := make([]byte, 0, size)
 	for {
 		n, err := unix.Read(fd, data[len(data):cap(data)])
 		switch {

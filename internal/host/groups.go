@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"berth/internal/disk"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -145,7 +147,7 @@ func Online() (cpus, nodes string) {
 }
 
 func read(path string) string {
-	data, err := os.ReadFile(path)
+	data, err := disk.Read(path)
 	if err != nil {
 		return ""
 	}

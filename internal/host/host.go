@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"berth/internal/disk"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -158,7 +160,7 @@ func effectiveCapabilities() uint64 {
 }
 
 func lastCap() int {
-	data, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	data, err := disk.Read("/proc/sys/kernel/cap_last_cap")
 	if err != nil {
 		return unix.CAP_LAST_CAP
 	}
@@ -176,7 +178,7 @@ func cgroups() (mode CgroupMode, mounts []CgroupMount, beside string) {
 	if unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
 		return CgroupUnified, nil, ""
 	}
-	data, err := os.ReadFile("/proc/self/mountinfo")
+	data, err := disk.Read("/proc/self/mountinfo")
 	if err != nil {
 		return CgroupNone, nil, ""
 	}
@@ -219,7 +221,7 @@ func hierarchy(options string) string {
 func exists(path string) bool { return unix.Access(path, unix.F_OK) == nil }
 
 func first(path string) byte {
-	data, err := os.ReadFile(path)
+	data, err := disk.Read(path)
 	if err != nil || len(data) == 0 {
 		return 0
 	}

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 
+	"berth/internal/disk"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -71,7 +73,7 @@ func lastGroup(gidMap string) uint32 {
 }
 
 func readAll(path string) string {
-	data, err := os.ReadFile(path)
+	data, err := disk.Read(path)
 	if err != nil {
 		return ""
 	}

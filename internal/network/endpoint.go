@@ -60,7 +60,7 @@ func (s Store) Endpoint(network, container string) (Endpoint, error) {
 	if checkName(network) != nil || checkName(container) != nil {
 		return e, errdef.New(errdef.NotFound, "container %s is not connected to network %s", container, network)
 	}
-	data, err := os.ReadFile(s.endpointFile(network, container))
+	data, err := disk.Read(s.endpointFile(network, container))
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, errdef.New(errdef.NotFound, "container %s is not connected to network %s", container, network)
 	}

@@ -37,7 +37,7 @@ func (s Store) changesFile() string { return filepath.Join(s.Run, "networks", ".
 
 // Changes are the settings of the host that this instance has changed since the host was started.
 func (s Store) Changes() ([]Change, error) {
-	data, err := os.ReadFile(s.changesFile())
+	data, err := disk.Read(s.changesFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -181,7 +181,7 @@ func localnet6(n Network, ports []Published, index int) []netlink.Request {
 }
 
 func readSetting(path string) (string, error) {
-	data, err := os.ReadFile(path)
+	data, err := disk.Read(path)
 	return strings.TrimSpace(string(data)), err
 }
 

@@ -120,7 +120,7 @@ func (s Store) load(name string) (Network, error) {
 	if checkName(name) != nil {
 		return Network{}, notFound(name)
 	}
-	data, err := os.ReadFile(filepath.Join(s.dataDir(name), "network.json"))
+	data, err := disk.Read(filepath.Join(s.dataDir(name), "network.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		if BuiltIn(name) {
 			return s.builtIn(name), nil

@@ -107,7 +107,7 @@ func (p Place) note(name string, inode uint64) error {
 
 // noted is the inode number of a namespace that was written down, or 0.
 func (p Place) noted(name string) (uint64, error) {
-	text, err := os.ReadFile(p.path(name))
+	text, err := disk.Read(p.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

@@ -156,7 +156,7 @@ func (s Store) read(id string) (record, error) {
 		return record{}, err
 	}
 	dir := filepath.Join(s.Root, id)
-	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	data, err := disk.Read(filepath.Join(dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(dir); err != nil {
 			return record{}, missing(id, err)
@@ -184,7 +184,7 @@ func (h *held) save() error {
 
 // config reads the container's own copy of its config.json.
 func (s Store) config(id string) (*specs.Spec, error) {
-	data, err := os.ReadFile(filepath.Join(s.Root, id, configFile))
+	data, err := disk.Read(filepath.Join(s.Root, id, configFile))
 	if err != nil {
 		return nil, missing(id, err)
 	}
@@ -255,7 +255,7 @@ func alive(pid int, begun uint64) bool {
 
 // processStat reads the state and the start time of a process (proc_pid_stat(5), fields 3 and 22).
 func processStat(pid int) (state byte, begun uint64, err error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	data, err := disk.Read("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, 0, err
 	}

@@ -32,7 +32,7 @@ func (s Store) takeName(c *Container, d disk.Durability) error {
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		owner, err := os.ReadFile(s.nameFile(c.Name))
+		owner, err := disk.Read(s.nameFile(c.Name))
 		if err == nil && !s.owns(string(owner), c.Name) {
 			if err := os.Remove(s.nameFile(c.Name)); err != nil {
 				return err
@@ -57,7 +57,7 @@ func (s Store) owns(id, name string) bool {
 
 // leads reports whether the file of a name says that it is the container's.
 func (s Store) leads(name, id string) bool {
-	owner, err := os.ReadFile(s.nameFile(name))
+	owner, err := disk.Read(s.nameFile(name))
 	return err == nil && string(owner) == id
 }
 
@@ -96,7 +96,7 @@ func (s Store) Rename(c *Container, name string) error {
 func (s Store) Resolve(ref string) (*Container, error) {
 	name := strings.TrimPrefix(ref, "/")
 	if container.CheckName(name) == nil {
-		id, err := os.ReadFile(s.nameFile(name))
+		id, err := disk.Read(s.nameFile(name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}

@@ -7,12 +7,14 @@ import (
 	"os"
 	"strconv"
 
+	"berth/internal/disk"
+
 	"golang.org/x/sys/unix"
 )
 
 // StartTime is when process pid was started, in clock ticks after boot; 0 if there is no such process.
 func StartTime(pid int) uint64 {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	data, err := disk.Read("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0
 	}

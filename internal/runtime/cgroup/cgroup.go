@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
 
@@ -252,7 +253,7 @@ func (g *Group) PIDs() ([]int, error) {
 		if err != nil || !e.IsDir() {
 			return err
 		}
-		data, err := os.ReadFile(path + "/cgroup.procs")
+		data, err := disk.Read(path + "/cgroup.procs")
 		for _, field := range bytes.Fields(data) {
 			if pid, err := strconv.Atoi(string(field)); err == nil {
 				pids = append(pids, pid)
@@ -278,7 +279,7 @@ func (g *Group) OOMKills() uint64 {
 
 // keyed reads a value from a file of lines "KEY VALUE"; 0 if it is not there.
 func keyed(file, key string) uint64 {
-	data, err := os.ReadFile(file)
+	data, err := disk.Read(file)
 	if err != nil {
 		return 0
 	}

@@ -1,10 +1,10 @@
 package cgroup
 
 import (
-	"os"
 	"strings"
 	"time"
 
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
 )
@@ -66,6 +66,6 @@ func (g *Group) Frozen() bool {
 	if !ok {
 		return false
 	}
-	data, err := os.ReadFile(d.path + "/freezer.state")
+	data, err := disk.Read(d.path + "/freezer.state")
 	return err == nil && strings.TrimSpace(string(data)) == "FROZEN"
 }

@@ -8,6 +8,7 @@ import (
 	"path"
 	"time"
 
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/runtime/systemd"
@@ -96,7 +97,7 @@ func scopeAround(name string) string {
 }
 
 func ownGroup() string {
-	data, err := os.ReadFile("/proc/self/cgroup")
+	data, err := disk.Read("/proc/self/cgroup")
 	if err != nil {
 		return ""
 	}

@@ -3,12 +3,12 @@ package cgroup
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
 
@@ -146,7 +146,7 @@ func inherit(d directory, file string) error {
 		return nil
 	}
 	above := directory{path: d.path[:strings.LastIndexByte(d.path, '/')], root: d.root}
-	value, err := os.ReadFile(above.path + "/" + file)
+	value, err := disk.Read(above.path + "/" + file)
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func inherit(d directory, file string) error {
 		if err := inherit(above, file); err != nil {
 			return err
 		}
-		if value, err = os.ReadFile(above.path + "/" + file); err != nil {
+		if value, err = disk.Read(above.path + "/" + file); err != nil {
 			return err
 		}
 	}
@@ -194,11 +194,11 @@ func (g *Group) enable(settings []Setting) error {
 
 // handDown gives the groups below a group those of the wanted controllers that it has.
 func handDown(dir string, wanted []string) error {
-	has, err := os.ReadFile(dir + "/cgroup.controllers")
+	has, err := disk.Read(dir + "/cgroup.controllers")
 	if err != nil {
 		return err
 	}
-	gives, err := os.ReadFile(dir + "/cgroup.subtree_control")
+	gives, err := disk.Read(dir + "/cgroup.subtree_control")
 	if err != nil {
 		return err
 	}
@@ -226,7 +226,7 @@ func inhabited(dir string) bool {
 	if unix.Access(dir+"/cgroup.type", unix.F_OK) != nil {
 		return false // the root of all has no such file
 	}
-	procs, err := os.ReadFile(dir + "/cgroup.procs")
+	procs, err := disk.Read(dir + "/cgroup.procs")
 	return err == nil && len(procs) > 0
 }
 
@@ -241,7 +241,7 @@ func emptyRoot() error {
 		if err := mkdir(own); err != nil {
 			return err
 		}
-		procs, err := os.ReadFile(mount + "/cgroup.procs")
+		procs, err := disk.Read(mount + "/cgroup.procs")
 		if err != nil {
 			return err
 		}
