@@ -59,6 +59,7 @@ type options struct {
 	// A network that is to be made, without its subnets, which are these.
 	network                   network.Network
 	subnets, gateways, ranges []string
+	auxiliary                 map[string]netip.Addr
 	volume                    volume.Volume // that is to be made
 	availability              string
 	link, verbose             bool
@@ -224,12 +225,9 @@ func containerFlags() []flag {
 			return err
 		})},
 		{"link-local-ip", "", "list", "Container IPv4/IPv6 link-local addresses", set(func(o *options, v string) error {
-			a, err := netip.ParseAddr(v)
-			if err != nil || !a.IsLinkLocalUnicast() {
-				return errdef.New(errdef.Invalid, "%s is no link-local address: 169.254.0.0/16 and fe80::/10 are", v)
-			}
+			a, err := container.ParseLinkLocal(v)
 			o.endpoint.LinkLocal = append(o.endpoint.LinkLocal, a)
-			return nil
+			return err
 		})},
 		{"log-driver", "", "string", "Logging driver for the container (json-file|local|journald|syslog|none)", set(setLogDriver)},
 		{"log-opt", "", "list", "Log driver options", set(setLogOption)},

@@ -23,7 +23,7 @@ var samples = map[string][]string{
 		"type=bind,src=/a,dst=/b,readonly,bind-propagation=shared,bind-recursive=disabled", "type=bind,src=/a,dst=/c,readonly,bind-recursive=writable", "src=vol,dst=/b,volume-nocopy,volume-label=a=b",
 		"type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700", "src=vol,dst=/b,volume-subpath=a/b,volume-opt=type=tmpfs,volume-driver=local", "type=bind,src=/a,dst=/b,bind-create-src",
 	},
-	"name": {"nn"}, "network": {"host", "name=n,alias=a,ip=10.0.0.2,ip6=fd00::2,mac-address=02:00:00:00:00:01"}, "oom-score-adj": {"5"}, "pid": {"host"}, "pids-limit": {"5"}, "platform": {"linux/arm64"},
+	"name": {"nn"}, "network": {"host", "name=n,alias=a,ip=10.0.0.2,ip6=fd00::2,mac-address=02:00:00:00:00:01,gw-priority=5"}, "oom-score-adj": {"5"}, "pid": {"host"}, "pids-limit": {"5"}, "platform": {"linux/arm64"},
 	"privileged": {"true"}, "pull": {"always"}, "quiet": {"true"}, "read-only": {"true"}, "restart": {"on-failure:3"}, "rm": {"true"},
 	"security-opt": {"no-new-privileges", "mask=/a", "unmask=/b", "seccomp=unconfined", "apparmor=x", "systempaths=unconfined"}, "shm-size": {"1m"},
 	"stop-signal": {"SIGQUIT"}, "stop-timeout": {"5"}, "sysctl": {"a=b"}, "tmpfs": {"/b:exec"}, "tty": {"true"}, "ulimit": {"nofile=1:2"},
@@ -35,7 +35,7 @@ var samples = map[string][]string{
 	"cpu-rt-period": {"5000"}, "cpu-rt-runtime": {"5000"}, "cpuset-mems": {"0"}, "device-cgroup-rule": {"c 1:3 rwm"}, "device-read-bps": {"/dev/a:1mb"},
 	"device-read-iops": {"/dev/a:5"}, "device-write-bps": {"/dev/a:1mb"}, "device-write-iops": {"/dev/a:5"}, "kernel-memory": {"1g"},
 	"memory-reservation": {"1g"}, "memory-swappiness": {"0"}, "oom-kill-disable": {"true"}, "storage-opt": {"size=1g"},
-	"annotation": {"a=b"}, "isolation": {"default"}, "link": {"a:b"}, "link-local-ip": {"169.254.8.8"}, "runtime": {"runc"}, "volume-driver": {"local"},
+	"annotation": {"a=b"}, "aux-address": {"a=10.0.0.9"}, "isolation": {"default"}, "link": {"a:b"}, "link-local-ip": {"169.254.8.8"}, "runtime": {"runc"}, "volume-driver": {"local"},
 	"attach": {"STDIN"}, "detach": {"true"}, "detach-keys": {"ctrl-a"}, "explain": {"true"}, "sig-proxy": {"false"},
 }
 

@@ -18,17 +18,32 @@ import (
 // networkCreateFlags are the flags of network create.
 func networkCreateFlags() []flag {
 	return []flag{
-		refusedFlag("attachable", "", "Enable manual container attachment", "every network here can be attached to; it is for swarms", "false"),
-		refusedFlag("aux-address", "map", "Auxiliary IPv4 or IPv6 addresses used by Network driver", "keep addresses free with --ip-range", ""),
-		refusedFlag("config-from", "string", "The network from which to copy the configuration", "it is for swarms", ""),
-		refusedFlag("config-only", "", "Create a configuration only network", "it is for swarms", "false"),
+		{"attachable", "", "", "Enable manual container attachment (every network here can be attached to)", boolean(func(o *options) *bool { return &o.network.Attachable })},
+		{"aux-address", "", "map", "Auxiliary IPv4 or IPv6 addresses used by Network driver", set(func(o *options, v string) error {
+			name, text, has := strings.Cut(v, "=")
+			a, err := netip.ParseAddr(text)
+			if !has || err != nil {
+				return errdef.New(errdef.Invalid, "invalid auxiliary address %q: it is NAME=ADDRESS", v)
+			}
+			if o.auxiliary == nil {
+				o.auxiliary = map[string]netip.Addr{}
+			}
+			o.auxiliary[name] = a
+			return nil
+		})},
+		{"config-from", "", "string", "The network from which to copy the configuration", text(func(o *options) *string { return &o.network.ConfigFrom })},
+		{"config-only", "", "", "Create a configuration only network", boolean(func(o *options) *bool { return &o.network.ConfigOnly })},
 		{"driver", "d", "string", "Driver to manage the Network (bridge|macvlan)", set(func(o *options, v string) error { o.network.Driver = network.Driver(v); return nil })},
 		{"gateway", "", "strings", "IPv4 or IPv6 Gateway for the master subnet", commaList(func(o *options) *[]string { return &o.gateways })},
 		refusedFlag("ingress", "", "Create swarm routing-mesh network", "it is for swarms", "false"),
 		{"internal", "", "", "Restrict external access to the network", boolean(func(o *options) *bool { return &o.network.Internal })},
 		{"ip-range", "", "strings", "Allocate container ip from a sub-range", commaList(func(o *options) *[]string { return &o.ranges })},
 		refusedFlag("ipam-driver", "string", "IP Address Management Driver", "there is one, default", "default"),
-		refusedFlag("ipam-opt", "map", "Set IPAM driver specific options", "the driver default has none", ""),
+		{"ipam-opt", "", "map", "Set IPAM driver specific options (the driver default shows them, and has none itself)", set(func(o *options, v string) error {
+			key, value, _ := strings.Cut(v, "=")
+			o.network.IPAMOptions = with(o.network.IPAMOptions, key, value)
+			return nil
+		})},
 		refusedFlag("ipv4", "", "Enable or disable IPv4 address assignment", "a network without IPv4 is not supported", "true"),
 		{"ipv6", "", "", "Enable or disable IPv6 address assignment", boolean(func(o *options) *bool { return &o.network.EnableIPv6 })},
 		{"label", "", "list", "Set metadata on a network", set(func(o *options, v string) error {
@@ -84,7 +99,7 @@ func (c *call) cmdNetworkCreate() error {
 	n := o.network
 	n.Name = c.args[0]
 	var err error
-	if n.Subnets, err = parseSubnets(o.subnets, o.gateways, o.ranges); err != nil {
+	if n.Subnets, err = parseSubnets(o.subnets, o.gateways, o.ranges, o.auxiliary); err != nil {
 		return err
 	}
 	e, err := c.engine()
@@ -99,8 +114,8 @@ func (c *call) cmdNetworkCreate() error {
 }
 
 // parseSubnets puts each gateway and range to the subnet that it is in, as docker does.
-func parseSubnets(subnets, gateways, ranges []string) ([]network.Subnet, error) {
-	if len(subnets) == 0 && len(gateways)+len(ranges) > 0 {
+func parseSubnets(subnets, gateways, ranges []string, auxiliary map[string]netip.Addr) ([]network.Subnet, error) {
+	if len(subnets) == 0 && len(gateways)+len(ranges)+len(auxiliary) > 0 {
 		return nil, errdef.New(errdef.Invalid, "invalid argument: every ip-range or gateway must have a corresponding subnet")
 	}
 	var all []network.Subnet
@@ -131,6 +146,16 @@ func parseSubnets(subnets, gateways, ranges []string) ([]network.Subnet, error) 
 			return nil, errdef.New(errdef.Invalid, "cannot configure multiple ranges (%s, %s) on the same subnet (%s)", r, s.Range, s.Prefix)
 		}
 		s.Range = p
+	}
+	for name, a := range auxiliary {
+		s := of(a)
+		if s == nil {
+			return nil, errdef.New(errdef.Invalid, "no matching subnet for aux-address %s", a)
+		}
+		if s.Auxiliary == nil {
+			s.Auxiliary = map[string]netip.Addr{}
+		}
+		s.Auxiliary[name] = a
 	}
 	for _, g := range gateways {
 		a, err := netip.ParseAddr(g)
@@ -322,7 +347,12 @@ func networkConnectFlags() []flag {
 	return []flag{
 		{"alias", "", "strings", "Add network-scoped alias for the container", commaList(func(o *options) *[]string { return &o.endpoint.Aliases })},
 		refusedFlag("driver-opt", "strings", "driver options for the network", "the drivers have no options for one container", ""),
-		refusedFlag("gw-priority", "int", "Highest gw-priority provides the default gateway", "the first network of a container provides it", "0"),
+		{"gw-priority", "", "int", "Highest gw-priority provides the default gateway", set(func(o *options, v string) (err error) {
+			if o.endpoint.GatewayPriority, err = strconv.Atoi(v); err != nil {
+				return errdef.New(errdef.Invalid, "it is a number")
+			}
+			return nil
+		})},
 		{"ip", "", "string", "IPv4 address (e.g., \"172.30.100.104\")", set(func(o *options, v string) (err error) {
 			o.endpoint.IPv4, err = container.ParseAddress(v, false)
 			return err
@@ -331,8 +361,21 @@ func networkConnectFlags() []flag {
 			o.endpoint.IPv6, err = container.ParseAddress(v, true)
 			return err
 		})},
-		refusedFlag("link", "list", "Add link to another container", "containers of one network find each other by name; --alias gives them more names", ""),
-		refusedFlag("link-local-ip", "strings", "Add a link-local address for the container", "give an address of the network with --ip", ""),
+		{"link", "", "list", "Add link to another container", set(func(o *options, v string) error {
+			l, err := container.ParseLink(v)
+			o.config.Links = append(o.config.Links, l)
+			return err
+		})},
+		{"link-local-ip", "", "strings", "Add a link-local address for the container", set(func(o *options, v string) error {
+			for one := range strings.SplitSeq(v, ",") {
+				a, err := container.ParseLinkLocal(one)
+				if err != nil {
+					return err
+				}
+				o.endpoint.LinkLocal = append(o.endpoint.LinkLocal, a)
+			}
+			return nil
+		})},
 	}
 }
 
@@ -347,7 +390,7 @@ func (c *call) cmdNetworkConnect() error {
 	}
 	asked := o.endpoint
 	asked.Network = c.args[0]
-	return e.Connect(c.args[1], asked)
+	return e.Connect(c.args[1], asked, o.config.Links)
 }
 
 func (c *call) cmdNetworkDisconnect() error {

@@ -61,9 +61,9 @@ func TestPortLines(t *testing.T) {
 }
 
 func TestParseSubnets(t *testing.T) {
-	got, err := parseSubnets([]string{"10.9.0.0/24", "fd00::/64"}, []string{"fd00::9", "10.9.0.9"}, []string{"10.9.0.128/25"})
+	got, err := parseSubnets([]string{"10.9.0.0/24", "fd00::/64"}, []string{"fd00::9", "10.9.0.9"}, []string{"10.9.0.128/25"}, map[string]netip.Addr{"router": netip.MustParseAddr("10.9.0.7")})
 	want := []network.Subnet{
-		{Prefix: netip.MustParsePrefix("10.9.0.0/24"), Gateway: netip.MustParseAddr("10.9.0.9"), Range: netip.MustParsePrefix("10.9.0.128/25")},
+		{Prefix: netip.MustParsePrefix("10.9.0.0/24"), Gateway: netip.MustParseAddr("10.9.0.9"), Range: netip.MustParsePrefix("10.9.0.128/25"), Auxiliary: map[string]netip.Addr{"router": netip.MustParseAddr("10.9.0.7")}},
 		{Prefix: netip.MustParsePrefix("fd00::/64"), Gateway: netip.MustParseAddr("fd00::9")},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -80,7 +80,7 @@ func TestParseSubnets(t *testing.T) {
 		{{"10.9.0.0/24"}, nil, {"10.8.0.0/25"}},
 		{{"10.9.0.0/24"}, nil, {"10.9.0.0/25", "10.9.0.128/25"}},
 	} {
-		if got, err := parseSubnets(c[0], c[1], c[2]); err == nil {
+		if got, err := parseSubnets(c[0], c[1], c[2], nil); err == nil {
 			t.Errorf("%v: %v, and should be refused", c, got)
 		}
 	}

@@ -109,6 +109,8 @@ type Endpoint struct {
 	MAC     string     `json:",omitempty"`
 	// LinkLocal are further addresses of the interface, which no other link knows.
 	LinkLocal []netip.Addr `json:",omitempty"`
+	// GatewayPriority says by which network the container leaves its networks: the highest one, and the first of those with the same.
+	GatewayPriority int `json:",omitempty"`
 }
 
 // Port is a port of the container that is published, or several: HostPort to HostPortEnd are the ports of the host of which one is
@@ -152,8 +154,16 @@ func ParseNetwork(s string) (Endpoint, error) {
 			e.IPv6, err = ParseAddress(value, true)
 		case "mac-address":
 			e.MAC = value
+		case "link-local-ip":
+			var a netip.Addr
+			a, err = ParseLinkLocal(value)
+			e.LinkLocal = append(e.LinkLocal, a)
+		case "gw-priority":
+			if e.GatewayPriority, err = strconv.Atoi(value); err != nil {
+				err = errdef.New(errdef.Invalid, "invalid gw-priority %s: it is a number", value)
+			}
 		default:
-			return e, errdef.Hint(errdef.New(errdef.Invalid, "invalid field key %s", key), "the keys of --network are name, alias, ip, ip6 and mac-address")
+			return e, errdef.Hint(errdef.New(errdef.Invalid, "invalid field key %s", key), "the keys of --network are name, alias, ip, ip6, mac-address, link-local-ip and gw-priority")
 		}
 		if err != nil {
 			return e, err
@@ -181,6 +191,15 @@ func OtherMode(s string) string {
 		return "that is a driver, and what is named is a network: berth network create --driver bridge (or macvlan) NAME"
 	}
 	return ""
+}
+
+// ParseLinkLocal reads a link-local address.
+func ParseLinkLocal(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.IsLinkLocalUnicast() {
+		return a, errdef.New(errdef.Invalid, "%s is no link-local address: 169.254.0.0/16 and fe80::/10 are", s)
+	}
+	return a, nil
 }
 
 // ParseAddress reads an address of a family.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"slices"
 
@@ -48,6 +47,9 @@ func (e *Engine) checkNetworks(c *state.Container) error {
 		}
 		if err != nil {
 			return err
+		}
+		if n.ConfigOnly { // docker's words
+			return errdef.New(errdef.Denied, "cannot create endpoint on configuration-only network")
 		}
 		if seen[n.Name] {
 			return errdef.New(errdef.Invalid, "the network %s is named twice", n.Name)
@@ -119,7 +121,7 @@ func (e *Engine) PruneNetworks(p *Pruning, keep func(network.Network) bool) (rem
 		return nil, err
 	}
 	for _, n := range all {
-		if network.BuiltIn(n.Name) || keep(n) {
+		if network.BuiltIn(n.Name) || n.ConfigOnly || keep(n) {
 			continue
 		}
 		held, err := e.Networks().Endpoints(n.Name)
@@ -160,11 +162,19 @@ func (e *Engine) Endpoints(c *state.Container) ([]network.Endpoint, error) {
 }
 
 // Connect connects a container to one more network: at once if it runs, and at every start from then on.
-func (e *Engine) Connect(ref string, asked container.Endpoint) error {
+// links are further names by which it finds containers.
+func (e *Engine) Connect(ref string, asked container.Endpoint, links []container.Link) error {
 	return e.changeNetworks(ref, asked.Network, func(c *state.Container, n network.Network, p state.Process) error {
 		asked.Network = n.Name
-		if err := checkConnect(c, n, asked); err != nil {
+		if err := checkConnect(c, n, asked, len(links)); err != nil {
 			return err
+		}
+		for i, l := range links {
+			linked, err := e.Containers.Resolve(l.Container)
+			if err != nil {
+				return err
+			}
+			links[i].Container = linked.ID
 		}
 		ns, err := p.Network()
 		if err != nil {
@@ -177,8 +187,16 @@ func (e *Engine) Connect(ref string, asked container.Endpoint) error {
 				return fmt.Errorf("cannot connect container %s to the network %s: %w", c.Name, n.Name, err)
 			}
 		}
-		if err := e.Containers.SetNetworks(c, append(slices.Clone(c.Config.Networks), asked)); err != nil {
+		now := c.Config
+		now.Networks = append(slices.Clone(now.Networks), asked)
+		now.Links = append(slices.Clone(now.Links), links...)
+		if err := e.Containers.SetConfig(c, now); err != nil {
 			return errors.Join(err, e.takeBack(held))
+		}
+		if ns != nil {
+			if err := e.route(c, ns); err != nil {
+				return errors.Join(err, e.announce(c, p))
+			}
 		}
 		if err := e.announce(c, p); err != nil || runs(p) {
 			return err
@@ -200,15 +218,19 @@ func (e *Engine) takeBack(held network.Endpoint) error {
 }
 
 // checkConnect refuses what docker refuses, in its words.
-func checkConnect(c *state.Container, n network.Network, asked container.Endpoint) error {
+func checkConnect(c *state.Container, n network.Network, asked container.Endpoint, links int) error {
 	_, shares := c.Config.SharesNetwork()
 	switch {
+	case n.ConfigOnly:
+		return errdef.New(errdef.Denied, "cannot create endpoint on configuration-only network")
 	case n.Driver == network.DriverHost:
 		return errdef.New(errdef.Denied, "cannot connect container to host network - container must be created in host network mode")
 	case n.Driver == network.DriverNull:
 		return errdef.New(errdef.Denied, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	case c.Config.Network == container.NetworkHost || shares:
 		return errdef.New(errdef.Denied, "container sharing network namespace with another container or host cannot be connected to any other network")
+	case n.Name == container.NetworkBridge && links > 0:
+		return errdef.New(errdef.Invalid, "links are only supported for user-defined networks: on the network bridge they are made when the container is (--link of run)")
 	case n.Name == container.NetworkBridge && len(asked.Aliases) > 0:
 		return errdef.New(errdef.Invalid, "network-scoped aliases are only supported for user-defined networks")
 	case on(c, n.Name):
@@ -292,29 +314,22 @@ func (e *Engine) bequeath(c *state.Container, gone network.Endpoint, ns *os.File
 			return err
 		}
 	}
-	routed, err := hasDefaultRoute(ns)
-	i := slices.IndexFunc(held, func(h network.Endpoint) bool { return !h.Internal })
-	if err != nil || routed || i < 0 {
-		return err
-	}
-	conn, err := netlink.OpenIn(ns, unix.NETLINK_ROUTE)
+	return e.route(c, ns)
+}
+
+// route makes a running container leave its networks by the one that it is to leave them by.
+func (e *Engine) route(c *state.Container, ns *os.File) error {
+	held, err := e.Endpoints(c)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	link, err := conn.LinkByName(held[i].Interface)
-	if err != nil {
-		return err
-	}
-	var requests []netlink.Request
-	for _, g := range held[i].Gateways {
-		everywhere := netip.IPv4Unspecified()
-		if g.Is6() {
-			everywhere = netip.IPv6Unspecified()
+	var leading []string
+	for _, h := range held {
+		if !h.Internal {
+			leading = append(leading, h.Network)
 		}
-		requests = append(requests, netlink.AddRoute(netlink.Route{To: netip.PrefixFrom(everywhere, 0), Gateway: g, Index: link.Index}))
 	}
-	return conn.Do(requests...)
+	return e.Networks().LeaveBy(held, monitor.WayOut(c.Config.Networks, leading), ns)
 }
 
 // Disconnect takes a container off a network. With force that is done, too, when only one of the two is there.

@@ -46,6 +46,8 @@ type (
 		Subnet  string
 		IPRange string `json:",omitempty"`
 		Gateway string `json:",omitempty"`
+		// AuxiliaryAddresses are those that no container gets, by their names.
+		AuxiliaryAddresses map[string]netip.Addr `json:",omitempty"`
 	}
 	ViewMember struct {
 		Name        string
@@ -79,13 +81,14 @@ func viewNetwork(n network.Network, held []network.Endpoint) NetworkView {
 	v := NetworkView{
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: ScopeLocal, Driver: n.Driver, EnableIPv4: true, EnableIPv6: n.EnableIPv6, Internal: n.Internal,
 		IPAM:       ViewIPAM{Driver: "default", Config: []ViewSubnet{}},
-		Containers: map[string]ViewMember{}, Options: orEmpty(n.Options), Labels: orEmpty(n.Labels),
+		Containers: map[string]ViewMember{}, Options: orEmpty(n.Options), Labels: orEmpty(n.Labels), Attachable: n.Attachable, ConfigOnly: n.ConfigOnly,
 	}
+	v.ConfigFrom.Network = n.ConfigFrom
 	if !network.BuiltIn(n.Name) {
-		v.IPAM.Options = map[string]string{}
+		v.IPAM.Options = orEmpty(n.IPAMOptions)
 	}
 	for _, s := range n.Subnets {
-		one := ViewSubnet{Subnet: s.Prefix.String(), Gateway: addressText(s.Gateway)}
+		one := ViewSubnet{Subnet: s.Prefix.String(), Gateway: addressText(s.Gateway), AuxiliaryAddresses: s.Auxiliary}
 		if s.Range.IsValid() {
 			one.IPRange = s.Range.String()
 		}
@@ -226,7 +229,7 @@ func (e *Engine) viewNetworks(c *state.Container, pid int) (ViewNetworks, error)
 
 // viewEndpoint describes a container's place on one network, with what it holds there if it runs.
 func viewEndpoint(c *state.Container, n network.Network, asked container.Endpoint, held []network.Endpoint, runs bool) ViewEndpoint {
-	v := ViewEndpoint{Aliases: asked.Aliases, MacAddress: asked.MAC}
+	v := ViewEndpoint{Aliases: asked.Aliases, MacAddress: asked.MAC, GwPriority: asked.GatewayPriority}
 	if asked.IPv4.IsValid() || asked.IPv6.IsValid() || len(asked.LinkLocal) > 0 {
 		v.IPAMConfig = &ViewAsked{addressText(asked.IPv4), addressText(asked.IPv6), asked.LinkLocal}
 	}

@@ -178,6 +178,9 @@ func (s Store) plan(n Network, r Request, inside *netlink.Conn) (Endpoint, error
 		return e, err
 	}
 	for _, subnet := range n.Subnets {
+		for _, a := range subnet.Auxiliary {
+			taken[a] = true
+		}
 		a, err := chooseAddress(n, subnet, r.Addresses, taken)
 		if err != nil {
 			return e, err

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
+	"reflect"
 	"strings"
 
 	"berth/internal/disk"
@@ -139,7 +139,7 @@ func (s Store) Settle(n Network) (Network, error) {
 // "bridge" are chosen here, and again if the host has come to use them since.
 func (s Store) settleSubnets(n *Network) error {
 	chosen, err := s.settledSubnets(*n)
-	if err == nil && n.Name == NameBridge && !slices.Equal(chosen.Subnets, n.Subnets) {
+	if err == nil && n.Name == NameBridge && !reflect.DeepEqual(chosen.Subnets, n.Subnets) {
 		err = s.write(chosen)
 	}
 	*n = chosen

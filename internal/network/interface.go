@@ -123,6 +123,51 @@ func configuration(e Endpoint, index int) []netlink.Request {
 	return requests
 }
 
+// LeaveBy makes a running container leave its networks, of which it holds endpoints, by the one of that name; "" is none. Default routes that
+// are not berth's stay.
+func (s Store) LeaveBy(held []Endpoint, name string, ns *os.File) error {
+	l, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	inside, err := netlink.OpenIn(ns, routeProtocol)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	var gone, come []netlink.Request
+	for _, h := range held {
+		e, err := s.Endpoint(h.Network, h.Container)
+		if errdef.Is(err, errdef.NotFound) {
+			continue // its container has just ended
+		}
+		if err != nil {
+			return err
+		}
+		by := e.Network == name
+		if e.DefaultRoute != by {
+			e.DefaultRoute = by
+			if err := s.record(e); err != nil {
+				return err
+			}
+		}
+		link, err := inside.LinkByName(e.Interface)
+		if err != nil {
+			return err
+		}
+		for _, gateway := range e.Gateways {
+			r := netlink.Route{To: defaultTo(gateway), Gateway: gateway, Index: link.Index}
+			if by {
+				come = append(come, netlink.AddRoute(r).Tolerate(unix.EEXIST))
+			} else {
+				gone = append(gone, netlink.DeleteRoute(r).Tolerate(unix.ESRCH))
+			}
+		}
+	}
+	return inside.Do(append(gone, come...)...)
+}
+
 // defaultTo is the destination of a default route of the address's family.
 func defaultTo(a netip.Addr) netip.Prefix {
 	if a.Is4() {

@@ -22,7 +22,13 @@ type Network struct {
 	// Options are docker's, by docker's names.
 	Options map[string]string `json:",omitempty"`
 	Labels  map[string]string `json:",omitempty"`
-	Created time.Time         `json:",omitzero"`
+	// IPAMOptions and Attachable are shown to who inspects the network; nothing here depends on them, as with docker's default driver and a local network.
+	IPAMOptions map[string]string `json:",omitempty"`
+	Attachable  bool              `json:",omitempty"`
+	// ConfigOnly is a network that is only there for others to take its configuration; ConfigFrom is where this one has its own from.
+	ConfigOnly bool      `json:",omitempty"`
+	ConfigFrom string    `json:",omitempty"`
+	Created    time.Time `json:",omitzero"`
 }
 
 // Subnet is the addresses of a network of one family.
@@ -31,6 +37,8 @@ type Subnet struct {
 	Gateway netip.Addr
 	// Range is where addresses are taken from; the zero value is all of Prefix.
 	Range netip.Prefix `json:",omitzero"`
+	// Auxiliary are addresses that others on the wire have, by their names: no container gets one.
+	Auxiliary map[string]netip.Addr `json:",omitempty"`
 }
 
 // Driver is how a network is made.
@@ -161,8 +169,13 @@ func Check(n Network) error {
 	if err := checkName(n.Name); err != nil {
 		return err
 	}
-	if err := checkDriver(n); err != nil {
-		return err
+	if n.ConfigOnly && (n.Internal || n.Attachable) { // docker's words
+		return errdef.New(errdef.Invalid, "configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported.")
+	}
+	if !n.ConfigOnly {
+		if err := checkDriver(n); err != nil {
+			return err
+		}
 	}
 	o, err := n.options()
 	if err != nil {
@@ -216,6 +229,11 @@ func checkSubnet(s Subnet) error {
 		return errdef.New(errdef.Invalid, "no matching subnet for gateway %s", s.Gateway)
 	case s.Range.IsValid() && (!p.Contains(s.Range.Addr()) || s.Range.Bits() < p.Bits()):
 		return errdef.New(errdef.Invalid, "no matching subnet for range %s", s.Range)
+	}
+	for _, a := range s.Auxiliary {
+		if !p.Contains(a) || a == s.Gateway {
+			return errdef.New(errdef.Invalid, "no matching subnet for aux-address %s", a)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package network
 import (
 	"encoding/json"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -129,7 +130,7 @@ func TestInstancesHaveNamesOfTheirOwn(t *testing.T) {
 func TestCreate(t *testing.T) {
 	inWorld(t, func(w *world) {
 		red := w.create(Network{Name: "red", Labels: map[string]string{"a": "b"}})
-		if red.Subnets[0] != (Subnet{Prefix: prefix("172.18.0.0/16"), Gateway: address("172.18.0.1")}) || len(red.ID) != 64 || len(red.BridgeName()) != 15 {
+		if !reflect.DeepEqual(red.Subnets[0], Subnet{Prefix: prefix("172.18.0.0/16"), Gateway: address("172.18.0.1")}) || len(red.ID) != 64 || len(red.BridgeName()) != 15 {
 			t.Errorf("%+v", red)
 		}
 		six := w.create(Network{Name: "six", EnableIPv6: true})

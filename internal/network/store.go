@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -170,17 +171,25 @@ func (s Store) Create(n Network) (Network, error) {
 	if BuiltIn(n.Name) { // docker's words
 		return n, errdef.New(errdef.Denied, "operation is not permitted on predefined %s network", n.Name)
 	}
-	if n.Driver == "" {
-		n.Driver = DriverBridge
-	}
-	if err := Check(n); err != nil {
-		return n, err
-	}
 	l, err := s.lock()
 	if err != nil {
 		return n, err
 	}
 	defer l.Unlock()
+	if n.ConfigFrom != "" {
+		if n, err = s.configured(n); err != nil {
+			return n, err
+		}
+	}
+	switch {
+	case n.ConfigOnly:
+		n.Driver = DriverNull // docker's, whatever was asked for
+	case n.Driver == "":
+		n.Driver = DriverBridge
+	}
+	if err := Check(n); err != nil {
+		return n, err
+	}
 	others, err := s.List()
 	if err != nil {
 		return n, err
@@ -194,13 +203,38 @@ func (s Store) Create(n Network) (Network, error) {
 		}
 	}
 	n.Format, n.ID, n.Created = Format, ident.New(), time.Now()
-	if n, err = s.chooseSubnets(n, others, pools); err != nil {
-		return n, err
+	if !n.ConfigOnly {
+		if n, err = s.chooseSubnets(n, others, pools); err != nil {
+			return n, err
+		}
 	}
 	if err := s.write(n); err != nil {
 		return n, err
 	}
 	s.note(n, "create")
+	return n, nil
+}
+
+// configured is a network with the configuration of another one, which is there for that alone.
+func (s Store) configured(n Network) (Network, error) {
+	from, err := s.Load(n.ConfigFrom)
+	switch {
+	case err != nil:
+		return n, err
+	case !from.ConfigOnly:
+		return n, errdef.Hint(errdef.New(errdef.Invalid, "network %s is not a configuration network", from.Name), "make one with --config-only")
+	case n.ConfigOnly, n.EnableIPv6, len(n.Subnets)+len(n.Options)+len(n.IPAMOptions) > 0: // docker's words
+		return n, errdef.New(errdef.Invalid, "user specified configurations are not supported if the network depends on a configuration network")
+	}
+	n.ConfigFrom, n.Subnets, n.Options, n.IPAMOptions, n.EnableIPv6 = from.Name, from.Subnets, from.Options, from.IPAMOptions, from.EnableIPv6
+	labels := maps.Clone(from.Labels)
+	for name, value := range n.Labels {
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[name] = value
+	}
+	n.Labels = labels
 	return n, nil
 }
 
@@ -223,7 +257,7 @@ func (s Store) chooseSubnets(n Network, others []Network, from []pool) (Network,
 	var nets, host []netip.Prefix
 	for _, o := range others {
 		for _, subnet := range o.Subnets {
-			if o.Name != n.Name {
+			if o.Name != n.Name && !o.ConfigOnly {
 				nets = append(nets, subnet.Prefix)
 			}
 		}
@@ -335,6 +369,11 @@ func (s Store) Remove(nameOrID string) error {
 		return errdef.Hint(errdef.New(errdef.Conflict, "error while removing network: network %s has active endpoints (name:%q)", n.Name, endpoints[0].Name),
 			"stop or disconnect its containers first")
 	}
+	if n.ConfigOnly {
+		if err := s.checkUnused(n); err != nil {
+			return err
+		}
+	}
 	if err := s.takeDown(n); err != nil {
 		return err
 	}
@@ -348,4 +387,17 @@ func (s Store) Remove(nameOrID string) error {
 	}
 	s.note(n, "destroy")
 	return errors.Join(disk.SyncDir(s.dataDir(n.Name)), os.RemoveAll(s.dataDir(n.Name)), s.repairIfMade())
+}
+
+// checkUnused refuses to remove a configuration that a network has.
+func (s Store) checkUnused(n Network) error {
+	all, err := s.List()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(o Network) bool { return o.ConfigFrom == n.Name })
+	if i < 0 {
+		return nil
+	}
+	return errdef.Hint(errdef.New(errdef.Conflict, "configuration network %q is in use", n.Name), "berth network rm %s", all[i].Name)
 }

@@ -51,6 +51,14 @@ type directory struct {
 	controllers []string // one or more, or "name=systemd"
 }
 
+// above is the directory of the group above, or of the root itself.
+func (d directory) above() directory {
+	if d.path == d.root {
+		return d
+	}
+	return directory{path: filepath.Dir(d.path), root: d.root}
+}
+
 // Open names the group at path, which need not exist.
 func Open(h host.Facts, path string) (*Group, error) {
 	if path == "" || !strings.HasPrefix(path, "/") || path != filepath.Clean(path) || path == "/" {

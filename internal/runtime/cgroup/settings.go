@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -126,10 +127,13 @@ func (g *Group) lacks(s Setting) error {
 func (g *Group) prepare(settings []Setting) error {
 	if d, ok := g.v1With("cpuset"); ok {
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			var err error
 			if slices.ContainsFunc(settings, func(s Setting) bool { return s.File == file }) {
-				continue
+				_, err = filled(d.above(), file)
+			} else {
+				err = inherit(d, file)
 			}
-			if err := inherit(d, file); err != nil {
+			if err != nil {
 				return err
 			}
 		}
@@ -140,25 +144,28 @@ func (g *Group) prepare(settings []Setting) error {
 	return nil
 }
 
-// inherit copies a file of a cpuset from the group above, filling that one first where it is empty.
+// inherit gives a file of a cpuset the value of the group above.
 func inherit(d directory, file string) error {
 	if d.path == d.root {
 		return nil
 	}
-	above := directory{path: d.path[:strings.LastIndexByte(d.path, '/')], root: d.root}
-	value, err := disk.Read(above.path + "/" + file)
+	value, err := filled(d.above(), file)
 	if err != nil {
 		return err
 	}
-	if len(value) <= 1 {
-		if err := inherit(above, file); err != nil {
-			return err
+	return write(d.path+"/"+file, value)
+}
+
+// filled is the value of a file of a cpuset, which gets that of the group above if it has none: no group may have more than the one above.
+func filled(d directory, file string) (string, error) {
+	value, err := disk.Read(d.path + "/" + file)
+	if err == nil && len(bytes.TrimSpace(value)) == 0 {
+		if err := inherit(d, file); err != nil {
+			return "", err
 		}
-		if value, err = disk.Read(above.path + "/" + file); err != nil {
-			return err
-		}
+		value, err = disk.Read(d.path + "/" + file)
 	}
-	return write(d.path+"/"+file, strings.TrimSpace(string(value)))
+	return string(bytes.TrimSpace(value)), err
 }
 
 // enable switches on, in all groups from the base on, the controllers of settings and those by which a container is watched. What

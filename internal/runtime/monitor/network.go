@@ -291,7 +291,7 @@ func (m *monitor) changeNetworks() error {
 	}
 	m.grown.Store(true)
 	before := m.c.Config
-	m.c.Config.Networks = now.Config.Networks
+	m.c.Config.Networks, m.c.Config.Links = now.Config.Networks, now.Config.Links
 	if m.net.endpoints, err = m.held(); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package monitor
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"berth/internal/container"
 	"berth/internal/errdef"
@@ -18,11 +19,10 @@ type Place struct {
 	Ports   []network.PortRequest
 }
 
-// Places are what a container that starts has on its networks: published ports on the first, and its way out by the first that leads
-// somewhere.
+// Places are what a container that starts has on its networks: published ports on the first, and its way out by one that leads somewhere.
 func Places(store network.Store, c *state.Container) ([]Place, error) {
 	var all []Place
-	routed := false
+	var leading []string
 	for i, asked := range c.Config.Networks {
 		n, err := store.Load(asked.Network)
 		if err != nil {
@@ -32,15 +32,36 @@ func Places(store network.Store, c *state.Container) ([]Place, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.Interface, r.DefaultRoute = fmt.Sprintf("eth%d", i), !routed && !n.Internal
-		routed = routed || r.DefaultRoute
+		r.Interface = fmt.Sprintf("eth%d", i)
+		if !n.Internal {
+			leading = append(leading, n.Name)
+		}
 		p := Place{Network: n, Request: r}
 		if i == 0 {
 			p.Ports = PortRequests(c.Config)
 		}
 		all = append(all, p)
 	}
+	out := WayOut(c.Config.Networks, leading)
+	for i := range all {
+		all[i].Request.DefaultRoute = all[i].Network.Name == out
+	}
 	return all, nil
+}
+
+// WayOut is the network by which a container leaves its networks: of those that lead somewhere the one with the highest priority, and of those
+// with the same the first; "" is none.
+func WayOut(asked []container.Endpoint, leading []string) string {
+	out := -1
+	for i, a := range asked {
+		if slices.Contains(leading, a.Network) && (out < 0 || a.GatewayPriority > asked[out].GatewayPriority) {
+			out = i
+		}
+	}
+	if out < 0 {
+		return ""
+	}
+	return asked[out].Network
 }
 
 // EndpointRequest is what a container asks of one network.
