@@ -35,7 +35,7 @@ var samples = map[string][]string{
 	"cpu-rt-period": {"5000"}, "cpu-rt-runtime": {"5000"}, "cpuset-mems": {"0"}, "device-cgroup-rule": {"c 1:3 rwm"}, "device-read-bps": {"/dev/a:1mb"},
 	"device-read-iops": {"/dev/a:5"}, "device-write-bps": {"/dev/a:1mb"}, "device-write-iops": {"/dev/a:5"}, "kernel-memory": {"1g"},
 	"memory-reservation": {"1g"}, "memory-swappiness": {"0"}, "oom-kill-disable": {"true"}, "storage-opt": {"size=1g"},
-	"annotation": {"a=b"}, "aux-address": {"a=10.0.0.9"}, "isolation": {"default"}, "link": {"a:b"}, "link-local-ip": {"169.254.8.8"}, "runtime": {"runc"}, "volume-driver": {"local"},
+	"annotation": {"a=b"}, "isolation": {"default"}, "link": {"a:b"}, "link-local-ip": {"169.254.8.8"}, "runtime": {"runc"}, "volume-driver": {"local"},
 	"attach": {"STDIN"}, "detach": {"true"}, "detach-keys": {"ctrl-a"}, "explain": {"true"}, "sig-proxy": {"false"},
 }
 

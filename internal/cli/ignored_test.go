@@ -132,6 +132,8 @@ func sampleOf(f flag, envFile string) []string {
 		return []string{"local"}
 	case f.name == "opt" && f.short == "o" && strings.Contains(f.help, "device="):
 		return []string{"type=tmpfs"}
+	case f.name == "aux-address":
+		return []string{"router=10.0.0.9"}
 	case f.name == "docker":
 		return []string{"host=tcp://a:1"}
 	case f.name == "type":
