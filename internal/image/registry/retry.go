@@ -116,8 +116,9 @@ func (h *host) classify(ctx context.Context, at *url.URL, err error) error {
 	h.mu.Lock()
 	answered := h.answered
 	h.mu.Unlock()
-	// A registry that was there a moment ago is being restarted; one that never was is a mistake in its name.
-	if errors.As(err, &op) && op.Op == "dial" && errors.Is(err, syscall.ECONNREFUSED) && !answered {
+	// A registry that was there a moment ago is being restarted; one that never was is a mistake in its name, or this machine has no network. The
+	// servers for names have been asked several times by now.
+	if errors.As(err, &op) && op.Op == "dial" && !answered && (dns != nil || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH)) {
 		return unavailable
 	}
 	return &transient{error: unavailable}

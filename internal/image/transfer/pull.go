@@ -162,7 +162,11 @@ type document struct {
 func (p *pull) resolve(ctx context.Context, before image.Digest) (document, error) {
 	d := p.ref.Digest
 	if d == "" && before != "" {
-		if now, err := p.opt.Registry.Head(ctx, p.ref); err == nil && now == before {
+		now, err := p.opt.Registry.Head(ctx, p.ref)
+		switch {
+		case errdef.Is(err, errdef.Unavailable):
+			return document{}, err
+		case err == nil && now == before:
 			d = now
 		}
 	}
