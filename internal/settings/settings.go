@@ -42,6 +42,8 @@ type Values struct {
 	Runtimes map[string]string `toml:"runtimes"`
 	// RootlessUplink is what carries the traffic of a user without root: berth (or empty), or pasta.
 	RootlessUplink string `toml:"rootless-uplink"`
+	// StorageDriver is how new containers get their files; empty leaves the choice to the host.
+	StorageDriver string `toml:"storage-driver"`
 }
 
 // CgroupManagerEnv is the variable of the setting cgroup-manager.
@@ -71,6 +73,7 @@ var Keys = [...]struct{ Name, Env, Help string }{
 	{"rootless-uplink", RootlessUplinkEnv, "What carries the traffic of networks without root (berth|pasta)"},
 	{"run-root", "BERTH_RUN_ROOT", "Where what dies with the boot is kept"},
 	{"runtimes", "BERTH_RUNTIMES", "OCI runtimes for --runtime, as NAME=PROGRAM, separated by commas"},
+	{"storage-driver", "BERTH_STORAGE_DRIVER", "How new containers get their files (overlay|fuse-overlayfs|btrfs|vfs)"},
 }
 
 // Sources says for each key where its value comes from.
@@ -185,6 +188,8 @@ func (v *Values) set(name, value string) error {
 		v.HostLoopback, err = strconv.ParseBool(value)
 	case "rootless-uplink":
 		v.RootlessUplink = value
+	case "storage-driver":
+		v.StorageDriver = value
 	case "data-root":
 		v.DataRoot = value
 	case "run-root":
@@ -215,6 +220,8 @@ func (v Values) Get(name string) string {
 		return strconv.FormatBool(v.HostLoopback)
 	case "rootless-uplink":
 		return v.RootlessUplink
+	case "storage-driver":
+		return v.StorageDriver
 	case "data-root":
 		return v.DataRoot
 	case "run-root":
