@@ -36,6 +36,8 @@ type Values struct {
 	CgroupManager string `toml:"cgroup-manager"`
 	// CDISpecDirs are where CDI's specifications of devices are, separated by colons; a later one counts before an earlier one.
 	CDISpecDirs string `toml:"cdi-spec-dirs"`
+	// KeepBlobs says that what a pull has fetched stays when it is unpacked.
+	KeepBlobs bool `toml:"keep-blobs"`
 	// HostLoopback lets the containers of a user without root reach the host's 127.0.0.1 and ::1.
 	HostLoopback bool `toml:"host-loopback"`
 	// Runtimes are further OCI runtimes, by the names that --runtime takes: their programs, as paths or as names to be looked up in $PATH.
@@ -68,6 +70,7 @@ var Keys = [...]struct{ Name, Env, Help string }{
 	{"data-root", "BERTH_DATA_ROOT", "Where images, containers and volumes are kept"},
 	{"debug", "BERTH_DEBUG", "Say more about what is done, and about errors"},
 	{"host-loopback", HostLoopbackEnv, "Let containers without root reach the host's loopback interface, at 169.254.77.1"},
+	{"keep-blobs", "BERTH_KEEP_BLOBS", "Keep the compressed layers of images that come from a registry, beside the unpacked ones (default true)"},
 	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
 	{"log-max-size", "BERTH_LOG_MAX_SIZE", "How large a log file of a container may grow"},
 	{"rootless-uplink", RootlessUplinkEnv, "What carries the traffic of networks without root (berth|pasta)"},
@@ -96,7 +99,7 @@ func Files() []string {
 
 // Load gathers the settings; flags are those that were given, by key.
 func Load(flags map[string]string) (Values, Sources, error) {
-	v := Values{CDISpecDirs: "/etc/cdi:/var/run/cdi", LogSize: "10m", LogCount: container.DefaultLogFiles}
+	v := Values{CDISpecDirs: "/etc/cdi:/var/run/cdi", LogSize: "10m", LogCount: container.DefaultLogFiles, KeepBlobs: true}
 	from := Sources{}
 	for _, k := range Keys {
 		from[k.Name] = "default"
@@ -186,6 +189,8 @@ func (v *Values) set(name, value string) error {
 		v.CgroupManager = value
 	case "host-loopback":
 		v.HostLoopback, err = strconv.ParseBool(value)
+	case "keep-blobs":
+		v.KeepBlobs, err = strconv.ParseBool(value)
 	case "rootless-uplink":
 		v.RootlessUplink = value
 	case "storage-driver":
@@ -218,6 +223,8 @@ func (v Values) Get(name string) string {
 		return v.CgroupManager
 	case "host-loopback":
 		return strconv.FormatBool(v.HostLoopback)
+	case "keep-blobs":
+		return strconv.FormatBool(v.KeepBlobs)
 	case "rootless-uplink":
 		return v.RootlessUplink
 	case "storage-driver":
