@@ -78,7 +78,7 @@ func (s *session) push(ctx context.Context, stored store.Record) error {
 			return err
 		}
 		v := s.Progress.Begin("pushing %s", name)
-		pushed, err := transfer.Push(ctx, ref, stored.Target, stored.Manifest, transfer.PushOptions{Registry: s.Registry, Content: s.engine.Images.Content})
+		pushed, err := transfer.Push(ctx, ref, stored.Target, stored.Manifest, transfer.PushOptions{Registry: s.Registry, Content: s.engine.Images.Content, Open: s.engine.Images.Blob})
 		if err != nil {
 			v.Failed(err)
 			return err

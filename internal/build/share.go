@@ -365,14 +365,14 @@ func (s *session) exportCache(ctx context.Context, all []*builder, to CacheTarge
 	}
 	blobs := append(slices.Clone(m.Layers), m.Config)
 	if to.Dir != "" {
-		return s.writeLayout(to, blobs, top)
+		return s.writeLayout(ctx, to, blobs, top)
 	}
 	ref, err := reference.Parse(to.Ref)
 	if err != nil {
 		return err
 	}
 	for _, d := range blobs {
-		if _, err := s.Registry.PutBlob(ctx, ref, d, s.sourceOfBlob(d)); err != nil {
+		if _, err := s.Registry.PutBlob(ctx, ref, d, s.sourceOfBlob(ctx, d)); err != nil {
 			return err
 		}
 	}
@@ -383,9 +383,9 @@ func (s *session) exportCache(ctx context.Context, all []*builder, to CacheTarge
 	return s.Registry.PutManifest(ctx, ref, ref.Tag, top, raw)
 }
 
-func (s *session) sourceOfBlob(d image.Descriptor) registry.Source {
+func (s *session) sourceOfBlob(ctx context.Context, d image.Descriptor) registry.Source {
 	return registry.Source{Open: func(offset int64) (io.ReadCloser, error) {
-		f, err := s.engine.Images.Content.Open(d.Digest)
+		f, err := s.engine.Images.Blob(ctx, d)
 		if err != nil {
 			return nil, err
 		}
@@ -395,7 +395,7 @@ func (s *session) sourceOfBlob(d image.Descriptor) registry.Source {
 }
 
 // writeLayout adds a manifest with its blobs to a directory that is an OCI layout, or is made one. Its index is written last.
-func (s *session) writeLayout(to CacheTarget, blobs []image.Descriptor, top image.Descriptor) error {
+func (s *session) writeLayout(ctx context.Context, to CacheTarget, blobs []image.Descriptor, top image.Descriptor) error {
 	for _, d := range append(blobs, top) {
 		path := filepath.Join(to.Dir, "blobs", d.Digest.Algorithm(), d.Digest.Hex())
 		if _, err := os.Stat(path); err == nil {
@@ -404,7 +404,7 @@ func (s *session) writeLayout(to CacheTarget, blobs []image.Descriptor, top imag
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		from, err := s.engine.Images.Content.Open(d.Digest)
+		from, err := s.engine.Images.Blob(ctx, d)
 		if err != nil {
 			return err
 		}

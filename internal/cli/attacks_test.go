@@ -55,7 +55,7 @@ func withoutRoot(t *testing.T, program, attacker string) {
 		"testdata/script/devices.txt", "testdata/script/links.txt", "testdata/script/metadata.txt",
 		"testdata/script/modes.txt", "testdata/script/registries.txt", "testdata/script/runtime-rootless.txt", "testdata/script/update.txt",
 	})
-	openTUN(t)
+	openDevices(t)
 	files := [][2]string{{self, "cli.test"}, {filepath.Join(program, "berth"), "berth"}, {attacker, "attacker"}}
 	for _, s := range scripts {
 		files = append(files, [2]string{s, s})
@@ -132,20 +132,22 @@ func results(out string) map[string]string {
 	return said
 }
 
-// openTUN lets every user make devices of networks, as udev does (50-udev-default.rules of systemd), until the end of the test.
-func openTUN(t *testing.T) {
-	const path = "/dev/net/tun"
-	st, err := os.Stat(path)
-	if err != nil {
-		t.Logf("the networks of users cannot be tried: %v", err)
-		return
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.Chmod(path, st.Mode().Perm()); err != nil {
-			t.Error(err)
+// openDevices lets every user make devices of networks and file systems of his own, as udev does (50-udev-default.rules of systemd), until the end of
+// the test.
+func openDevices(t *testing.T) {
+	for _, path := range []string{"/dev/net/tun", "/dev/fuse"} {
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Logf("what takes it cannot be tried: %v", err)
+			continue
 		}
-	})
+		if err := os.Chmod(path, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.Chmod(path, st.Mode().Perm()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -583,6 +583,15 @@ func commands() []command {
 			},
 		},
 		{name: "system boot", inside: true, starts: true, short: "Start the containers that are to run after a boot", example: "berth system boot", run: (*call).cmdBoot},
+		{
+			name: "system migrate", inside: true, short: "Move the files of containers to another storage driver", example: "berth system migrate --to btrfs", run: (*call).cmdMigrate,
+			flags: func() []flag {
+				return []flag{
+					{"dry-run", "", "", "Say what would be moved, and move nothing", boolean(func(o *options) *bool { return &o.dry })},
+					{"to", "", "string", "The storage driver (overlay|fuse-overlayfs|btrfs|vfs); default: that of new containers", text(func(o *options) *string { return &o.to })},
+				}
+			},
+		},
 		{name: "system reset", inside: true, short: "Remove all containers, volumes, networks and images", example: "berth system reset -f", run: (*call).cmdReset, flags: func() []flag { return []flag{flagYes} }},
 		{
 			name: "unshare", inside: true, args: "[COMMAND] [ARG...]", short: "Run a command, or a shell, as root of the user namespace of your containers",

@@ -33,7 +33,8 @@ type options struct {
 	since, until string
 	filters      []string
 	off, print   bool // of the unit that starts containers
-	dry          bool // a prune command only says what would go
+	dry          bool // a command only says what would go, or be moved
+	to           string
 	last         int
 	kind         string
 	size, short  bool

@@ -62,7 +62,7 @@ func settingFlags() []flag {
 		switch k.Name {
 		case "debug":
 			f.kind, f.short = "", "D"
-		case "host-loopback":
+		case "host-loopback", "keep-blobs":
 			f.kind = ""
 		}
 		all = append(all, f)

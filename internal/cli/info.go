@@ -115,7 +115,11 @@ func (c *call) cmdInfo() error {
 			v.ContainersStopped++
 		}
 	}
-	v.Driver, v.DriverReason = e.Driver()
+	driver, err := e.Driver()
+	if err != nil {
+		return err
+	}
+	v.Driver, v.DriverReason = driver.Name, driver.Why
 	v.DriverStatus = [][2]string{{"Backing Filesystem", filesystem(c.settings.DataRoot)}, {"Reason", v.DriverReason}}
 	groups, err := cgroup.Choose(e.Host(), cgroup.Driver(c.settings.CgroupManager))
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"berth/internal/network"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/userns"
+	"berth/internal/storage"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -319,6 +320,11 @@ func condition(name string) (bool, error) {
 		return len(userns.Ours().UID) > 1, nil
 	case "projectquotas": // of an ext4 that is made here
 		return os.Geteuid() == 0 && projectQuotas() == nil, nil
+	case "btrfs", "xfs": // one can be made here, and mounted
+		return os.Geteuid() == 0 && mountable(name) == nil, nil
+	case "fuse": // a program may serve files for containers
+		_, err := storage.FuseProgram()
+		return err == nil, nil
 	case "ia32":
 		return exec.Command(os.Getenv("BERTH_ATTACKER"), "int80").Run() == nil, nil
 	case "cgroup2":
@@ -346,6 +352,18 @@ func condition(name string) (bool, error) {
 		return os.Geteuid() != 0 && os.Getenv("XDG_RUNTIME_DIR") != "" && err == nil, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// mountable makes a file system and mounts it, for a moment.
+func mountable(fstype string) error {
+	dir, err := os.MkdirTemp("", "mountable-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	cmd := exec.Command("sh", "-c", "truncate -s 320M disk && mkfs."+fstype+" -q disk && mkdir mnt && mount -o loop disk mnt && umount mnt")
+	cmd.Dir = dir
+	return cmd.Run()
 }
 
 // projectQuotas makes an ext4 with quotas of projects and mounts it, for a moment.

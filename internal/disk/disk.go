@@ -184,6 +184,11 @@ func TryLockDir(path string) (*Lock, error) {
 	return lockAs(path, os.O_RDONLY|unix.O_DIRECTORY, unix.LOCK_EX|unix.LOCK_NB)
 }
 
+// LockDir is TakeLock for a directory that is there.
+func LockDir(path string) (*Lock, error) {
+	return lockAs(path, os.O_RDONLY|unix.O_DIRECTORY, unix.LOCK_EX)
+}
+
 func lock(path string, how int) (*Lock, error) { return lockAs(path, os.O_RDWR|os.O_CREATE, how) }
 
 func lockAs(path string, open, how int) (*Lock, error) {

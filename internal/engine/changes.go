@@ -1,10 +1,7 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 
 	"berth/internal/container"
@@ -13,52 +10,25 @@ import (
 	"berth/internal/image/merged"
 	"berth/internal/image/store"
 	"berth/internal/state"
-
-	"golang.org/x/sys/unix"
+	"berth/internal/storage"
 )
 
 // Changes are what a container has made of its image.
 func (e *Engine) Changes(c *state.Container) ([]merged.Change, error) {
-	layers, err := e.lower(c)
+	p, err := e.placeOf(c)
 	if err != nil {
 		return nil, err
 	}
-	if c.Driver != state.DriverCopy {
-		return merged.Changes(e.Containers.Upper(c.ID), layers)
-	}
-	found, err := merged.ChangesOfCopy(e.Containers.Tree(c), layers, merged.Owner(ownersIn(c)), unix.Timespec{})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // it has never run
-	}
-	return found, err
-}
-
-// lower are the layers below what a container has written, the topmost first, with the places of mounts.
-func (e *Engine) lower(c *state.Container) ([]string, error) {
-	layers, err := e.Images.Layers.Stack(c.Image.ChainIDs)
-	if err != nil {
-		return nil, err
-	}
-	if err := e.Containers.MakeMountPoints(); err != nil {
-		return nil, err
-	}
-	return append(slices.Clone(layers), e.Containers.MountPoints()), nil
+	return storage.Of(c.Driver).Changes(p)
 }
 
 // Stack are the layers that a container consists of, the topmost first: without what is mounted in it.
 func (e *Engine) Stack(c *state.Container) ([]string, error) {
-	layers, err := e.lower(c)
+	p, err := e.placeOf(c)
 	if err != nil {
 		return nil, err
 	}
-	if c.Driver != state.DriverCopy {
-		return append([]string{e.Containers.Upper(c.ID)}, layers...), nil
-	}
-	tree := e.Containers.Tree(c)
-	if _, err := os.Lstat(tree); errors.Is(err, fs.ErrNotExist) {
-		return layers, nil
-	}
-	return []string{tree, e.Containers.MountPoints()}, nil
+	return storage.Of(c.Driver).Stack(p), nil
 }
 
 // Sizes are the bytes of the files that a container has written, and of all that it consists of.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"berth/internal/state"
+	"berth/internal/storage"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,7 +100,7 @@ func TestFillCopiesWhatTheLayersShowTogether(t *testing.T) {
 				layers = append(layers, lay(t, l))
 			}
 			dir := t.TempDir()
-			if err := fill(dir, c.target, layers, ownersIn(&state.Container{})); err != nil {
+			if err := storage.Fill(dir, c.target, layers, nil); err != nil {
 				t.Fatal(err)
 			}
 			if got := found(t, dir); fmt.Sprint(got) != fmt.Sprint(c.want) {
@@ -123,7 +123,7 @@ func TestFillKeepsModesAndTimesButNoAttributesOfOverlay(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	if err := fill(dir, "/data", []string{layer}, ownersIn(&state.Container{})); err != nil {
+	if err := storage.Fill(dir, "/data", []string{layer}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for name, mode := range map[string]uint32{"d/x": 0o4711, "d": 0o700, ".": 0o1777} {

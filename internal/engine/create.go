@@ -123,11 +123,8 @@ func (e *Engine) Create(ctx context.Context, cfg container.Config, pull string) 
 	if c.RuntimeProgram, err = e.runtimeProgram(cfg.Runtime); err != nil {
 		return nil, err
 	}
-	if copies, _ := e.copiesImages(); copies {
-		c.Driver = state.DriverCopy
-	}
-	if c.Driver == state.DriverCopy && cfg.StorageBytes > 0 {
-		return nil, errdef.New(errdef.Unsupported, "cannot limit what the container may write (--storage-opt size): the data root cannot hold a writable layer of its own")
+	if err := e.giveDriver(c); err != nil {
+		return nil, err
 	}
 	if err := e.findMounted(ctx, c, pull); err != nil {
 		return nil, err
@@ -345,8 +342,8 @@ func (e *Engine) explainConfig(ctx context.Context, cfg container.Config, pull s
 	if c.RuntimeProgram != "" {
 		return nil, nil, errdef.New(errdef.Unsupported, "cannot explain what the runtime %s (%s) does: only berth's own system calls are known here", cfg.Runtime, c.RuntimeProgram)
 	}
-	if copies, _ := e.copiesImages(); copies {
-		c.Driver = state.DriverCopy
+	if err := e.giveDriver(c); err != nil {
+		return nil, nil, err
 	}
 	if err := e.findMounted(ctx, c, pull); err != nil {
 		return nil, nil, err

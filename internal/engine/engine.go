@@ -55,6 +55,7 @@ func Open(v settings.Values) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	images.DropBlobs = !v.KeepBlobs
 	e := &Engine{
 		Settings:   v,
 		Containers: state.Store{Data: v.DataRoot, Run: v.RunRoot},

@@ -109,7 +109,7 @@ func (e *Engine) execRequest(c *state.Container, o ExecOptions) (monitor.ExecReq
 	if err != nil {
 		return monitor.ExecRequest{}, err
 	}
-	r, err := monitor.Further(c, cfg, p, e.Host())
+	r, err := monitor.Further(c, cfg, p, e.Host(), func() ([]string, error) { return e.Stack(c) })
 	if err == nil && o.TTY && o.Rows > 0 {
 		r.Process.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
 	}

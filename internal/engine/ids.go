@@ -13,6 +13,7 @@ import (
 	"berth/internal/image/merged"
 	"berth/internal/runtime/userns"
 	"berth/internal/state"
+	"berth/internal/storage"
 )
 
 // chooseIDs gives a container the ids that --userns asks for. Its files are then not the image's own but copies, which have other
@@ -55,7 +56,7 @@ func (e *Engine) chooseIDs(c *state.Container, asOneself bool) (_ *disk.Lock, er
 	} else if maps, err = e.ownIDs(c, same); err != nil {
 		return nil, err
 	}
-	c.UIDMaps, c.GIDMaps, c.Driver = maps.UID, maps.GID, state.DriverCopy
+	c.UIDMaps, c.GIDMaps, c.Driver = maps.UID, maps.GID, storage.VFS
 	return lock, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"berth/internal/runtime/monitor"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
+	"berth/internal/storage"
 )
 
 // View is a container as docker's inspect shows it; the names of its fields are docker's.
@@ -253,7 +254,7 @@ func capabilities(names []string) (all []string) {
 // viewLayers says where the parts of a container's tree are, and the whole of it while it runs: nobody else has it mounted.
 func (e *Engine) viewLayers(c *state.Container, pid int) map[string]string {
 	data := map[string]string{}
-	if c.Driver == state.DriverCopy {
+	if storage.Whole(c.Driver) {
 		data["TreeDir"] = e.Containers.Tree(c)
 	} else {
 		var lower []string

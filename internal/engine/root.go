@@ -88,7 +88,7 @@ func (e *Engine) stoppedRoot(c *state.Container, write bool) (_ *Root, err error
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(e.Containers.MakeMountPoints(), e.copyImage(c)); err != nil {
+	if err := errors.Join(e.Containers.MakeMountPoints(), e.prepareFiles(c)); err != nil {
 		return nil, err
 	}
 	// What is mounted needs its place, which a container that has never run may lack.
@@ -97,6 +97,14 @@ func (e *Engine) stoppedRoot(c *state.Container, write bool) (_ *Root, err error
 	if err != nil {
 		return nil, err
 	}
+	if in.Root, err = monitor.ServeRoot(e.Containers, c, layers); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if in.Root != nil {
+			err = errors.Join(err, in.Root.Close()) // it is mounted by now, or never will be
+		}
+	}()
 	r, err := lifecycle.OpenRoot(in)
 	if err != nil {
 		return nil, explainedStart(e.Settings, err)

@@ -44,7 +44,7 @@ func (e *Engine) Run(ctx context.Context, cfg container.Config, pull string, att
 		return nil, err
 	}
 	defer l.Unlock()
-	if err := errors.Join(e.sharesMemory(c), e.copyImage(c)); err != nil {
+	if err := errors.Join(e.sharesMemory(c), e.prepareFiles(c)); err != nil {
 		return nil, err
 	}
 	return e.start(c, network, attach)
@@ -60,7 +60,7 @@ func (e *Engine) Start(c *state.Container, attach monitor.AttachRequest) (*Sessi
 	if err := e.settleLocked(c); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(e.sharesMemory(c), e.copyImage(c)); err != nil {
+	if err := errors.Join(e.sharesMemory(c), e.prepareFiles(c)); err != nil {
 		return nil, err
 	}
 	return e.start(c, nil, attach)

@@ -17,6 +17,7 @@ import (
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
+	"berth/internal/storage"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,12 +43,15 @@ func (e *Engine) RunStep(ctx context.Context, s Step, stdout, stderr io.Writer) 
 	c := &state.Container{
 		ID: ident.New(), Created: time.Now().UTC(), Config: s.Config, Image: state.Image{ChainIDs: s.Chain}, Step: s.Dir,
 	}
-	copies, _ := e.copiesImages()
+	copies, err := e.copiesSteps()
+	if err != nil {
+		return monitor.Ended{}, nil, err
+	}
 	if !copies {
 		ended, err := e.runStep(ctx, c, stdout, stderr)
 		return ended, nil, err
 	}
-	c.Driver = state.DriverCopy
+	c.Driver = storage.VFS
 	below, made, err := e.copyStep(c)
 	if err != nil {
 		return monitor.Ended{}, nil, err
@@ -59,6 +63,12 @@ func (e *Engine) RunStep(ctx context.Context, s Step, stdout, stderr io.Writer) 
 	tree := e.Containers.Tree(c)
 	changes, err := merged.ChangesOfCopy(tree, below, merged.Owner(ownersIn(c)), made)
 	return ended, &Copied{tree, changes}, err
+}
+
+// copiesSteps reports whether steps of builds run in copies of their layers: where no overlay is mounted for containers.
+func (e *Engine) copiesSteps() (bool, error) {
+	driver, err := e.Driver()
+	return driver.Name != storage.Overlay, err
 }
 
 // copyStep makes a copy of the layers of a step, with the places of its mounts. It returns what was copied, the topmost first, and a time that
@@ -79,7 +89,7 @@ func (e *Engine) copyStep(c *state.Container) (below []string, made unix.Timespe
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return nil, made, err
 	}
-	if err := fill(tree, "/", below, ownersIn(c)); err != nil {
+	if err := storage.Fill(tree, "/", below, ownersIn(c)); err != nil {
 		return nil, made, fmt.Errorf("cannot copy the files of the step: %w", err)
 	}
 	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &made); err != nil {
@@ -105,8 +115,12 @@ func (e *Engine) ShellInStep(s Step, talk func(*Session) error) error {
 	c := &state.Container{
 		ID: ident.New(), Created: time.Now().UTC(), Config: s.Config, Image: state.Image{ChainIDs: s.Chain}, Step: s.Dir,
 	}
-	if copies, _ := e.copiesImages(); copies {
-		c.Driver = state.DriverCopy
+	copies, err := e.copiesSteps()
+	if err != nil {
+		return err
+	}
+	if copies {
+		c.Driver = storage.VFS
 	}
 	// A volatile overlay is mounted once with the same directory of its own.
 	_, work := e.Containers.Writable(c)

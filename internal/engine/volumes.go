@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"berth/internal/container"
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/event"
 	"berth/internal/state"
@@ -99,7 +100,7 @@ func (e *Engine) FillVolume(v volume.Volume, fill func(dir *os.File) error) erro
 		if err := fill(dir); err != nil {
 			return err
 		}
-		return syncFileSystem(path)
+		return disk.SyncFS(dir)
 	})
 	switch {
 	case err != nil:

@@ -110,6 +110,7 @@ func outputOptions(c cli.Call, o *build.Options) error {
 		return errdef.New(errdef.Invalid, "only one output can go to standard output")
 	}
 	o.Registry = newClient(c)
+	c.Engine.Images.Fetch = fetchFrom(c, o.Registry)
 	return nil
 }
 

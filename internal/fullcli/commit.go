@@ -14,6 +14,7 @@ import (
 	"berth/internal/image/archive"
 	"berth/internal/image/unpack"
 	"berth/internal/state"
+	"berth/internal/storage"
 
 	"golang.org/x/term"
 )
@@ -77,7 +78,7 @@ func commit(c cli.Call) (err error) {
 // writeLayer writes the layer of what a container has changed.
 func writeLayer(c cli.Call, of *state.Container, w io.Writer) error {
 	dir := c.Engine.Containers.Upper(of.ID)
-	if of.Driver != state.DriverCopy {
+	if !storage.Whole(of.Driver) {
 		upper, err := os.Open(dir)
 		if err != nil {
 			return err

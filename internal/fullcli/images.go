@@ -174,6 +174,9 @@ func save(c cli.Call) error {
 			c.Engine.NoteImage("save", string(r.ID), string(r.ID))
 		}
 	}
+	client := newClient(c)
+	defer client.Close()
+	c.Engine.Images.Fetch = fetchFrom(c, client)
 	path := option(c, "output")
 	if path == "" {
 		if f, ok := c.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {

@@ -132,6 +132,7 @@ func pullOne(p pulling, ref reference.Reference) error {
 	images := p.Engine.Images
 	opt := transfer.Options{
 		Registry: p.client, Content: images.Content, Layers: images.Layers, Names: names{images}, Platform: p.want,
+		Kept: kept(images),
 		Unpack: func(ctx context.Context, m image.Manifest, config image.Image, open func(context.Context, int) (io.ReadCloser, error)) error {
 			return unpack.Image(ctx, open, images.Layers, m, config, unpackOptions())
 		},
@@ -146,6 +147,11 @@ func pullOne(p pulling, ref reference.Reference) error {
 			p.show.Fail()
 		}
 		return err
+	}
+	if images.DropBlobs {
+		if err := letGo(p, ref, result.Digest); err != nil {
+			return fmt.Errorf("cannot let go of the blobs of %s: %w", ref.Familiar(), err)
+		}
 	}
 	p.Engine.NoteImage("pull", ref.Familiar(), ref.FamiliarName())
 	if p.show != nil {
@@ -190,7 +196,8 @@ func push(c cli.Call) error {
 	}
 	client := newClient(c)
 	defer client.Close()
-	opt := transfer.PushOptions{Registry: client, Content: c.Engine.Images.Content, Has: neighbours(c.Engine.Images, records)}
+	opt := transfer.PushOptions{Registry: client, Content: c.Engine.Images.Content, Has: neighbours(c.Engine.Images, records), Open: c.Engine.Images.Blob}
+	c.Engine.Images.Fetch = fetchFrom(c, client)
 	if show != nil {
 		opt.Progress = show.Event
 	}
@@ -229,6 +236,41 @@ func push(c cli.Call) error {
 	return err
 }
 
+// letGo lets go of the blobs of an image that was pulled, unless its name means another one by now.
+func letGo(p pulling, ref reference.Reference, pulled image.Digest) error {
+	r, err := p.Engine.Images.Find(ref.String())
+	if errdef.Is(err, errdef.NotFound) || err == nil && r.Target.Digest != pulled {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	im, err := p.Engine.Images.Load(r)
+	if err != nil {
+		return err
+	}
+	return p.Engine.ReleaseBlobs(p.Context, im.Manifest, im.Chain, ref.Repository())
+}
+
+// kept says which blobs a pull need not fetch; nil is those that are here.
+func kept(images *store.Store) func(chain, blob image.Digest) bool {
+	if !images.DropBlobs {
+		return nil
+	}
+	return images.Kept
+}
+
+// fetchFrom gets blobs again that are not kept.
+func fetchFrom(c cli.Call, client *registry.Client) func(context.Context, string, image.Descriptor) error {
+	return func(ctx context.Context, repository string, d image.Descriptor) error {
+		ref, err := reference.Parse(repository)
+		if err != nil {
+			return err
+		}
+		return transfer.Blob(ctx, client, c.Engine.Images.Content, ref, d)
+	}
+}
+
 // maxNeighbours is how many repositories are asked for a blob before it is sent.
 const maxNeighbours = 3
 
@@ -241,6 +283,25 @@ func neighbours(s *store.Store, records []store.Record) func(string, image.Diges
 // repositories are those that have a blob, by their registry and its digest.
 func repositories(s *store.Store, records []store.Record) map[string]map[image.Digest][]string {
 	have := map[string]map[image.Digest][]string{}
+	add := func(domain, path string, d image.Digest) {
+		of := have[domain]
+		if of == nil {
+			of = map[image.Digest][]string{}
+			have[domain] = of
+		}
+		if list := of[d]; len(list) < maxNeighbours && !slices.Contains(list, path) {
+			of[d] = append(list, path)
+		}
+	}
+	if origins, err := s.Layers.Origins(); err == nil { // what is not kept is there for certain
+		for d, repositories := range origins {
+			for _, repository := range repositories {
+				if ref, err := reference.Parse(repository); err == nil {
+					add(ref.Domain, ref.Path, d)
+				}
+			}
+		}
+	}
 	for _, r := range records {
 		ref, ok := r.Reference()
 		if !ok {
@@ -250,15 +311,8 @@ func repositories(s *store.Store, records []store.Record) map[string]map[image.D
 		if err != nil {
 			continue // it can be pushed from nowhere, then
 		}
-		of := have[ref.Domain]
-		if of == nil {
-			of = map[image.Digest][]string{}
-			have[ref.Domain] = of
-		}
 		for _, b := range set.Blobs {
-			if list := of[b.Digest]; len(list) < maxNeighbours && !slices.Contains(list, ref.Path) {
-				of[b.Digest] = append(list, ref.Path)
-			}
+			add(ref.Domain, ref.Path, b.Digest)
 		}
 	}
 	return have

@@ -64,6 +64,9 @@ func verifyImages(c cli.Call) error {
 	}
 	if !quiet {
 		fmt.Fprintf(c.Out, "%d images, %d blobs, %d layers: %d damaged, %d repaired\n", sum.Images, sum.Blobs, sum.Layers, sum.Problems, sum.Repaired)
+		if sum.NotKept > 0 {
+			fmt.Fprintf(c.Out, "%d layers could not be compared: their blobs are not kept\n", sum.NotKept)
+		}
 	}
 	if left := sum.Problems - sum.Repaired; left > 0 {
 		err := errdef.New(errdef.Corrupt, "damage was found, and %d of it is left", left)

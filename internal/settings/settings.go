@@ -36,12 +36,16 @@ type Values struct {
 	CgroupManager string `toml:"cgroup-manager"`
 	// CDISpecDirs are where CDI's specifications of devices are, separated by colons; a later one counts before an earlier one.
 	CDISpecDirs string `toml:"cdi-spec-dirs"`
+	// KeepBlobs says that what a pull has fetched stays when it is unpacked.
+	KeepBlobs bool `toml:"keep-blobs"`
 	// HostLoopback lets the containers of a user without root reach the host's 127.0.0.1 and ::1.
 	HostLoopback bool `toml:"host-loopback"`
 	// Runtimes are further OCI runtimes, by the names that --runtime takes: their programs, as paths or as names to be looked up in $PATH.
 	Runtimes map[string]string `toml:"runtimes"`
 	// RootlessUplink is what carries the traffic of a user without root: berth (or empty), or pasta.
 	RootlessUplink string `toml:"rootless-uplink"`
+	// StorageDriver is how new containers get their files; empty leaves the choice to the host.
+	StorageDriver string `toml:"storage-driver"`
 }
 
 // CgroupManagerEnv is the variable of the setting cgroup-manager.
@@ -66,11 +70,13 @@ var Keys = [...]struct{ Name, Env, Help string }{
 	{"data-root", "BERTH_DATA_ROOT", "Where images, containers and volumes are kept"},
 	{"debug", "BERTH_DEBUG", "Say more about what is done, and about errors"},
 	{"host-loopback", HostLoopbackEnv, "Let containers without root reach the host's loopback interface, at 169.254.77.1"},
+	{"keep-blobs", "BERTH_KEEP_BLOBS", "Keep the compressed layers of images that come from a registry, beside the unpacked ones (default true)"},
 	{"log-max-file", "BERTH_LOG_MAX_FILE", "How many log files a container may have"},
 	{"log-max-size", "BERTH_LOG_MAX_SIZE", "How large a log file of a container may grow"},
 	{"rootless-uplink", RootlessUplinkEnv, "What carries the traffic of networks without root (berth|pasta)"},
 	{"run-root", "BERTH_RUN_ROOT", "Where what dies with the boot is kept"},
 	{"runtimes", "BERTH_RUNTIMES", "OCI runtimes for --runtime, as NAME=PROGRAM, separated by commas"},
+	{"storage-driver", "BERTH_STORAGE_DRIVER", "How new containers get their files (overlay|fuse-overlayfs|btrfs|vfs)"},
 }
 
 // Sources says for each key where its value comes from.
@@ -93,7 +99,7 @@ func Files() []string {
 
 // Load gathers the settings; flags are those that were given, by key.
 func Load(flags map[string]string) (Values, Sources, error) {
-	v := Values{CDISpecDirs: "/etc/cdi:/var/run/cdi", LogSize: "10m", LogCount: container.DefaultLogFiles}
+	v := Values{CDISpecDirs: "/etc/cdi:/var/run/cdi", LogSize: "10m", LogCount: container.DefaultLogFiles, KeepBlobs: true}
 	from := Sources{}
 	for _, k := range Keys {
 		from[k.Name] = "default"
@@ -183,8 +189,12 @@ func (v *Values) set(name, value string) error {
 		v.CgroupManager = value
 	case "host-loopback":
 		v.HostLoopback, err = strconv.ParseBool(value)
+	case "keep-blobs":
+		v.KeepBlobs, err = strconv.ParseBool(value)
 	case "rootless-uplink":
 		v.RootlessUplink = value
+	case "storage-driver":
+		v.StorageDriver = value
 	case "data-root":
 		v.DataRoot = value
 	case "run-root":
@@ -213,8 +223,12 @@ func (v Values) Get(name string) string {
 		return v.CgroupManager
 	case "host-loopback":
 		return strconv.FormatBool(v.HostLoopback)
+	case "keep-blobs":
+		return strconv.FormatBool(v.KeepBlobs)
 	case "rootless-uplink":
 		return v.RootlessUplink
+	case "storage-driver":
+		return v.StorageDriver
 	case "data-root":
 		return v.DataRoot
 	case "run-root":

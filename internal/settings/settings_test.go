@@ -104,7 +104,7 @@ func TestEveryKeyIsAFieldAndCanBeSetAndRead(t *testing.T) {
 	if len(tags) != len(Keys) {
 		t.Errorf("%d fields, %d keys", len(tags), len(Keys))
 	}
-	samples := map[string]string{"cdi-spec-dirs": "/c", "cgroup-manager": "cgroupfs", "data-root": "/d", "debug": "true", "host-loopback": "true", "log-max-file": "9", "log-max-size": "3m", "rootless-uplink": "pasta", "run-root": "/r", "runtimes": "a=/b,c=d"}
+	samples := map[string]string{"cdi-spec-dirs": "/c", "cgroup-manager": "cgroupfs", "data-root": "/d", "debug": "true", "host-loopback": "true", "keep-blobs": "false", "log-max-file": "9", "log-max-size": "3m", "rootless-uplink": "pasta", "run-root": "/r", "runtimes": "a=/b,c=d", "storage-driver": "vfs"}
 	for _, k := range Keys {
 		user(t, "")
 		v, from, err := Load(map[string]string{k.Name: samples[k.Name]})

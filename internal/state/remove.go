@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"berth/internal/disk"
+	"berth/internal/storage"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,7 @@ func (s Store) Remove(c *Container, removeTree func(dir string) error) error {
 	if err != nil {
 		return err
 	}
+	storage.Discard(c.Driver, gone)
 	return s.Delete(c.ID, gone, removeTree)
 }
 

@@ -50,7 +50,7 @@ type Container struct {
 	Volumes []Volume `json:",omitempty"`
 	// Mounted are the images that are mounted in it, by where.
 	Mounted map[string]Image `json:",omitempty"`
-	// Driver is how the container gets its tree; empty is overlay.
+	// Driver is the storage driver that keeps the container's files; empty is overlay.
 	Driver string `json:",omitempty"`
 	// UIDMaps and GIDMaps are the ids of a container of a user without root that are not those of its user's namespace.
 	UIDMaps, GIDMaps []specs.LinuxIDMapping `json:",omitempty"`
@@ -67,10 +67,7 @@ func (s Store) configFile(id string) string { return filepath.Join(s.Dir(id), "c
 
 // Writable are the directories of a container's writable layer.
 func (s Store) Writable(c *Container) (upper, work string) {
-	dir := s.Dir(c.ID)
-	if c.Step != "" {
-		dir = c.Step
-	}
+	dir := s.FilesDir(c)
 	return filepath.Join(dir, "upper"), filepath.Join(dir, "work")
 }
 
@@ -85,20 +82,16 @@ type Image struct {
 	ChainIDs []image.Digest // the lowest layer first
 }
 
-// DriverCopy gives a container a copy of its image, containers/ID/tree, which is made when it is first started: where the data
-// root cannot hold an overlay's writable layer. The word is docker's for the same.
-const DriverCopy = "vfs"
-
-// Tree is the copy of the image of a container with DriverCopy.
-func (s Store) Tree(c *Container) string {
+// FilesDir is where a container has its files: what is in there is the storage driver's (package storage).
+func (s Store) FilesDir(c *Container) string {
 	if c.Step != "" {
-		return StepTree(c.Step)
+		return c.Step
 	}
-	return filepath.Join(s.Dir(c.ID), "tree")
+	return s.Dir(c.ID)
 }
 
-// StepTree is where a step of a build has its files with DriverCopy.
-func StepTree(step string) string { return filepath.Join(step, "tree") }
+// Tree is where a container has all its files, with a storage driver that keeps them so.
+func (s Store) Tree(c *Container) string { return filepath.Join(s.FilesDir(c), "tree") }
 
 // Upper is the writable layer of a container whose tree is an overlay.
 func (s Store) Upper(id string) string { return filepath.Join(s.Dir(id), "upper") }
@@ -223,6 +216,18 @@ func (s Store) SetNetworks(c *Container, networks []container.Endpoint) error {
 func (s Store) SetConfig(c *Container, cfg container.Config) error {
 	changed := *c
 	changed.Config = cfg
+	return s.replace(c, changed)
+}
+
+// SetDriver says that another storage driver keeps a container's files now; SetConfig's rules hold.
+func (s Store) SetDriver(c *Container, driver string) error {
+	changed := *c
+	changed.Driver = driver
+	return s.replace(c, changed)
+}
+
+// replace puts another record in the place of a container's.
+func (s Store) replace(c *Container, changed Container) error {
 	names, err := s.lockNames() // a rename writes the same file
 	if err != nil {
 		return err

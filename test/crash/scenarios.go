@@ -72,6 +72,7 @@ func scenarios(archive string, registry string) []scenario {
 		{"renewal (monitor)", runningServer, [][]string{target, {"exec", "target", "true"}}, []string{"run", "--rm", "--network", "none", "box", "sleep", "1"}, mustRun},
 		{"rm -f (monitor)", runningServer, [][]string{target}, []string{"rm", "-f", "target"}, afterRemove},
 	}
+	list = append(list, migrateScenarios()...)
 	list = append(list, networkScenarios()...)
 	if registry != "" {
 		list = append(list, scenario{"pull", theCommand, nil, []string{"pull", registry}, nil})

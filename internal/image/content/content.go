@@ -354,6 +354,18 @@ func (s *Store) HoldSweep(ctx context.Context) (release func(), err error) {
 	return s.holdGC(ctx, unix.LOCK_EX)
 }
 
+// TryHoldSweep is HoldSweep for who does not wait; free says whether nobody was adding.
+func (s *Store) TryHoldSweep() (release func(), free bool, _ error) {
+	lock, err := disk.TryLock(filepath.Join(s.dir, "gc.lock"))
+	if errors.Is(err, disk.ErrLocked) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return lock.Unlock, true, nil
+}
+
 // holdGC locks gc.lock, a file that is never removed.
 func (s *Store) holdGC(ctx context.Context, how int) (release func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, "gc.lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)

@@ -3,6 +3,7 @@
 //	HEX/tree/        the layer in overlayfs's form; HEX is the chain ID's
 //	HEX/layer.json   what it was made from (Info)
 //	HEX/opaque-root  an empty file: the layer hides everything below it
+//	HEX/whole        with the storage driver btrfs: all that the chain makes together, of which containers are snapshots
 //	.tmp-HEX/        the same in the making, or being removed
 //	.lock-HEX        flock of whoever makes or removes HEX; gone when nobody does
 //
@@ -28,6 +29,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/image"
+	"berth/internal/storage"
 )
 
 // Store is a directory of unpacked layers.
@@ -198,6 +200,16 @@ func removeAll(path string) error {
 	return os.RemoveAll(path)
 }
 
+// DropBases removes what containers of the storage driver btrfs are snapshots of; the next one has it made again.
+func (s *Store) DropBases() error {
+	chains, err := s.List()
+	errs := []error{err}
+	for _, chain := range chains {
+		errs = append(errs, storage.DropBase(s.Path(chain)))
+	}
+	return errors.Join(errs...)
+}
+
 // Sweep removes what processes that died left behind: layers half made or half removed.
 func (s *Store) Sweep() error {
 	entries, err := os.ReadDir(s.dir)
@@ -211,6 +223,9 @@ func (s *Store) Sweep() error {
 			name, ok = strings.CutPrefix(entry.Name(), lockPrefix)
 		}
 		chain, isChain := chainOf(name)
+		if !ok && isChain {
+			errs = append(errs, storage.SweepBase(s.Path(chain)))
+		}
 		if !ok || !isChain {
 			continue
 		}

@@ -208,5 +208,5 @@ func (s *Store) Replace(l Finished) error {
 	if err := disk.SyncDir(s.dir); err != nil {
 		return fail(err)
 	}
-	return l.Abort() // removes what is now the temporary one
+	return errors.Join(s.DropBases(), l.Abort()) // which removes what is now the temporary one
 }

@@ -46,6 +46,18 @@ func ChangesOfCopy(tree string, layers []string, owner Owner, made unix.Timespec
 	})
 }
 
+// Unknown is the time for ChangesOfCopy of a copy that nobody knows the time of.
+var Unknown unix.Timespec
+
+// Differences are ChangesOfCopy for who goes on with nothing but them: what has a file's size, time, mode and owner is looked at itself, with its
+// attributes and its names.
+func Differences(tree string, layers []string) ([]Change, error) {
+	return changes(tree, layers, func(w *differ, tree int, lower directory) error {
+		w.copy, w.thorough = true, true
+		return w.copied(tree, lower, "")
+	})
+}
+
 func changes(dir string, layers []string, walk func(w *differ, dir int, lower directory) error) ([]Change, error) {
 	s, err := openStack(layers)
 	if err != nil {
@@ -70,6 +82,8 @@ type differ struct {
 	owner Owner
 	copy  bool
 	made  unix.Timespec // of the copy
+	// thorough compares contents, too.
+	thorough bool
 }
 
 // touched reports whether something that is no directory has changed since the copy was made: its time of change, which no program can set, says so
@@ -206,7 +220,7 @@ func (w *differ) overlayEntry(upper int, lower directory, name, path string) err
 	if err := w.overlay(child, under.dir, path); err != nil {
 		return err
 	}
-	if under.dir != nil && opaque(child) {
+	if under.dir != nil && Opaque(child) {
 		if err := w.hidden(child, under.dir, path); err != nil {
 			return err
 		}
@@ -290,6 +304,12 @@ func (w *differ) copiedEntry(tree int, lower directory, name, path string) error
 			w.add(Added, path, &st)
 		case under.dir != nil || !w.alike(&st, &under.st) || st.Size != under.st.Size || st.Rdev != under.st.Rdev || w.touched(&st):
 			w.add(Changed, path, &st)
+		case w.thorough:
+			same, err := sameFile(tree, under.in, name, &st, &under.st)
+			if !same && err == nil {
+				w.add(Changed, path, &st)
+			}
+			return err
 		}
 		return nil
 	}
@@ -305,7 +325,7 @@ func (w *differ) copiedEntry(tree int, lower directory, name, path string) error
 	switch {
 	case !under.there:
 		w.add(Added, path, nil)
-	case under.dir == nil || len(w.found) > before || !w.alike(&st, &under.st):
+	case under.dir == nil || len(w.found) > before || !w.alike(&st, &under.st) || w.thorough && !sameAttributes(child, under.dir[0]):
 		w.add(Changed, path, nil)
 	}
 	return nil

@@ -98,6 +98,9 @@ func (d *Dir) names() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		if slices.Contains(names, OpaqueMark) && Opaque(part) {
+			names = slices.DeleteFunc(names, func(n string) bool { return n == OpaqueMark })
+		}
 		all = append(all, names...)
 	}
 	slices.Sort(all)

@@ -6,6 +6,7 @@
 package merged
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -144,7 +145,7 @@ func (s *stack) lookup(d directory, part string) (below directory, in int, st un
 				return nil, 0, st, err
 			}
 			below = append(below, s.own(child))
-			if !opaque(child) {
+			if !Opaque(child) {
 				continue
 			}
 		case below == nil:
@@ -173,9 +174,27 @@ func IsFileWhiteout(dir int, name string, st *unix.Stat_t) bool {
 	return false
 }
 
-func opaque(fd int) bool {
-	var b [1]byte
-	for _, name := range [...]string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+// What fuse-overlayfs has in a directory that hides all below it, beside an attribute: a file, and a whiteout of another name of that.
+const (
+	OpaqueMark = ".wh..wh..opq"
+	HiddenMark = ".wh..opq"
+)
+
+// opaqueNames are the attributes that say so of a directory: overlayfs's, of root and in a user namespace, and fuse-overlayfs's there.
+var opaqueNames = [...]string{"trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque"}
+
+// Opaque reports whether a directory hides what the layers below have in its place.
+func Opaque(fd int) bool {
+	var names [1024]byte
+	n, err := unix.Flistxattr(fd, names[:]) // most have none: one call says so
+	if err == nil && n == 0 || errors.Is(err, unix.ENOTSUP) {
+		return false
+	}
+	for _, name := range opaqueNames {
+		if err == nil && !bytes.Contains(names[:n], []byte(name)) {
+			continue
+		}
+		var b [1]byte
 		if n, err := unix.Fgetxattr(fd, name, b[:]); err == nil && n == 1 && b[0] == 'y' {
 			return true
 		}

@@ -54,10 +54,11 @@ func (s *Store) variants(d image.Descriptor, depth int, all *[]Variant) error {
 		v.Image = img
 		v.Present = true
 		v.Bytes = d.Size
-		for _, b := range append([]image.Descriptor{img.Manifest.Config}, img.Manifest.Layers...) {
-			if s.Content.Has(b.Digest) {
+		for i, b := range append([]image.Descriptor{img.Manifest.Config}, img.Manifest.Layers...) {
+			switch {
+			case s.Content.Has(b.Digest):
 				v.Bytes += b.Size
-			} else {
+			case i == 0 || !s.Layers.HasOrigin(img.Chain[i-1], b.Digest):
 				v.Present = false
 			}
 		}

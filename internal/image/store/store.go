@@ -39,7 +39,11 @@ type Store struct {
 	dir     string
 	Content *content.Store
 	Layers  *layer.Store
-	memory  *memory // while several images are changed one after another
+	// DropBlobs says that the blobs of layers are not kept once these are unpacked, as far as it is known where they can be fetched again (Release).
+	DropBlobs bool
+	// Fetch gets a blob again from a repository, into Content; nil cannot.
+	Fetch  func(ctx context.Context, repository string, d image.Descriptor) error
+	memory *memory // while several images are changed one after another
 }
 
 // Record is what a name's file says.

@@ -168,8 +168,11 @@ func (s *Store) markBlob(m *marks, d image.Descriptor, depth int) error {
 	for _, b := range c.blobs {
 		m.blobs[b] = true
 	}
-	for _, chain := range c.chains {
+	for i, chain := range c.chains {
 		m.chains[chain] = true
+		if blob := c.layers[i]; !s.DropBlobs || !s.Layers.HasOrigin(chain, blob) {
+			m.blobs[blob] = true
+		}
 	}
 	return nil
 }
@@ -219,7 +222,11 @@ func (s *Store) readChildren(d image.Descriptor) (c children, whole bool, err er
 	}
 	config, err := image.ParseConfig(data)
 	if err == nil {
-		c.chains = image.ChainIDs(config.RootFS.DiffIDs)
+		if c.chains = image.ChainIDs(config.RootFS.DiffIDs); len(c.chains) == len(manifest.Layers) {
+			c.blobs, c.layers = c.blobs[:1], c.blobs[1:]
+		} else {
+			c.layers = make([]image.Digest, len(c.chains)) // of no use to anybody
+		}
 	}
 	return c, err == nil, nil
 }

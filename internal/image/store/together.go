@@ -29,6 +29,7 @@ type children struct {
 	documents []image.Descriptor
 	blobs     []image.Digest
 	chains    []image.Digest
+	layers    []image.Digest // the blobs of the chains' layers, where there are chains; else they are among blobs
 }
 
 // Together lets do change images, several one after another: what leads where is read once, and index.json is written once, at the end. If we

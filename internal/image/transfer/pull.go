@@ -54,6 +54,8 @@ type Options struct {
 	Unpack   Unpack
 	Names    Names
 
+	// Kept reports whether the blob of an unpacked layer need not be fetched, here or not; nil asks Content.
+	Kept func(chain, blob image.Digest) bool
 	// Platform is what was asked for; nil means the host's, and an image that has no other will do.
 	Platform *image.Platform
 	// Parallel is how many layers are fetched at a time; 0 means DefaultParallel.
@@ -83,6 +85,9 @@ type pull struct {
 func Pull(ctx context.Context, ref reference.Reference, opt Options) (Result, error) {
 	if opt.Parallel <= 0 {
 		opt.Parallel = DefaultParallel
+	}
+	if opt.Kept == nil {
+		opt.Kept = func(_, blob image.Digest) bool { return opt.Content.Has(blob) }
 	}
 	p := &pull{opt: opt, ref: ref, events: &events{to: opt.Progress}}
 	p.opt.Registry = opt.Registry.Notify(p.events.notice)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,8 @@ import (
 type PushOptions struct {
 	Registry *registry.Client
 	Content  *content.Store
+	// Open opens a blob, and may fetch it for that; nil opens those in Content.
+	Open func(ctx context.Context, d image.Descriptor) (*os.File, error)
 	// Has tells in which repositories of a registry the blob may be found, besides the one that is pushed to; nil knows of none.
 	Has func(domain string, blob image.Digest) []string
 	// Parallel is how many blobs are sent at a time; 0 means DefaultParallelPush.
@@ -53,6 +56,9 @@ type push struct {
 func Push(ctx context.Context, ref reference.Reference, target, chosen image.Descriptor, opt PushOptions) (Pushed, error) {
 	if opt.Parallel <= 0 {
 		opt.Parallel = DefaultParallelPush
+	}
+	if opt.Open == nil {
+		opt.Open = func(_ context.Context, d image.Descriptor) (*os.File, error) { return opt.Content.Open(d.Digest) }
 	}
 	p := &push{opt: opt, ref: ref, events: &events{to: opt.Progress}}
 	p.opt.Registry = opt.Registry.Notify(p.events.notice)
@@ -225,7 +231,7 @@ func (p *push) blob(ctx context.Context, d image.Descriptor) error {
 	}
 	from := registry.Source{
 		Open: func(offset int64) (io.ReadCloser, error) {
-			f, err := p.opt.Content.Open(d.Digest)
+			f, err := p.opt.Open(ctx, d)
 			if err != nil {
 				return nil, err
 			}

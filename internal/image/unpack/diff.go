@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -111,6 +112,9 @@ func (d *differ) directory(in int, base, path string, depth int) error {
 	if err != nil {
 		return err
 	}
+	if slices.Contains(names, merged.OpaqueMark) && !d.whole && merged.Opaque(fd) { // fuse-overlayfs's own
+		names = slices.DeleteFunc(names, func(n string) bool { return n == merged.OpaqueMark || n == merged.HiddenMark })
+	}
 	sort.Strings(names)
 	for _, name := range names {
 		if err := d.ctx.Err(); err != nil {
@@ -140,7 +144,7 @@ func (d *differ) describeDirectory(fd int, path string) error {
 	if err := d.tar.WriteHeader(h); err != nil {
 		return err
 	}
-	if !opaque || d.whole {
+	if d.whole || !opaque && !merged.Opaque(fd) {
 		return nil
 	}
 	return d.tar.WriteHeader(&tar.Header{Name: path + opaqueName, Typeflag: tar.TypeReg, ModTime: h.ModTime, Format: tar.FormatPAX})

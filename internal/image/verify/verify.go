@@ -44,6 +44,8 @@ type Problem struct {
 type Summary struct {
 	Images, Blobs, Layers int
 	Problems, Repaired    int
+	// NotKept are layers that could not be compared, as their blobs are not kept.
+	NotKept int
 }
 
 // check is one run.
@@ -54,6 +56,7 @@ type check struct {
 	blobs   map[image.Digest]bool // looked at: whether it is good
 	layers  map[image.Digest]bool
 	fetched map[image.Digest]bool // blobs that were fetched again
+	unkept  map[image.Digest]bool // blobs that need not be here
 }
 
 // Images checks the images of records; and all blobs, whether an image needs them or not, if records is nil. Its error is why it could not
@@ -68,6 +71,14 @@ func Images(ctx context.Context, s *store.Store, records []store.Record, opt Opt
 	}
 	defer release()
 	c := &check{store: s, opt: opt, blobs: map[image.Digest]bool{}, layers: map[image.Digest]bool{}, fetched: map[image.Digest]bool{}}
+	origins, err := s.Layers.Origins()
+	if err != nil {
+		return c.sum, err
+	}
+	c.unkept = map[image.Digest]bool{}
+	for blob := range origins {
+		c.unkept[blob] = true
+	}
 	every := records == nil
 	if every {
 		if records, err = s.List(); err != nil {
@@ -165,7 +176,7 @@ func (c *check) documents(ctx context.Context, r store.Record, d image.Descripto
 		return nil
 	}
 	for _, blob := range append([]image.Descriptor{m.Config}, m.Layers...) {
-		if _, err := c.blob(ctx, r, blob, needed); err != nil {
+		if _, err := c.blob(ctx, r, blob, needed && !c.unkept[blob.Digest]); err != nil {
 			return err
 		}
 	}
@@ -264,6 +275,10 @@ func (c *check) layer(ctx context.Context, r store.Record, chain image.Digest, b
 		c.sum.Layers++
 		return c.missing(ctx, r, chain, blob)
 	}
+	if !c.store.Content.Has(blob.Digest) && c.unkept[blob.Digest] {
+		c.sum.NotKept++
+		return nil
+	}
 	if !c.blobs[blob.Digest] || !c.store.Content.Has(blob.Digest) {
 		return nil // with what should it be compared?
 	}
@@ -308,6 +323,11 @@ func (c *check) layer(ctx context.Context, r store.Record, chain image.Digest, b
 // missing reports a layer that is not unpacked, and unpacks it.
 func (c *check) missing(ctx context.Context, r store.Record, chain image.Digest, blob image.Descriptor) error {
 	wrong := errdef.New(errdef.NotFound, "it is not unpacked")
+	if c.opt.Fetch != nil { // it may be one that need not be here
+		if _, err := c.blob(ctx, r, blob, true); err != nil {
+			return err
+		}
+	}
 	im, err := c.store.Load(r)
 	if c.opt.Fetch == nil || err != nil || !c.blobs[blob.Digest] {
 		c.report("layer", chain, r, wrong, false)

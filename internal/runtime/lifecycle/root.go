@@ -24,7 +24,7 @@ func OpenRoot(in Input) (_ *Root, err error) {
 	}
 	defer CloseGiven(given)
 	p, err := plan.CompileRoot(plan.Input{
-		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, FileSources: fileSources(in.Spec), Images: in.Images, Given: numbersOf(given),
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, Served: in.Served, MountPoint: in.MountPoint, FileSources: fileSources(in.Spec), Images: in.Images, Given: numbersOf(given),
 	})
 	if err != nil {
 		return nil, errdef.As(errdef.Invalid, err)
@@ -40,6 +40,9 @@ func OpenRoot(in Input) (_ *Root, err error) {
 	}
 	r := &Root{word: word}
 	inputs := map[string]int{plan.InTrees: int(theirs.Fd()), plan.InGo: int(waits.Fd()), plan.InGoEnd: int(word.Fd())}
+	if in.Root != nil {
+		inputs[plan.InRoot] = int(in.Root.Fd())
+	}
 	for i, f := range given {
 		inputs[plan.InGiven(i)] = int(f.Fd())
 	}

@@ -35,6 +35,9 @@ type Input struct {
 	// Overlay is the root file system; nil means Spec.Root.Path, an absolute path.
 	Overlay    *plan.Overlay
 	MountPoint string
+	// Served says that the root is a mount that somebody else has made, Root, which is the caller's to close; it is open only for a start.
+	Served bool
+	Root   *os.File
 	// Shm is the shared memory of another container (OpenShm), or nil; it is the caller's to close.
 	Shm *os.File
 	// DeviceSources are as plan.Input has them.
@@ -104,7 +107,7 @@ func compile(in Input, tasks int, await bool) (*plan.Program, error) {
 	}
 	own, ours := ownNetwork(in.Spec)
 	p, err := plan.Compile(plan.Input{
-		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), DeviceSources: in.DeviceSources, Trees: in.Trees != nil, Shm: in.Shm != nil, Images: in.Images,
+		Spec: in.Spec, Host: in.Host, Overlay: in.Overlay, MountPoint: in.MountPoint, MakeWorkdir: in.MakeWorkdir, FileSources: fileSources(in.Spec), DeviceSources: in.DeviceSources, Trees: in.Trees != nil, Served: in.Served, Shm: in.Shm != nil, Images: in.Images,
 		Given: numbersOf(in.Given), Filter: filter, FilterFlags: filterFlags, CgroupTasks: tasks, Inherit: in.Stdin == nil, Await: await, Tell: in.Tell, Network: ours, Loopback: own && !ours,
 		Create: in.Gate != nil, PreserveFDs: in.PreserveFDs, Keyring: keyring(in.ID, in.NoKeyring), NoSetgroups: in.NoSetgroups(), Origins: in.Origins,
 	})
@@ -214,6 +217,9 @@ func Prepare(in Input, await bool) (_ *Pending, err error) {
 func (p *Pending) openInputs(await bool) (err error) {
 	if p.in.Shm != nil {
 		p.inputs[plan.InShm] = int(p.in.Shm.Fd())
+	}
+	if p.in.Root != nil {
+		p.inputs[plan.InRoot] = int(p.in.Root.Fd())
 	}
 	for i, f := range p.in.Trees {
 		p.inputs[plan.InTree(i)] = int(f.Fd())

@@ -61,6 +61,25 @@ func OpenShm(user, mounts *os.File) (_ *os.File, err error) {
 	return shm, c.End()
 }
 
+// MountFuse makes a mount whose file system is served at the open device /dev/fuse. It is attached to nothing, and the caller's.
+func MountFuse(device *os.File, source string) (*os.File, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	c, err := child.Start(plan.CompileFuse(source), child.Options{Inputs: map[string]int{plan.InTrees: int(theirs.Fd()), plan.InFuse: int(device.Fd())}})
+	_ = theirs.Close()
+	if err != nil {
+		return nil, startError(err, "")
+	}
+	mount, err := child.Receive(ours)
+	if err != nil {
+		return nil, startError(errors.Join(c.End(), err), "")
+	}
+	return mount, c.End()
+}
+
 func closeAll(files []*os.File) {
 	for _, f := range files {
 		_ = f.Close()

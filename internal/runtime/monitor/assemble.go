@@ -21,6 +21,7 @@ import (
 	"berth/internal/runtime/spec"
 	"berth/internal/runtime/userns"
 	"berth/internal/state"
+	"berth/internal/storage"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -55,7 +56,7 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 		in.UIDMaps, in.GIDMaps = maps.UID, maps.GID
 	}
 	stack := append([]string{upper}, layers...)
-	if c.Driver == state.DriverCopy {
+	if storage.Whole(c.Driver) {
 		stack = []string{s.Tree(c)}
 		if _, err := os.Stat(stack[0]); err != nil {
 			stack = layers // it is only to be explained
@@ -107,8 +108,11 @@ func Assemble(s state.Store, c *state.Container, h host.Facts, layers []string, 
 	if _, shares := in.Config.SharesNetwork(); shares && h.Rootless {
 		joinPaths(built.Spec, "/proc/PID/ns/user", "/proc/PID/ns/net") // whose, is seen at the start
 	}
-	if c.Driver == state.DriverCopy {
+	switch {
+	case storage.Whole(c.Driver):
 		out.Overlay, out.MakeWorkdir, out.Spec.Root.Path = nil, true, s.Tree(c)
+	case c.Driver == storage.Fuse:
+		out.Overlay, out.MakeWorkdir, out.Served = nil, true, true
 	}
 	return out, checkLimits(choice, out.Spec.Linux.Resources, h)
 }
@@ -120,6 +124,15 @@ func overlayOf(s state.Store, c *state.Container, h host.Facts, layers []string)
 		Lower: append(slices.Clone(layers), s.MountPoints()), Upper: upper, Work: work, UserXattr: h.InUserNS,
 		Volatile: c.Config.AutoRemove,
 	}
+}
+
+// ServeRoot has the root of a container served by a program, if its storage driver wants that (lifecycle.Input.Served); the mount is the caller's to
+// close.
+func ServeRoot(s state.Store, c *state.Container, layers []string) (*os.File, error) {
+	if c.Driver != storage.Fuse {
+		return nil, nil
+	}
+	return storage.Serve(storage.Place{Dir: s.FilesDir(c), Layers: layers, Points: s.MountPoints()}, s.Data, lifecycle.MountFuse)
 }
 
 // AssembleRoot decides how the files of a container that does not run are mounted, for lifecycle.OpenRoot. Unless it is to be written to, its writable
@@ -136,8 +149,10 @@ func AssembleRoot(s state.Store, c *state.Container, h host.Facts, layers []stri
 	}
 	in.Overlay.Volatile = false // a volatile layer is mounted once
 	switch {
-	case c.Driver == state.DriverCopy:
+	case storage.Whole(c.Driver):
 		in.Overlay = nil
+	case c.Driver == storage.Fuse:
+		in.Overlay, in.Served = nil, true
 	case !write:
 		in.Overlay.Lower = append([]string{in.Overlay.Upper}, in.Overlay.Lower...)
 		in.Overlay.Upper, in.Overlay.Work = "", ""

@@ -143,6 +143,7 @@ type prepared struct {
 	owner    *os.File // the user namespace of the container whose network namespace this one shares, without root
 	trees    []*os.File
 	given    map[int]*os.File
+	root     *os.File   // the mount of a container's root that a program serves
 	joined   []*os.File // namespaces of other containers, and shared memory
 }
 
@@ -186,7 +187,7 @@ func (p *prepared) close() {
 	if p.network != nil {
 		p.network.Close()
 	}
-	for _, f := range append(append(p.trees, p.joined...), p.owner) {
+	for _, f := range append(append(p.trees, p.joined...), p.owner, p.root) {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -274,6 +275,17 @@ func prepare(o Options, await bool) (p prepared, err error) {
 		return p, err
 	}
 	in.Given = p.given
+	if in.Served {
+		if p.scope != nil { // what serves is in it, then, as this process is
+			if _, err := p.scope.Wait(); err != nil {
+				return p, err
+			}
+		}
+		if p.root, err = ServeRoot(o.Store, c, layers); err != nil {
+			return p, err
+		}
+		in.Root = p.root
+	}
 	if err := p.net.reserve(o); err != nil {
 		return p, err
 	}

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -14,17 +15,18 @@ import (
 	"berth/internal/runtime/lifecycle"
 	"berth/internal/runtime/spec"
 	"berth/internal/state"
+	"berth/internal/storage"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
 // Further decides what a further process of a container is: cfg is the container's configuration with what was asked for in its place,
-// and p where it runs.
-func Further(c *state.Container, cfg container.Config, p state.Process, h host.Facts) (ExecRequest, error) {
+// and p where it runs. files are where the container's files lie on disk, the topmost first, for where it cannot be looked into.
+func Further(c *state.Container, cfg container.Config, p state.Process, h host.Facts, files func() ([]string, error)) (ExecRequest, error) {
 	in := spec.Input{ID: c.ID, Config: cfg, Host: h}
 	var err error
-	if in.User, err = lookupRunning(c, cfg, p); err != nil {
+	if in.User, err = lookupRunning(c, cfg, p, files); err != nil {
 		return ExecRequest{}, err
 	}
 	r := ExecRequest{Version: Version}
@@ -36,13 +38,20 @@ func Further(c *state.Container, cfg container.Config, p state.Process, h host.F
 }
 
 // lookupRunning finds a user by the files of a running container, which its processes may have made anything of.
-func lookupRunning(c *state.Container, cfg container.Config, p state.Process) (container.User, error) {
+func lookupRunning(c *state.Container, cfg container.Config, p state.Process, files func() ([]string, error)) (container.User, error) {
 	fd := p.Open()
 	if fd < 0 {
 		return container.User{}, errdef.New(errdef.Conflict, "container %s is not running", c.ID)
 	}
 	defer unix.Close(fd)
 	root, err := os.Open(fmt.Sprintf("/proc/%d/root", p.PID))
+	if errors.Is(err, unix.EACCES) && c.Driver == storage.Fuse { // it answers nobody outside of its user namespace
+		stack, err := files()
+		if err != nil {
+			return container.User{}, err
+		}
+		return LookupUser(stack, cfg)
+	}
 	if err != nil {
 		return container.User{}, errdef.New(errdef.Conflict, "cannot look into container %s: %w", c.Name, err)
 	}
@@ -55,6 +64,15 @@ func lookupRunning(c *state.Container, cfg container.Config, p state.Process) (c
 		return data
 	}
 	return container.LookupUser(cfg.User, cfg.Groups, read("etc/passwd"), read("etc/group"))
+}
+
+// files are where the container's files lie on disk.
+func (m *monitor) files() ([]string, error) {
+	layers, err := m.Layers()
+	if err != nil {
+		return nil, err
+	}
+	return storage.Of(m.c.Driver).Stack(storage.Place{Dir: m.Store.FilesDir(m.c), Layers: layers, Points: m.Store.MountPoints()}), nil
 }
 
 // further is a further process that runs. The container does not end, as far as others are told, before done is called.

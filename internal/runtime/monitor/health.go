@@ -108,7 +108,7 @@ func (m *monitor) look(command []string, p state.Process, over <-chan struct{}) 
 func (m *monitor) runCheck(command []string, p state.Process, timeout time.Duration, over <-chan struct{}) (status int, output string, _ error) {
 	cfg := m.c.Config
 	cfg.Entrypoint, cfg.Command, cfg.Init, cfg.TTY = nil, command, false, false
-	request, err := Further(m.c, cfg, p, m.Host())
+	request, err := Further(m.c, cfg, p, m.Host(), m.files)
 	if err != nil {
 		return 0, "", err
 	}

@@ -324,13 +324,14 @@ func overlay(in Input) Finding {
 	errno, tried := in.Tried(host.TrialOverlay)
 	switch {
 	case !in.Overlay:
-		f.OK, f.Found, f.Hint = false, "not in this kernel", "sudo modprobe overlay"
+		f.OK, f.Found, f.Hint = false, "not in this kernel", "sudo modprobe overlay; or do without it: --storage-driver vfs"
 	case !tried || errno == 0:
 	case errno == unix.EPERM && !in.Root() && !in.Kernel.AtLeast(5, 11):
 		f.OK, f.Found = false, "not in user namespaces before Linux 5.11, and this is "+in.Release
-		f.Hint = "install a kernel of 5.11 or later, or run berth as root"
+		f.Needed, f.For = false, "quick starts: containers' files are mounted by fuse-overlayfs where that is installed, or are copies of their images"
+		f.Hint = "install a kernel of 5.11 or later, or fuse-overlayfs"
 	case !in.Root():
-		f.OK, f.Found, f.Hint = false, "not in user namespaces: "+errno.Error(), "run berth as root"
+		f.OK, f.Found, f.Hint = false, "not in user namespaces: "+errno.Error(), "run berth as root; or do without it: --storage-driver vfs"
 	default:
 		f.OK, f.Found, f.Hint = false, "it cannot be mounted: "+errno.Error(), "see why: dmesg | tail"
 		if in.Container != "" {

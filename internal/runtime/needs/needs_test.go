@@ -176,7 +176,7 @@ func TestEachThingThatCanBeMissing(t *testing.T) {
 		},
 		"no overlay in user namespaces": {
 			[]func(*Input){user, func(in *Input) { in.Kernel, in.Release = host.Version{Major: 5, Minor: 10}, "5.10.0" }, fails(host.TrialOverlay, unix.EPERM)},
-			Overlay, "not in user namespaces before Linux 5.11", "5.11", true,
+			Overlay, "not in user namespaces before Linux 5.11", "fuse-overlayfs", false,
 			Failed{Call: "mount", Errno: unix.EPERM},
 		},
 		"no control groups": {

@@ -18,6 +18,8 @@ type Input struct {
 	Host host.Facts
 	// Overlay is the root file system; nil means the directory Spec.Root.Path.
 	Overlay *Overlay
+	// Served says that the root is a mount that the parent has, InRoot.
+	Served bool
 	// MountPoint is an existing directory of the host over which the root is mounted, in the container's own
 	// mount namespace, until it becomes "/".
 	MountPoint string
@@ -383,6 +385,8 @@ func (c *compiler) rootFS() {
 	place := c.get("place", "open the place of the root", callOpenat, atFDCWD, Str(c.in.MountPoint), flags(unix.O_PATH|unix.O_CLOEXEC, "O_PATH|O_CLOEXEC"))
 	o := c.in.Overlay
 	switch {
+	case c.in.Served:
+		c.root = Ref(c.inputSlot(InRoot))
 	case o == nil && c.in.Trees:
 		c.root = Ref(c.inputSlot(InTree(0)))
 	case o == nil:

@@ -45,6 +45,9 @@ func PreparedMounts(s *specs.Spec) ([]Prepared, error) {
 
 // givenInputs declares the mounts that the parent has made as inputs.
 func (c *compiler) givenInputs() {
+	if c.in.Served {
+		c.input(InRoot)
+	}
 	for i := range c.spec.Mounts {
 		if c.in.Given[i] {
 			c.sources[mountKey(i)] = c.input(InGiven(i))

@@ -87,6 +87,37 @@ func CompileRoot(in Input) (*Program, error) {
 // ShmPath is where a container's shared memory is mounted.
 const ShmPath = "/dev/shm"
 
+// InRoot is the name of the input for a root that is mounted already, and attached to nothing.
+const InRoot = "root"
+
+// InFuse is the name of the input for an open /dev/fuse.
+const InFuse = "fuse"
+
+// fuseFD is the number of that one where it is named in text.
+const fuseFD = firstLayerFD
+
+// CompileFuse compiles the program of a process that makes a mount of which the other end of /dev/fuse is the file system, and sends it to its
+// parent: without root that takes a mount namespace of the user namespace's own. The kernel judges by owner and mode, whoever asks.
+func CompileFuse(source string) *Program {
+	c := &compiler{sources: map[string]Ref{}}
+	c.p.CloneFlags, c.p.Waits = unix.CLONE_NEWNS, true
+	c.input(InReport)
+	socket, fuse := c.input(InTrees), c.input(InFuse)
+	c.reset()
+	c.do("give the device a number that is its name", callDup3, fuse, num(fuseFD), flags(unix.O_CLOEXEC, "O_CLOEXEC"))
+	mount := c.fsmount("root", "fuse", []setting{
+		{key: "source", value: source},
+		{key: "fd", value: fmt.Sprint(fuseFD)},
+		{key: "rootmode", value: "40000"},
+		{key: "user_id", value: "0"},
+		{key: "group_id", value: "0"},
+		{key: "allow_other"},
+		{key: "default_permissions"},
+	}, attr{})
+	c.add(Op{Special: SendFD, Call: callSendmsg, What: "send it to the parent", Args: []Arg{socket, mount}})
+	return &c.p
+}
+
 // InShm is the name of the input for the shared memory of another container.
 const InShm = "shm"
 
