@@ -1,7 +1,6 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -64,7 +63,7 @@ type copyKey struct {
 	Unpack             *bool
 	Contents           []dockerfile.File
 	Inputs             []input
-	list               func() ([]byte, error) // of all files
+	list               func() []byte // of all files
 }
 
 // input is something that is copied.
@@ -172,11 +171,7 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 	}
 	b.note(sum, r)
 	if k.Copy != nil && k.Copy.list != nil {
-		list, err := k.Copy.list()
-		if err == nil {
-			err = b.cache.SetFiles(sum, list)
-		}
-		if err != nil {
+		if err := b.cache.SetFiles(sum, k.Copy.list()); err != nil {
 			return r, false, err
 		}
 	}
@@ -633,6 +628,8 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		Dest: c.Dest, Chown: c.Chown, Chmod: c.Chmod, Add: c.Add, Parents: c.Parents, Link: c.Link, Unpack: c.Unpack, Contents: c.Contents,
 	}
 	digester := b.digester(c.From)
+	copied := &fileList{}
+	digester.Each = copied.add
 	for _, p := range pieces {
 		if p.get != nil {
 			k.Inputs = append(k.Inputs, input{p.as, p.digest})
@@ -653,7 +650,7 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		k.Inputs = append(k.Inputs, in)
 	}
-	k.list = func() ([]byte, error) { return listed(pieces, digester) }
+	k.list = copied.list
 	return k, func(ctx context.Context, w *cache.Work) (*engine.Copied, error) {
 		below := on
 		if c.Link {
@@ -683,27 +680,6 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		return nil, nil //nolint:nilnil // it is all in the upper directory
 	}, nil
-}
-
-// listed lists the files of pieces that are there.
-func listed(pieces []piece, d files.Digester) ([]byte, error) {
-	var list bytes.Buffer
-	d.Each = func(path string, mode uint32, sum []byte) { list.WriteString(listLine(path, mode, sum)) }
-	for _, p := range pieces {
-		if p.get != nil {
-			continue
-		}
-		item, err := p.find()
-		if err != nil {
-			return nil, err
-		}
-		_, err = d.Digest(item)
-		item.Close()
-		if err != nil {
-			return nil, err
-		}
-	}
-	return list.Bytes(), nil
 }
 
 func (b *builder) copyPiece(ctx context.Context, p piece, l *files.Layer, dest string, w *cache.Work, opt files.Options) error {
