@@ -384,14 +384,7 @@ func (s *session) exportCache(ctx context.Context, all []*builder, to CacheTarge
 }
 
 func (s *session) sourceOfBlob(d image.Descriptor) registry.Source {
-	return registry.Source{Open: func(offset int64) (io.ReadCloser, error) {
-		f, err := s.engine.Images.Content.Open(d.Digest)
-		if err != nil {
-			return nil, err
-		}
-		_, err = f.Seek(offset, io.SeekStart)
-		return f, err
-	}}
+	return registry.Source{Open: func(offset int64) (io.ReadCloser, error) { return s.engine.Images.Content.OpenAt(d.Digest, offset) }}
 }
 
 // writeLayout adds a manifest with its blobs to a directory that is an OCI layout, or is made one. Its index is written last.
@@ -404,7 +397,7 @@ func (s *session) writeLayout(to CacheTarget, blobs []image.Descriptor, top imag
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		from, err := s.engine.Images.Content.Open(d.Digest)
+		from, err := s.engine.Images.Content.OpenAt(d.Digest, 0)
 		if err != nil {
 			return err
 		}

@@ -178,20 +178,27 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 	return r, false, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
 }
 
-// link puts a layer that does not depend on what it lies on onto something else, if its blob is there.
+// link puts a layer that does not depend on what it lies on onto something else, if its blob is there or can be made.
 func (b *builder) link(ctx context.Context, r *cache.Record, parent image.Digest) (ok bool, err error) {
 	images := b.engine.Images
-	if !images.Content.Has(r.Layer.Digest) {
+	blob, err := images.Content.OpenAt(r.Layer.Digest, 0)
+	if errdef.Is(err, errdef.NotFound) {
 		return false, nil
 	}
-	blob, err := images.Content.Open(r.Layer.Digest)
 	if err != nil {
 		return false, err
 	}
 	defer blob.Close()
 	r.Parent = parent
-	_, err = unpack.Layer(ctx, images.Layers, parent, r.Layer.Digest, blob, b.unpackOptions())
-	return err == nil, err
+	chain, err := unpack.Layer(ctx, images.Layers, parent, r.Layer.Digest, blob, b.unpackOptions())
+	if err != nil || images.Content.Has(r.Layer.Digest) || images.Layers.Makes(chain) {
+		return err == nil, err
+	}
+	maker, err := images.Layers.Maker(r.Layer.Digest)
+	if err != nil || maker == "" {
+		return false, err
+	}
+	return true, images.Layers.GiveRecipe(maker, chain)
 }
 
 // unpackOptions are for whoever unpacks: root of the machine, or of a user namespace.

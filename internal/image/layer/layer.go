@@ -3,6 +3,7 @@
 //	HEX/tree/        the layer in overlayfs's form; HEX is the chain ID's
 //	HEX/layer.json   what it was made from (Info)
 //	HEX/opaque-root  an empty file: the layer hides everything below it
+//	HEX/recipe       how the blob is made again of the tree (Recipe): of layers of builds, whose blob is kept nowhere
 //	.tmp-HEX/        the same in the making, or being removed
 //	.lock-HEX        flock of whoever makes or removes HEX; gone when nobody does
 //
@@ -51,6 +52,7 @@ const (
 	treeName   = "tree"
 	infoName   = "layer.json"
 	opaqueName = "opaque-root"
+	recipeName = "recipe"
 	lockPrefix = ".lock-"
 )
 

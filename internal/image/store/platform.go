@@ -1,6 +1,8 @@
 package store
 
 import (
+	"slices"
+
 	"berth/internal/errdef"
 	"berth/internal/image"
 )
@@ -55,9 +57,11 @@ func (s *Store) variants(d image.Descriptor, depth int, all *[]Variant) error {
 		v.Present = true
 		v.Bytes = d.Size
 		for _, b := range append([]image.Descriptor{img.Manifest.Config}, img.Manifest.Layers...) {
-			if s.Content.Has(b.Digest) {
+			switch i := slices.Index(img.Config.RootFS.DiffIDs, b.Digest); {
+			case s.Content.Has(b.Digest):
 				v.Bytes += b.Size
-			} else {
+			case i >= 0 && s.Layers.Makes(img.Chain[i]): // whenever it is needed
+			default:
 				v.Present = false
 			}
 		}

@@ -224,17 +224,7 @@ func (p *push) blob(ctx context.Context, d image.Descriptor) error {
 		return nil
 	}
 	from := registry.Source{
-		Open: func(offset int64) (io.ReadCloser, error) {
-			f, err := p.opt.Content.Open(d.Digest)
-			if err != nil {
-				return nil, err
-			}
-			if _, err := f.Seek(offset, io.SeekStart); err != nil {
-				_ = f.Close()
-				return nil, err
-			}
-			return f, nil
-		},
+		Open: func(offset int64) (io.ReadCloser, error) { return p.opt.Content.OpenAt(d.Digest, offset) },
 		Sent: func(done int64) { report(Event{State: Pushing, Done: done}) },
 	}
 	if p.opt.Has != nil {

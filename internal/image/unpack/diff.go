@@ -17,6 +17,7 @@ import (
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/image/layer"
 	"berth/internal/image/merged"
 	"berth/internal/tree"
 )
@@ -26,6 +27,8 @@ type DiffOptions struct {
 	UserXattr bool      // overlayfs marks opaque directories by user.overlay.opaque
 	Latest    time.Time // later times of change become this one, for reproducible layers; zero is no limit
 	Size      *int64    // unless it is nil: the bytes of all regular files are added to it
+	// Recipe, unless it is nil, learns how the tar is made of the tree.
+	Recipe *layer.Recipe
 }
 
 // Diff writes the tar of a layer out of the upper directory of an overlay. The same tree gives the same bytes. A
@@ -33,7 +36,11 @@ type DiffOptions struct {
 // becomes shorter is an error.
 func Diff(ctx context.Context, upper *os.File, w io.Writer, opt DiffOptions) error {
 	out := bufio.NewWriterSize(w, diffBufferBytes)
-	d := &differ{ctx: ctx, opt: opt, tar: tar.NewWriter(out), links: map[inode]string{}, prefix: "trusted.overlay."}
+	to := io.Writer(out)
+	if opt.Recipe != nil {
+		to = io.MultiWriter(opt.Recipe, out)
+	}
+	d := &differ{ctx: ctx, opt: opt, tar: tar.NewWriter(to), links: map[inode]string{}, prefix: "trusted.overlay."}
 	if opt.UserXattr {
 		d.prefix = "user.overlay."
 	}
@@ -229,6 +236,9 @@ func (d *differ) file(in int, base string, h *tar.Header) error {
 	}
 	if err := d.tar.WriteHeader(h); err != nil {
 		return err
+	}
+	if d.opt.Recipe != nil {
+		d.opt.Recipe.File(h.Name, h.Size)
 	}
 	n, err := d.content(fd, h.Size)
 	switch {
