@@ -62,7 +62,7 @@ func (s *session) compressed(ctx context.Context, layers []image.Descriptor) ([]
 // pack makes the blob of a layer anew, packed in another way.
 func (s *session) pack(ctx context.Context, d image.Descriptor, how, mediaType string) (image.Descriptor, error) {
 	blobs := s.engine.Images.Content
-	from, err := blobs.Open(d.Digest)
+	from, err := blobs.OpenAt(d.Digest, 0)
 	if err != nil {
 		return d, err
 	}

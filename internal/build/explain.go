@@ -64,9 +64,7 @@ func (b *builder) missed(s *dockerfile.Stage, last string, k key) []string {
 	}
 	reasons := differences(before, now)
 	if now.Copy != nil && before.Copy != nil && k.Copy.list != nil {
-		if list, err := k.Copy.list(); err == nil {
-			reasons = append(reasons, changedFiles(b.cache.Files(last), list)...)
-		}
+		reasons = append(reasons, changedFiles(b.cache.Files(last), k.Copy.list())...)
 	}
 	if len(reasons) == 0 {
 		reasons = []string{"the files that it uses are different"}
@@ -165,12 +163,34 @@ func variables(before, now []string) (why []string) {
 	return why
 }
 
-// A list of files has a line for each: its mode, a digest of its content, and its path as strconv.Quote has it.
-func listLine(path string, mode uint32, sum []byte) string {
-	if len(sum) > 8 {
-		sum = sum[:8]
+// fileList is what a COPY copies. It is noted while the digest is taken, and written down only if somebody needs it.
+type fileList struct{ files []listedFile }
+
+type listedFile struct {
+	path string
+	mode uint32
+	sum  [8]byte // of its digest, the beginning
+	some uint8   // bytes of sum
+}
+
+func (l *fileList) add(path string, mode uint32, sum []byte) {
+	f := listedFile{path: path, mode: mode}
+	f.some = uint8(copy(f.sum[:], sum))
+	l.files = append(l.files, f)
+}
+
+// list has a line for each file: its mode, a digest of its content, and its path as strconv.Quote has it.
+func (l *fileList) list() []byte {
+	var out []byte
+	for _, f := range l.files {
+		out = strconv.AppendUint(out, uint64(f.mode), 8)
+		out = append(out, ' ')
+		out = hex.AppendEncode(out, f.sum[:f.some])
+		out = append(out, ' ')
+		out = strconv.AppendQuote(out, f.path)
+		out = append(out, '\n')
 	}
-	return fmt.Sprintf("%o %s %s\n", mode, hex.EncodeToString(sum), strconv.Quote(path))
+	return out
 }
 
 // changedFiles says which files of two lists are different.

@@ -384,14 +384,7 @@ func (s *session) exportCache(ctx context.Context, all []*builder, to CacheTarge
 }
 
 func (s *session) sourceOfBlob(ctx context.Context, d image.Descriptor) registry.Source {
-	return registry.Source{Open: func(offset int64) (io.ReadCloser, error) {
-		f, err := s.engine.Images.Blob(ctx, d)
-		if err != nil {
-			return nil, err
-		}
-		_, err = f.Seek(offset, io.SeekStart)
-		return f, err
-	}}
+	return registry.Source{Open: func(offset int64) (io.ReadCloser, error) { return s.engine.Images.Blob(ctx, d, offset) }}
 }
 
 // writeLayout adds a manifest with its blobs to a directory that is an OCI layout, or is made one. Its index is written last.
@@ -404,7 +397,7 @@ func (s *session) writeLayout(ctx context.Context, to CacheTarget, blobs []image
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		from, err := s.engine.Images.Blob(ctx, d)
+		from, err := s.engine.Images.Blob(ctx, d, 0)
 		if err != nil {
 			return err
 		}

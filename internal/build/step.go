@@ -1,7 +1,6 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -64,7 +63,7 @@ type copyKey struct {
 	Unpack             *bool
 	Contents           []dockerfile.File
 	Inputs             []input
-	list               func() ([]byte, error) // of all files
+	list               func() []byte // of all files
 }
 
 // input is something that is copied.
@@ -172,31 +171,34 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 	}
 	b.note(sum, r)
 	if k.Copy != nil && k.Copy.list != nil {
-		list, err := k.Copy.list()
-		if err == nil {
-			err = b.cache.SetFiles(sum, list)
-		}
-		if err != nil {
+		if err := b.cache.SetFiles(sum, k.Copy.list()); err != nil {
 			return r, false, err
 		}
 	}
 	return r, false, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
 }
 
-// link puts a layer that does not depend on what it lies on onto something else, if its blob is there.
+// link puts a layer that does not depend on what it lies on onto something else, if its blob is there or can be made.
 func (b *builder) link(ctx context.Context, r *cache.Record, parent image.Digest) (ok bool, err error) {
 	images := b.engine.Images
-	if !images.Content.Has(r.Layer.Digest) {
+	blob, err := images.Content.OpenAt(r.Layer.Digest, 0)
+	if errdef.Is(err, errdef.NotFound) {
 		return false, nil
 	}
-	blob, err := images.Content.Open(r.Layer.Digest)
 	if err != nil {
 		return false, err
 	}
 	defer blob.Close()
 	r.Parent = parent
-	_, err = unpack.Layer(ctx, images.Layers, parent, r.Layer.Digest, blob, b.unpackOptions())
-	return err == nil, err
+	chain, err := unpack.Layer(ctx, images.Layers, parent, r.Layer.Digest, blob, b.unpackOptions())
+	if err != nil || images.Content.Has(r.Layer.Digest) || images.Layers.Makes(chain) {
+		return err == nil, err
+	}
+	maker, err := images.Layers.Maker(r.Layer.Digest)
+	if err != nil || maker == "" {
+		return false, err
+	}
+	return true, images.Layers.GiveRecipe(maker, chain)
 }
 
 // unpackOptions are for whoever unpacks: root of the machine, or of a user namespace.
@@ -633,6 +635,8 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		Dest: c.Dest, Chown: c.Chown, Chmod: c.Chmod, Add: c.Add, Parents: c.Parents, Link: c.Link, Unpack: c.Unpack, Contents: c.Contents,
 	}
 	digester := b.digester(c.From)
+	copied := &fileList{}
+	digester.Each = copied.add
 	for _, p := range pieces {
 		if p.get != nil {
 			k.Inputs = append(k.Inputs, input{p.as, p.digest})
@@ -653,7 +657,7 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		k.Inputs = append(k.Inputs, in)
 	}
-	k.list = func() ([]byte, error) { return listed(pieces, digester) }
+	k.list = copied.list
 	return k, func(ctx context.Context, w *cache.Work) (*engine.Copied, error) {
 		below := on
 		if c.Link {
@@ -683,27 +687,6 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		return nil, nil //nolint:nilnil // it is all in the upper directory
 	}, nil
-}
-
-// listed lists the files of pieces that are there.
-func listed(pieces []piece, d files.Digester) ([]byte, error) {
-	var list bytes.Buffer
-	d.Each = func(path string, mode uint32, sum []byte) { list.WriteString(listLine(path, mode, sum)) }
-	for _, p := range pieces {
-		if p.get != nil {
-			continue
-		}
-		item, err := p.find()
-		if err != nil {
-			return nil, err
-		}
-		_, err = d.Digest(item)
-		item.Close()
-		if err != nil {
-			return nil, err
-		}
-	}
-	return list.Bytes(), nil
 }
 
 func (b *builder) copyPiece(ctx context.Context, p piece, l *files.Layer, dest string, w *cache.Work, opt files.Options) error {

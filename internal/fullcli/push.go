@@ -253,7 +253,7 @@ func letGo(p pulling, ref reference.Reference, pulled image.Digest) error {
 }
 
 // kept says which blobs a pull need not fetch; nil is those that are here.
-func kept(images *store.Store) func(chain, blob image.Digest) bool {
+func kept(images *store.Store) func(chain, diffID, blob image.Digest) bool {
 	if !images.DropBlobs {
 		return nil
 	}

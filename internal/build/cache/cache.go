@@ -76,7 +76,8 @@ func (s Store) Get(key string) (r Record, ok bool, err error) {
 
 // Here reports whether what a record leads to is there.
 func (r Record) Here(blobs *content.Store, layers *layer.Store) bool {
-	return layers.Has(r.Chain()) && blobs.Has(r.Layer.Digest)
+	chain := r.Chain()
+	return layers.Has(chain) && (layers.Makes(chain) || blobs.Has(r.Layer.Digest))
 }
 
 // Put writes the record of a key.

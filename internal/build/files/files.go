@@ -239,14 +239,27 @@ func (l *Layer) Write(name string, data []byte, mode uint32, dest string, opt Op
 
 // replace makes a new empty file in place of whatever is there in the layer itself.
 func replace(in *os.File, base string) (*os.File, error) {
-	if err := unix.Unlinkat(int(in.Fd()), base, 0); err != nil && err != unix.ENOENT {
-		return nil, &os.PathError{Op: "unlinkat", Path: base, Err: err}
-	}
-	fd, err := unix.Openat(int(in.Fd()), base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := create(int(in.Fd()), base)
 	if err != nil {
-		return nil, &os.PathError{Op: "openat", Path: base, Err: err}
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), base), nil
+}
+
+// create is replace for a descriptor. Seldom is there anything.
+func create(in int, base string) (int, error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(in, base, flags, 0o600)
+	if err == unix.EEXIST {
+		if err := unix.Unlinkat(in, base, 0); err != nil && err != unix.ENOENT {
+			return -1, &os.PathError{Op: "unlinkat", Path: base, Err: err}
+		}
+		fd, err = unix.Openat(in, base, flags, 0o600)
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "openat", Path: base, Err: err}
+	}
+	return fd, nil
 }
 
 type inode struct{ dev, ino uint64 }
@@ -256,6 +269,9 @@ type copier struct {
 	layer *Layer
 	opt   Options
 	links map[inode]string // files with several names: where the first one was copied to
+
+	unshared bool // files cannot share their content
+	buffer   []byte
 }
 
 // tree copies a directory's content into the directory found, which is made if need be. That one does not become what the source is: it
@@ -352,9 +368,9 @@ func (c *copier) describe(from int, to *os.File, dir bool) error {
 
 // other copies something that is no directory to the name base of the directory to.
 func (c *copier) other(from Item, to *os.File, base, at string) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(from.In, from.base(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "fstatat", Path: from.Name, Err: err}
+	st, err := from.Stat()
+	if err != nil {
+		return err
 	}
 	id := inode{st.Dev, st.Ino}
 	if first, ok := c.links[id]; ok && st.Nlink > 1 {
@@ -375,7 +391,7 @@ func (c *copier) other(from Item, to *os.File, base, at string) error {
 	owner := c.opt.owner(&st)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return c.regular(from, to, base)
+		return c.regular(from, int(to.Fd()), base)
 	case unix.S_IFLNK:
 		var b [unix.PathMax]byte
 		n, err := unix.Readlinkat(from.In, from.base(), b[:])
@@ -411,32 +427,49 @@ func (c *copier) other(from Item, to *os.File, base, at string) error {
 	if err := unix.Fchownat(int(to.Fd()), base, owner.UID, owner.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "fchownat", Path: at, Err: err}
 	}
-	err := unix.UtimesNanoAt(int(to.Fd()), base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+	err = unix.UtimesNanoAt(int(to.Fd()), base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 	return os.NewSyscallError("utimensat", err)
 }
 
-func (c *copier) regular(from Item, to *os.File, base string) error {
-	in, err := from.Open()
+// regular copies a file. There may be very many: nothing is asked twice, and no descriptor is offered to the runtime's poller.
+func (c *copier) regular(from Item, to int, base string) error {
+	in, err := from.open()
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	out, err := replace(to, base)
+	defer unix.Close(in)
+	out, err := create(to, base)
 	if err != nil {
 		return err
 	}
-	defer out.Close()
-	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil { // one file system, and it shares blocks
-		if err := disk.Copy(out, in); err != nil {
-			return err
-		}
+	defer unix.Close(out)
+	if err := c.bytes(out, in); err != nil {
+		return fmt.Errorf("cannot copy %s: %w", from.Name, err)
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(in.Fd()), &st); err != nil {
+	if err := unix.Fstat(in, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
 	if c.opt.Unchanged != nil && !c.opt.Unchanged(from.Name, &st) {
 		return errdef.Hint(errdef.New(errdef.Conflict, "%s changed while it was copied", from.Name), "build again")
 	}
-	return c.describe(int(in.Fd()), out, false)
+	owner, mode := c.opt.owner(&st), st.Mode&0o7777
+	if c.opt.Mode != nil {
+		mode = c.opt.Mode(mode, false)
+	}
+	return unpack.CopyFileMeta(in, &st, to, base, out, owner.UID, owner.GID, mode)
+}
+
+// bytes copies the content of a file: shared, where one file system can share it.
+func (c *copier) bytes(out, in int) error {
+	if !c.unshared {
+		if unix.IoctlFileClone(out, in) == nil {
+			return nil
+		}
+		c.unshared = true // nor will the next one be
+	}
+	if c.buffer == nil {
+		c.buffer = make([]byte, 128<<10)
+	}
+	return disk.CopyBytes(out, in, c.buffer)
 }

@@ -69,13 +69,33 @@ func (i Item) Place() (p string, ok bool) {
 	return path.Join(dir, i.base()), err == nil
 }
 
+// Stat is what something else than a directory is: as it was found, if it was in its directory.
+func (i Item) Stat() (unix.Stat_t, error) {
+	st := i.stat
+	if st.Ino != 0 {
+		return st, nil
+	}
+	if err := unix.Fstatat(i.In, i.base(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return st, &os.PathError{Op: "fstatat", Path: i.Name, Err: err}
+	}
+	return st, nil
+}
+
 // Open opens a regular file; never a FIFO that waits.
 func (i Item) Open() (*os.File, error) {
-	fd, err := unix.Openat(i.In, i.base(), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	fd, err := i.open()
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: i.Name, Err: err}
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), i.Name), nil
+}
+
+func (i Item) open() (int, error) {
+	fd, err := unix.Openat(i.In, i.base(), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: i.Name, Err: err}
+	}
+	return fd, nil
 }
 
 // Except leaves out of an item what keep does not keep, by paths relative to the item.
@@ -329,11 +349,9 @@ func field(h hash.Hash, b []byte) {
 }
 
 func (d Digester) other(h hash.Hash, i Item, at string) error {
-	st := i.stat
-	if st.Ino == 0 {
-		if err := unix.Fstatat(i.In, i.base(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return &os.PathError{Op: "fstatat", Path: i.Name, Err: err}
-		}
+	st, err := i.Stat()
+	if err != nil {
+		return err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:

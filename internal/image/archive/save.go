@@ -208,7 +208,7 @@ func (w *writer) blob(ctx context.Context, s *store.Store, d image.Descriptor) e
 	if err := ctx.Err(); err != nil {
 		return errdef.As(errdef.Cancelled, context.Cause(ctx))
 	}
-	f, err := s.Blob(ctx, d)
+	f, err := s.Blob(ctx, d, 0)
 	if err != nil {
 		return err
 	}

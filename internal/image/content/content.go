@@ -8,6 +8,8 @@
 //	ingest/.tmp-*       a blob whose digest is not known yet; likewise
 //	gc.lock             shared while blobs are added that nothing refers to yet, exclusive in a sweep
 //
+// A blob may be in none of these files and yet be given by OpenAt: one that is made of a layer's tree.
+//
 // Locks are taken in the order gc.lock, then at most one ingest. The package does not know what a blob
 // means, fetches nothing, and names no images.
 package content
@@ -32,13 +34,17 @@ import (
 )
 
 // Store is an OCI image layout.
-type Store struct{ dir string }
+type Store struct {
+	dir string
+	// Made gives the bytes of a blob that is not kept because it can be made (image/layer, Recipe); nil, if it cannot. They need not be verified.
+	Made func(image.Digest) (io.ReadCloser, error)
+}
 
 const layoutFile = "oci-layout"
 
 // Open opens the layout in dir and makes it if it is not there. A layout that exists is not written to.
 func Open(dir string) (*Store, error) {
-	s := &Store{dir}
+	s := &Store{dir: dir}
 	if err := unix.Access(filepath.Join(dir, layoutFile), unix.F_OK); err == nil {
 		return s, nil
 	}
@@ -97,6 +103,47 @@ func (s *Store) Open(d image.Digest) (*os.File, error) {
 	return f, err
 }
 
+// OpenAt gives the bytes of the blob d from an offset on, whether it is kept or made while it is read. What is made is verified: where its end
+// would be, there is an error if it is not d. A missing one is errdef.NotFound.
+func (s *Store) OpenAt(d image.Digest, offset int64) (io.ReadCloser, error) {
+	f, err := s.Open(d)
+	if err == nil {
+		if _, err := f.Seek(offset, io.SeekStart); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return f, nil
+	}
+	if !errdef.Is(err, errdef.NotFound) || s.Made == nil {
+		return nil, err
+	}
+	r, madeErr := s.Made(d)
+	if r == nil || madeErr != nil {
+		return nil, errors.Join(madeErr, err)
+	}
+	v := &madeBlob{r, image.NewDigester(d.Algorithm()), d}
+	if _, err := io.CopyN(io.Discard, v, offset); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return v, nil
+}
+
+// madeBlob verifies what is made.
+type madeBlob struct {
+	io.ReadCloser
+	digester *image.Digester
+	want     image.Digest
+}
+
+func (v *madeBlob) Read(p []byte) (int, error) {
+	n, err := v.ReadCloser.Read(p)
+	_, _ = v.digester.Write(p[:n])
+	if err == io.EOF && v.digester.Digest() != v.want {
+		return n, errdef.Hint(errdef.New(errdef.Corrupt, "the layer of blob %s has changed: its blob would be %s", v.want, v.digester.Digest()),
+			"build the image again with --no-cache")
+	}
+	return n, err
+}
+
 func missing(d image.Digest) error {
 	return errdef.New(errdef.NotFound, "blob %s is not in the image content", d)
 }
@@ -145,36 +192,36 @@ func (s *Store) Put(desc image.Descriptor, data []byte) error {
 
 // PutReader stores what r gives and says how it is found again.
 func (s *Store) PutReader(r io.Reader, mediaType string) (image.Descriptor, error) {
-	w, err := s.Write(r, mediaType)
+	w, err := s.write(r, mediaType)
 	if err != nil {
 		return image.Descriptor{}, err
 	}
 	if err := w.sync(); err != nil {
 		return image.Descriptor{}, errors.Join(err, w.Abort())
 	}
-	if err := w.Publish(); err != nil {
+	if err := w.publish(); err != nil {
 		return image.Descriptor{}, err
 	}
 	return w.Desc, s.SyncNames()
 }
 
-// Written is a blob whose bytes are all there and that has no name yet. It ends with Publish or Abort.
-type Written struct {
+// written is a blob whose bytes are all there and that has no name yet. It ends with publish or Abort.
+type written struct {
 	Desc  image.Descriptor
 	store *Store
 	path  string
 	lock  *disk.Lock // nil when the blob was here already, and after the end
 }
 
-// Write writes what r gives. Whoever makes it durable, with the syncfs of a layer, for example, gives it its name then.
-func (s *Store) Write(r io.Reader, mediaType string) (*Written, error) {
+// write writes what r gives.
+func (s *Store) write(r io.Reader, mediaType string) (*written, error) {
 	path := filepath.Join(s.dir, "ingest", disk.TemporaryName())
 	// The lock tells the sweep that somebody is at work here.
 	lock, err := disk.TakeLock(path)
 	if err != nil {
 		return nil, wrap("cannot store a blob", err)
 	}
-	w := &Written{store: s, path: path, lock: lock}
+	w := &written{store: s, path: path, lock: lock}
 	digester := image.NewDigester(image.SHA256)
 	if err := disk.Copy(lock.File(), io.TeeReader(r, digester)); err != nil {
 		return nil, errdef.As(kindOfWrite(err), errors.Join(wrap("cannot store a blob", err), w.Abort()))
@@ -187,7 +234,7 @@ func (s *Store) Write(r io.Reader, mediaType string) (*Written, error) {
 }
 
 // sync makes the bytes durable.
-func (w *Written) sync() error {
+func (w *written) sync() error {
 	if w.lock == nil {
 		return nil
 	}
@@ -197,9 +244,9 @@ func (w *Written) sync() error {
 	return nil
 }
 
-// Publish gives the blob, whose bytes are durable, its name. The name is durable after SyncNames. If we die before the rename the sweep finds
+// publish gives the blob, whose bytes are durable, its name. The name is durable after SyncNames. If we die before the rename the sweep finds
 // a leftover; after it the blob is whole.
-func (w *Written) Publish() error {
+func (w *written) publish() error {
 	if w.lock == nil {
 		return nil
 	}
@@ -211,8 +258,8 @@ func (w *Written) Publish() error {
 	return nil
 }
 
-// Abort ends the writing and leaves nothing. After Publish it does nothing.
-func (w *Written) Abort() error {
+// Abort ends the writing and leaves nothing. After publish it does nothing.
+func (w *written) Abort() error {
 	if w == nil || w.lock == nil {
 		return nil
 	}

@@ -331,7 +331,7 @@ func TestWrittenBlobHasNoNameBeforeItIsPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, publish := range []bool{false, true} {
-		w, err := s.Write(strings.NewReader("content"), "type/of.it")
+		w, err := s.write(strings.NewReader("content"), "type/of.it")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -339,7 +339,7 @@ func TestWrittenBlobHasNoNameBeforeItIsPublished(t *testing.T) {
 			t.Error("a blob has its name before it is durable")
 		}
 		if publish {
-			err = w.Publish()
+			err = w.publish()
 		}
 		if err := errors.Join(err, w.Abort()); err != nil || s.Has(w.Desc.Digest) != publish {
 			t.Errorf("published: %v, there: %v, %v", publish, s.Has(w.Desc.Digest), err)

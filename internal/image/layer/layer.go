@@ -4,6 +4,7 @@
 //	HEX/layer.json   what it was made from (Info)
 //	HEX/opaque-root  an empty file: the layer hides everything below it
 //	HEX/whole        with the storage driver btrfs: all that the chain makes together, of which containers are snapshots
+//	HEX/recipe       how the blob is made again of the tree (Recipe): of layers of builds, whose blob is kept nowhere
 //	.tmp-HEX/        the same in the making, or being removed
 //	.lock-HEX        flock of whoever makes or removes HEX; gone when nobody does
 //
@@ -53,6 +54,7 @@ const (
 	treeName   = "tree"
 	infoName   = "layer.json"
 	opaqueName = "opaque-root"
+	recipeName = "recipe"
 	lockPrefix = ".lock-"
 )
 

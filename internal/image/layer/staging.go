@@ -71,13 +71,17 @@ func (st *Staging) prepare() error {
 // Tree is the empty directory to fill.
 func (st *Staging) Tree() *os.File { return st.tree }
 
-// Adopt takes the directory dir, which is on the same file system and in overlayfs's form already, for the tree. It is gone from where it was.
-func (st *Staging) Adopt(dir string) error {
+// Adopt takes the directory dir, which is on the same file system and in overlayfs's form already, for the tree, and the file recipe for how its
+// blob is made. They are gone from where they were.
+func (st *Staging) Adopt(dir, recipe string) error {
 	tree := st.tree.Name()
 	if err := os.Remove(tree); err != nil {
 		return err
 	}
 	if err := os.Rename(dir, tree); err != nil {
+		return err
+	}
+	if err := os.Rename(recipe, filepath.Join(st.store.temporary(st.Chain), recipeName)); err != nil {
 		return err
 	}
 	f, err := os.Open(tree)
@@ -116,15 +120,14 @@ func (s *Store) Publish(layers ...Finished) error {
 	if len(layers) == 0 {
 		return nil
 	}
-	if err := s.PublishWith(nil, layers...); err != nil {
+	if err := s.PublishContents(layers...); err != nil {
 		return err
 	}
 	return s.SyncNames()
 }
 
-// PublishWith is Publish with something that is to be done when all is durable that has been written to the file system by then, and
-// before the layers have their names. These are durable after SyncNames.
-func (s *Store) PublishWith(synced func() error, layers ...Finished) error {
+// PublishContents is Publish with names that are durable only after SyncNames: a power cut before takes layers away as a whole.
+func (s *Store) PublishContents(layers ...Finished) error {
 	for _, l := range layers {
 		if err := l.describe(); err != nil {
 			return fmt.Errorf("cannot store layer %s: %w", l.Chain, err)
@@ -132,11 +135,6 @@ func (s *Store) PublishWith(synced func() error, layers ...Finished) error {
 	}
 	if err := disk.SyncFS(layers[0].tree); err != nil {
 		return fmt.Errorf("cannot make layers durable: %w", err)
-	}
-	if synced != nil {
-		if err := synced(); err != nil {
-			return err
-		}
 	}
 	for _, l := range layers {
 		if err := os.Rename(s.temporary(l.Chain), s.path(l.Chain)); err != nil {
@@ -187,6 +185,10 @@ func (s *Store) Again(ctx context.Context, chain image.Digest) (*Staging, error)
 	}
 	st := &Staging{Chain: chain, Parent: info.Parent, DiffID: info.DiffID, store: s, lock: lock}
 	if err := st.prepare(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot begin layer %s again: %w", chain, err), st.Abort())
+	}
+	// Its blob is made of the new tree as it was of the old one.
+	if err := os.Link(s.recipe(chain), filepath.Join(s.temporary(chain), recipeName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.Join(fmt.Errorf("cannot begin layer %s again: %w", chain, err), st.Abort())
 	}
 	return st, nil

@@ -1,6 +1,7 @@
 package store
 
 import (
+
 	"berth/internal/errdef"
 	"berth/internal/image"
 )
@@ -58,7 +59,7 @@ func (s *Store) variants(d image.Descriptor, depth int, all *[]Variant) error {
 			switch {
 			case s.Content.Has(b.Digest):
 				v.Bytes += b.Size
-			case i == 0 || !s.Layers.HasOrigin(img.Chain[i-1], b.Digest):
+			case i == 0 || !s.Kept(img.Chain[i-1], img.Config.RootFS.DiffIDs[i-1], b.Digest):
 				v.Present = false
 			}
 		}

@@ -78,7 +78,9 @@ func Open(dataRoot string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: filepath.Join(dataRoot, "images"), Content: blobs, Layers: layer.Open(filepath.Join(dataRoot, "layers"))}, nil
+	layers := layer.Open(filepath.Join(dataRoot, "layers"))
+	blobs.Made = layers.Blob
+	return &Store{dir: filepath.Join(dataRoot, "images"), Content: blobs, Layers: layers}, nil
 }
 
 // key is what a reference is kept under: with a digest the tag says nothing.

@@ -3,7 +3,7 @@ package store
 import (
 	"context"
 	"errors"
-	"os"
+	"io"
 	"slices"
 
 	"berth/internal/errdef"
@@ -11,9 +11,9 @@ import (
 	"berth/internal/image/layer"
 )
 
-// Kept reports whether the blob of an unpacked layer is here, or is not to be because it can be fetched again.
-func (s *Store) Kept(chain, blob image.Digest) bool {
-	return s.Content.Has(blob) || s.Layers.HasOrigin(chain, blob)
+// Kept reports whether the blob of an unpacked layer is here, or is not to be because it can be made of the layer, or fetched again.
+func (s *Store) Kept(chain, diffID, blob image.Digest) bool {
+	return s.Content.Has(blob) || blob == diffID && s.Layers.Makes(chain) || s.Layers.HasOrigin(chain, blob)
 }
 
 // Release says that the layers of an image have come from a repository, and, where blobs are not kept (DropBlobs), deletes those of its blobs that
@@ -50,11 +50,12 @@ func (s *Store) Release(ctx context.Context, m image.Manifest, chain []image.Dig
 	return errors.Join(append(errs, ctx.Err())...)
 }
 
-// Blob opens a blob. One that is not kept is fetched again from where it came; it then stays until the next sweep.
-func (s *Store) Blob(ctx context.Context, d image.Descriptor) (*os.File, error) {
-	f, err := s.Content.Open(d.Digest)
+// Blob gives the bytes of a blob from an offset on: as they are here, made of the layer (content.OpenAt), or fetched again from where they came; a blob
+// that was fetched stays until the next sweep.
+func (s *Store) Blob(ctx context.Context, d image.Descriptor, offset int64) (io.ReadCloser, error) {
+	r, err := s.Content.OpenAt(d.Digest, offset)
 	if s.Fetch == nil || !errdef.Is(err, errdef.NotFound) {
-		return f, err
+		return r, err
 	}
 	origins, listErr := s.Layers.Origins()
 	if listErr != nil || len(origins[d.Digest]) == 0 {
@@ -62,10 +63,10 @@ func (s *Store) Blob(ctx context.Context, d image.Descriptor) (*os.File, error) 
 	}
 	for _, repository := range slices.Backward(origins[d.Digest]) {
 		if err = s.Fetch(ctx, repository, d); err == nil {
-			f, err = s.Content.Open(d.Digest)
+			r, err = s.Content.OpenAt(d.Digest, offset)
 		}
 		if err == nil {
-			return f, nil
+			return r, nil
 		}
 		err = errdef.New(errdef.KindOf(err), "blob %s is not kept here, and cannot be fetched again from %s: %w", d.Digest, repository, err)
 	}

@@ -69,7 +69,7 @@ func (p *pull) plan(blobs []image.Descriptor, diffIDs []image.Digest) (fetches [
 		byLayer = append(byLayer, f)
 		switch {
 		case f.planned:
-		case p.opt.Layers.Has(chain) && p.opt.Kept(chain, blob.Digest):
+		case p.opt.Layers.Has(chain) && p.opt.Kept(chain, diffIDs[i], blob.Digest):
 			p.events.emit(Event{State: Exists, Layer: blob.Digest})
 		default:
 			f.planned = true

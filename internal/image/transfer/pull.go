@@ -55,7 +55,7 @@ type Options struct {
 	Names    Names
 
 	// Kept reports whether the blob of an unpacked layer need not be fetched, here or not; nil asks Content.
-	Kept func(chain, blob image.Digest) bool
+	Kept func(chain, diffID, blob image.Digest) bool
 	// Platform is what was asked for; nil means the host's, and an image that has no other will do.
 	Platform *image.Platform
 	// Parallel is how many layers are fetched at a time; 0 means DefaultParallel.
@@ -87,7 +87,7 @@ func Pull(ctx context.Context, ref reference.Reference, opt Options) (Result, er
 		opt.Parallel = DefaultParallel
 	}
 	if opt.Kept == nil {
-		opt.Kept = func(_, blob image.Digest) bool { return opt.Content.Has(blob) }
+		opt.Kept = func(_, _, blob image.Digest) bool { return opt.Content.Has(blob) }
 	}
 	p := &pull{opt: opt, ref: ref, events: &events{to: opt.Progress}}
 	p.opt.Registry = opt.Registry.Notify(p.events.notice)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,8 +19,8 @@ import (
 type PushOptions struct {
 	Registry *registry.Client
 	Content  *content.Store
-	// Open opens a blob, and may fetch it for that; nil opens those in Content.
-	Open func(ctx context.Context, d image.Descriptor) (*os.File, error)
+	// Open gives the bytes of a blob from an offset on, and may fetch it for that; nil gives those of Content.
+	Open func(ctx context.Context, d image.Descriptor, offset int64) (io.ReadCloser, error)
 	// Has tells in which repositories of a registry the blob may be found, besides the one that is pushed to; nil knows of none.
 	Has func(domain string, blob image.Digest) []string
 	// Parallel is how many blobs are sent at a time; 0 means DefaultParallelPush.
@@ -58,7 +57,9 @@ func Push(ctx context.Context, ref reference.Reference, target, chosen image.Des
 		opt.Parallel = DefaultParallelPush
 	}
 	if opt.Open == nil {
-		opt.Open = func(_ context.Context, d image.Descriptor) (*os.File, error) { return opt.Content.Open(d.Digest) }
+		opt.Open = func(_ context.Context, d image.Descriptor, offset int64) (io.ReadCloser, error) {
+			return opt.Content.OpenAt(d.Digest, offset)
+		}
 	}
 	p := &push{opt: opt, ref: ref, events: &events{to: opt.Progress}}
 	p.opt.Registry = opt.Registry.Notify(p.events.notice)
@@ -230,17 +231,7 @@ func (p *push) blob(ctx context.Context, d image.Descriptor) error {
 		return nil
 	}
 	from := registry.Source{
-		Open: func(offset int64) (io.ReadCloser, error) {
-			f, err := p.opt.Open(ctx, d)
-			if err != nil {
-				return nil, err
-			}
-			if _, err := f.Seek(offset, io.SeekStart); err != nil {
-				_ = f.Close()
-				return nil, err
-			}
-			return f, nil
-		},
+		Open: func(offset int64) (io.ReadCloser, error) { return p.opt.Open(ctx, d, offset) },
 		Sent: func(done int64) { report(Event{State: Pushing, Done: done}) },
 	}
 	if p.opt.Has != nil {

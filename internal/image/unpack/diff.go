@@ -2,6 +2,7 @@ package unpack
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
+	"berth/internal/image/layer"
 	"berth/internal/image/merged"
 	"berth/internal/tree"
 )
@@ -26,21 +28,34 @@ type DiffOptions struct {
 	UserXattr bool      // overlayfs marks opaque directories by user.overlay.opaque
 	Latest    time.Time // later times of change become this one, for reproducible layers; zero is no limit
 	Size      *int64    // unless it is nil: the bytes of all regular files are added to it
+	// Recipe, unless it is nil, learns how the tar is made of the tree.
+	Recipe *layer.Recipe
 }
 
 // Diff writes the tar of a layer out of the upper directory of an overlay. The same tree gives the same bytes. A
 // container may be changing the tree meanwhile: every file is opened without following links, and one that
 // becomes shorter is an error.
 func Diff(ctx context.Context, upper *os.File, w io.Writer, opt DiffOptions) error {
-	d := &differ{ctx: ctx, opt: opt, tar: tar.NewWriter(w), links: map[inode]string{}, prefix: "trusted.overlay."}
+	out := bufio.NewWriterSize(w, diffBufferBytes)
+	to := io.Writer(out)
+	if opt.Recipe != nil {
+		to = io.MultiWriter(opt.Recipe, out)
+	}
+	d := &differ{ctx: ctx, opt: opt, tar: tar.NewWriter(to), links: map[inode]string{}, prefix: "trusted.overlay."}
 	if opt.UserXattr {
 		d.prefix = "user.overlay."
 	}
 	if err := d.directory(int(upper.Fd()), ".", "", 0); err != nil {
 		return fmt.Errorf("cannot make a layer of %s: %w", upper.Name(), err)
 	}
-	return d.tar.Close()
+	if err := d.tar.Close(); err != nil {
+		return err
+	}
+	return out.Flush()
 }
+
+// diffBufferBytes is how much of a tar is written at once: it consists of many small pieces.
+const diffBufferBytes = 256 << 10
 
 // DiffCopy is Diff for a tree that is a copy of an image: changes, by their paths, say what is different there. owner says whose a file
 // is in the layer.
@@ -90,6 +105,8 @@ type differ struct {
 	prefix string           // of overlayfs's own attributes
 	whole  bool             // the tree is no layer: nothing in it stands for something else
 	owner  tree.Owner       // nil: as the tree has it
+
+	buffer, list, value []byte // of files and their attributes
 }
 
 // directory writes what is in the directory base of in; path is its name in the tar with a "/", or "".
@@ -209,8 +226,7 @@ func (d *differ) file(in int, base string, h *tar.Header) error {
 	if err != nil {
 		return &os.PathError{Op: "openat", Path: h.Name, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), h.Name)
-	defer f.Close()
+	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
@@ -225,7 +241,10 @@ func (d *differ) file(in int, base string, h *tar.Header) error {
 	if err := d.tar.WriteHeader(h); err != nil {
 		return err
 	}
-	n, err := io.Copy(d.tar, io.LimitReader(f, h.Size))
+	if d.opt.Recipe != nil {
+		d.opt.Recipe.File(h.Name, h.Size)
+	}
+	n, err := d.content(fd, h.Size)
 	switch {
 	case err == nil && n < h.Size && d.whole: // as tar(1) does
 		_, err = io.CopyN(d.tar, nothing{}, h.Size-n)
@@ -236,6 +255,30 @@ func (d *differ) file(in int, base string, h *tar.Header) error {
 		*d.opt.Size += n
 	}
 	return err
+}
+
+// content writes the next bytes of a file, or as many as there are. There may be very many files: no descriptor is offered to the runtime's
+// poller, and nothing is allocated for each.
+func (d *differ) content(fd int, size int64) (done int64, err error) {
+	if d.buffer == nil {
+		d.buffer = make([]byte, 256<<10)
+	}
+	for done < size {
+		n, err := unix.Read(fd, d.buffer[:min(int64(len(d.buffer)), size-done)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return done, os.NewSyscallError("read", err)
+		case n == 0:
+			return done, nil
+		}
+		if _, err := d.tar.Write(d.buffer[:n]); err != nil {
+			return done, err
+		}
+		done += int64(n)
+	}
+	return done, nil
 }
 
 func changing(path string) error {
@@ -267,15 +310,17 @@ func (d *differ) time(st *unix.Stat_t) time.Time {
 // xattrs adds the attributes that an image may carry. It says whether overlayfs calls the directory opaque, and
 // refuses what overlayfs keeps elsewhere.
 func (d *differ) xattrs(fd int, h *tar.Header) (opaque bool, err error) {
-	list := make([]byte, 64<<10) // XATTR_LIST_MAX
+	if d.list == nil {
+		d.list, d.value = make([]byte, 64<<10), make([]byte, 64<<10) // XATTR_LIST_MAX, XATTR_SIZE_MAX
+	}
+	list, value := d.list, d.value
 	n, err := unix.Flistxattr(fd, list)
-	if err == unix.ENOTSUP {
+	if err == unix.ENOTSUP || err == nil && n == 0 {
 		return false, nil
 	}
 	if err != nil {
 		return false, &os.PathError{Op: "flistxattr", Path: h.Name, Err: err}
 	}
-	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
 	for name := range strings.SplitSeq(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
 		own, overlays := strings.CutPrefix(name, d.prefix)
 		if !overlays && !tree.Carried(name) {

@@ -27,7 +27,9 @@ type Open = func(ctx context.Context, layer int) (io.ReadCloser, error)
 
 // FromBlobs opens layers that are in blobs.
 func FromBlobs(blobs *content.Store, m image.Manifest) Open {
-	return func(_ context.Context, layer int) (io.ReadCloser, error) { return blobs.Open(m.Layers[layer].Digest) }
+	return func(_ context.Context, layer int) (io.ReadCloser, error) {
+		return blobs.OpenAt(m.Layers[layer].Digest, 0)
+	}
 }
 
 // Image makes sure that all layers of an image are unpacked: several at once, all made durable together. open is called
