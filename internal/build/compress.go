@@ -61,8 +61,7 @@ func (s *session) compressed(ctx context.Context, layers []image.Descriptor) ([]
 
 // pack makes the blob of a layer anew, packed in another way.
 func (s *session) pack(ctx context.Context, d image.Descriptor, how, mediaType string) (image.Descriptor, error) {
-	blobs := s.engine.Images.Content
-	from, err := blobs.OpenAt(d.Digest, 0)
+	from, err := s.engine.Images.Blob(ctx, d, 0)
 	if err != nil {
 		return d, err
 	}
@@ -75,7 +74,7 @@ func (s *session) pack(ctx context.Context, d image.Descriptor, how, mediaType s
 	}
 	in, out := io.Pipe()
 	go func() { _ = out.CloseWithError(packTo(out, plain, how)) }()
-	packed, err := blobs.PutReader(in, mediaType)
+	packed, err := s.engine.Images.Content.PutReader(in, mediaType)
 	_ = in.CloseWithError(err)
 	return packed, err
 }
