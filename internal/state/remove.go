@@ -93,6 +93,7 @@ func (s Store) Sweep(removeTree func(dir string) error) error {
 			full := filepath.Join(s.Data, dir, e.Name())
 			switch {
 			case strings.HasPrefix(e.Name(), disk.TemporaryPrefix), dir == "containers" && !s.exists(e.Name()):
+				storage.Discard(storage.Btrfs, full)
 				errs = errors.Join(errs, removeTree(full))
 			case dir == "names":
 				if owner, err := os.ReadFile(full); err == nil && !s.owns(string(owner), e.Name()) {

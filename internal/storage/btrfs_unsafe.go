@@ -2,8 +2,10 @@ package storage
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"unsafe"
 
 	"berth/internal/disk"
@@ -21,6 +23,7 @@ const (
 	subvolCreate   = 0x5000940e // _IOW(0x94, 14, struct btrfs_ioctl_vol_args)
 	snapDestroy    = 0x5000940f // _IOW(0x94, 15, struct btrfs_ioctl_vol_args)
 	snapCreateV2   = 0x50009417 // _IOW(0x94, 23, struct btrfs_ioctl_vol_args_v2)
+	subvolSetFlags = 0x4008941a // _IOW(0x94, 26, __u64)
 	volumeNameMax  = 4087
 	volume2NameMax = 4039
 )
@@ -66,6 +69,40 @@ func removeSubvolume(path string) error {
 	var args volumeArgs
 	copy(args.name[:volumeNameMax], filepath.Base(path))
 	return volumeCall("BTRFS_IOC_SNAP_DESTROY", snapDestroy, filepath.Dir(path), unsafe.Pointer(&args))
+}
+
+// removeSubvolumesIn removes the subvolumes below a directory, as far as it may; those that it may not it makes writable.
+func removeSubvolumesIn(dir string) {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil || st.Type != unix.BTRFS_SUPER_MAGIC {
+		return
+	}
+	var found []string
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && path != dir && isSubvolume(path) {
+			found = append(found, path)
+			writable(path)
+		}
+		return nil
+	})
+	for _, path := range slices.Backward(found) { // those below before those above
+		_ = removeSubvolume(path)
+	}
+}
+
+// isSubvolume reports whether a directory is one: its number is BTRFS_FIRST_FREE_OBJECTID (linux/btrfs_tree.h).
+func isSubvolume(path string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && st.Ino == 256
+}
+
+// writable takes away what keeps a subvolume from being changed.
+func writable(path string) {
+	var flags uint64
+	if d, err := os.Open(path); err == nil {
+		_, _, _ = unix.Syscall(unix.SYS_IOCTL, d.Fd(), subvolSetFlags, uintptr(unsafe.Pointer(&flags)))
+		_ = d.Close()
+	}
 }
 
 // snapshot makes a subvolume that begins as another one is.

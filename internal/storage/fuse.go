@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -47,12 +48,13 @@ func Serve(p Place, data string, mount func(device *os.File, source string) (*os
 	if err != nil {
 		return nil, err
 	}
-	defer device.Close()
 	root, err := mount(device, Fuse)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, device.Close())
 	}
-	if err := startFuse(program, options, data, device); err != nil {
+	err = startFuse(program, options, data, device)
+	// The program is the only one that has it: when it ends, whoever waits for an answer is told.
+	if err = errors.Join(err, device.Close()); err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
 	// The first question waits until the program serves, or has failed to.
@@ -95,6 +97,9 @@ func startFuse(program, options, data string, device *os.File) error {
 		return err
 	}
 	defer null.Close()
+	if err := closeOnExec(); err != nil {
+		return err
+	}
 	n := null.Fd()
 	pid, err := syscall.ForkExec(program, []string{Fuse, "-f", "-o", options, "/dev/fd/3"},
 		&syscall.ProcAttr{Dir: data, Env: os.Environ(), Files: []uintptr{n, n, n, device.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true}})
@@ -109,4 +114,16 @@ func startFuse(program, options, data string, device *os.File) error {
 		}
 	}()
 	return nil
+}
+
+// closeOnExec has descriptors that this process was started with end with it: the program stays as long as the container, and must not hold what
+// somebody waits for the end of.
+func closeOnExec() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return err
 }

@@ -289,19 +289,23 @@ func (w whole) retake(p Place, stack []string) error {
 // Drop removes the tree.
 func (w whole) Drop(p Place) error { return errors.Join(remove(p.Tree()+newSuffix), remove(p.Tree())) }
 
-// remove removes a tree, quickly where it is a subvolume that we may remove so.
+// remove removes a tree, quickly where it is a subvolume that we may remove so. A container on a btrfs may have made subvolumes in it, and
+// read-only ones, which cannot be emptied.
 func remove(dir string) error {
 	if !exists(dir) || removeSubvolume(dir) == nil {
+		return nil
+	}
+	if removeSubvolumesIn(dir); removeSubvolume(dir) == nil {
 		return nil
 	}
 	return os.RemoveAll(dir)
 }
 
-// Discard removes the subvolumes in a container's directory that is about to be deleted, as far as that is a matter of one system call; all else
-// goes with the directory.
+// Discard removes what a whole driver has in a container's directory that is about to be deleted, as far as it can: what it leaves goes with the
+// directory, or is reported then.
 func Discard(name, dir string) {
-	if name == Btrfs {
-		_ = removeSubvolume(filepath.Join(dir, treeName))
+	if Whole(name) {
+		_ = remove(filepath.Join(dir, treeName))
 	}
 }
 
