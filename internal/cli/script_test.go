@@ -319,6 +319,12 @@ func condition(name string) (bool, error) {
 		return len(userns.Ours().UID) > 1, nil
 	case "projectquotas": // of an ext4 that is made here
 		return os.Geteuid() == 0 && projectQuotas() == nil, nil
+	case "loop": // files can be mounted
+		f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+		if err == nil {
+			err = f.Close()
+		}
+		return os.Geteuid() == 0 && err == nil, nil
 	case "ia32":
 		return exec.Command(os.Getenv("BERTH_ATTACKER"), "int80").Run() == nil, nil
 	case "cgroup2":
