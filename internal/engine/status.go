@@ -49,11 +49,26 @@ func (e *Engine) Status(c *state.Container) (state.Status, state.Record, error) 
 	}
 	if p, err := e.Containers.Process(c.ID); err == nil && r.Status != state.Restarting {
 		r.Status, r.StartedAt = state.Running, p.StartedAt
-		if e.frozen(p) {
+		if e.frozen(p) && !e.goesOn(c) {
 			r.Status = state.Paused
 		}
 	}
 	return r.Status, r, nil
+}
+
+// goesOn has a paused container go on that a command had held still, and reports whether it has: the command was killed.
+func (e *Engine) goesOn(c *state.Container) bool {
+	l := e.Containers.Abandoned(c.ID)
+	if l == nil {
+		return false
+	}
+	if err := e.freeze(c, false); err != nil {
+		l.Unlock()
+		return false
+	}
+	e.Containers.Note(c, "unpause")
+	_ = e.Containers.LetGo(c.ID, l) // what is left of it says nothing about a container that is not paused
+	return true
 }
 
 func (e *Engine) settle(c *state.Container) error {
