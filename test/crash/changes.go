@@ -41,8 +41,10 @@ func changeScenarios(dir string, asUser bool) []scenario {
 	volume := []string{"volume", "create", "--label", "a=b", "data"}
 	// A container has the volume made and fills it, so that its content is the payload.
 	filled := [][]string{
-		{"create", "--name", "filler", "--network", "none", "-v", "data:/v", "box", "true"}, {"start", "-a", "filler"},
-		{"cp", source, "filler:/v/" + fileName}, {"rm", "filler"},
+		{"create", "--name", "filler", "--network", "none", "-v", "data:/v", "box", "true"},
+		{"start", "-a", "filler"},
+		{"cp", source, "filler:/v/" + fileName},
+		{"rm", "filler"},
 	}
 	list := []scenario{
 		{"create", theCommand, nil, created, afterRun},
