@@ -571,6 +571,19 @@ func commands() []command {
 				}
 			},
 		},
+		{
+			name: "system import", inside: true, short: "Bring over the images and volumes of docker or podman, which keeps its own", example: "berth system import --from docker --dry-run", full: true,
+			flags: func() []flag {
+				return []flag{
+					{"all", "a", "", "Also bring images and volumes that have no name of their own", nil},
+					{"dry-run", "", "", "Say what would be brought over, and change nothing", nil},
+					{"filter", "", "filter", "What to bring (type=image|volume, reference=PATTERN of images, name=PATTERN of volumes)", nil},
+					{"force", "f", "", "Also bring volumes that running containers have mounted, as they are at that moment", nil},
+					{"from", "", "string", "The engine: docker or podman", nil},
+					{"root", "", "string", "The engine's directory, unless it is where that engine usually has it", nil},
+				}
+			},
+		},
 		{name: "system check", short: "Say what this host has and lacks for running containers", example: "berth system check", run: (*call).cmdCheck},
 		{name: "system apparmor-profile", short: "Print the AppArmor profile that lets this program make user namespaces", example: needs.AppArmorCommand, run: (*call).cmdAppArmorProfile},
 		{

@@ -325,6 +325,12 @@ func condition(name string) (bool, error) {
 	case "fuse": // a program may serve files for containers
 		_, err := storage.FuseProgram()
 		return err == nil, nil
+	case "loop": // files can be mounted
+		f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+		if err == nil {
+			err = f.Close()
+		}
+		return os.Geteuid() == 0 && err == nil, nil
 	case "ia32":
 		return exec.Command(os.Getenv("BERTH_ATTACKER"), "int80").Run() == nil, nil
 	case "cgroup2":

@@ -123,23 +123,23 @@ func HealthTimeout(check image.Healthcheck) time.Duration {
 	return orDefault(check.Timeout, healthTimeout)
 }
 
-// Interval is how long a container that was started then is left alone after a look, or after its start.
-func (h Health) Interval(check image.Healthcheck, started, now time.Time) time.Duration {
-	if h.Status == HealthStarting && now.Sub(started) < check.StartPeriod {
+// Interval is how long a container that has run for so long is left alone after a look, or after its start.
+func (h Health) Interval(check image.Healthcheck, ran time.Duration) time.Duration {
+	if h.Status == HealthStarting && ran < check.StartPeriod {
 		return orDefault(check.StartInterval, healthStartInterval)
 	}
 	return orDefault(check.Interval, healthInterval)
 }
 
-// After is the health of a container that was started then, after a look: within the start period nothing is held against one that was
-// never healthy.
-func (h Health) After(check image.Healthcheck, started time.Time, r HealthResult) Health {
+// After is the health of a container after a look, at which it had run for so long: within the start period nothing is held against one that
+// was never healthy.
+func (h Health) After(check image.Healthcheck, ran time.Duration, r HealthResult) Health {
 	h.Log = append(slices.Clone(h.Log), r)
 	h.Log = h.Log[max(0, len(h.Log)-healthLog):]
 	switch {
 	case r.ExitCode == 0:
 		h.Status, h.FailingStreak = HealthHealthy, 0
-	case h.Status == HealthStarting && r.Start.Sub(started) < check.StartPeriod:
+	case h.Status == HealthStarting && ran < check.StartPeriod:
 	default:
 		h.FailingStreak++
 		if h.FailingStreak >= orDefault(check.Retries, healthRetries) {

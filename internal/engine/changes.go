@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -72,7 +73,14 @@ func (e *Engine) Freeze(c *state.Container, pause bool) (thaw func() error, err 
 	case err != nil:
 		return nil, err
 	case status == state.Running && pause:
-		err := e.Pause(c, true)
+		held, err := e.Containers.HoldStill(c.ID)
+		if err != nil {
+			return nil, err
+		}
+		err = e.Pause(c, true)
+		if err != nil {
+			err = errors.Join(err, e.Containers.LetGo(c.ID, held))
+		}
 		if errdef.Is(err, errdef.Unsupported) { // without control groups: its files are read while it writes them
 			if e.Notice != nil {
 				e.Notice(err.Error())
@@ -82,7 +90,7 @@ func (e *Engine) Freeze(c *state.Container, pause bool) (thaw func() error, err 
 		if err != nil {
 			return nil, err
 		}
-		return func() error { return e.Pause(c, false) }, nil
+		return func() error { return errors.Join(e.Pause(c, false), e.Containers.LetGo(c.ID, held)) }, nil
 	case status == state.Running || status == state.Paused || status == state.Restarting:
 		return func() error { return nil }, nil
 	}

@@ -69,7 +69,7 @@ func (e *Engine) Exec(c *state.Container, o ExecOptions, stdio [3]*os.File) (*Ex
 	case err != nil:
 		err = errdef.New(errdef.Unavailable, "the monitor of container %s does not answer: %w", c.Name, err)
 	case kind == monitor.FrameFailed:
-		err = notStarted(failure(e.Settings, payload))
+		err = e.groupRemoved(c, notStarted(failure(e.Settings, payload)))
 	case kind != monitor.FrameStarted:
 		err = fmt.Errorf("the monitor of container %s said %q", c.Name, kind)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth/internal/errdef"
+	"berth/internal/state"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,9 +21,6 @@ type Process struct {
 	Command     string
 }
 
-// userHz is the unit of times in /proc/PID/stat: 100 a second, on every architecture that berth is for.
-const userHz = 100
-
 // ReadProcess reads what /proc says of a process.
 func ReadProcess(pid int) (Process, error) {
 	f := statFields(pid)
@@ -33,7 +31,7 @@ func ReadProcess(pid int) (Process, error) {
 		n, _ := strconv.ParseInt(s, 10, 64) // the kernel writes numbers
 		return n
 	}
-	ticks := func(s string) time.Duration { return time.Duration(number(s)) * time.Second / userHz }
+	ticks := func(s string) time.Duration { return time.Duration(number(s)) * time.Second / state.TicksPerSecond }
 	p := Process{Parent: int(number(f[1])), CPU: ticks(f[11]) + ticks(f[12]), Terminal: "?"}
 	var st unix.Stat_t
 	if err := unix.Stat(procFile(pid, ""), &st); err != nil {

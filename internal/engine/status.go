@@ -16,18 +16,18 @@ import (
 	"berth/internal/runtime/monitor"
 	"berth/internal/settings"
 	"berth/internal/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // Status says what a container is doing, having put right what killed processes of berth have left.
 func (e *Engine) Status(c *state.Container) (state.Status, state.Record, error) {
 	attendance, r, err := e.look(c.ID)
 	if err == nil && (unsettled(attendance, r) || attendance != state.Settled && e.Containers.Updating(c.ID)) {
-		l, err := e.lock(c.ID)
-		if err != nil {
-			return "", state.Record{}, err
+		err := e.settle(c)
+		if errors.Is(err, unix.EROFS) {
+			return e.unsettledStatus(c.ID, r, err)
 		}
-		err = e.settleLocked(c)
-		l.Unlock()
 		if err != nil {
 			return "", state.Record{}, err
 		}
@@ -49,10 +49,51 @@ func (e *Engine) Status(c *state.Container) (state.Status, state.Record, error) 
 	}
 	if p, err := e.Containers.Process(c.ID); err == nil && r.Status != state.Restarting {
 		r.Status, r.StartedAt = state.Running, p.StartedAt
-		if e.frozen(p) {
+		if e.frozen(p) && !e.goesOn(c) {
 			r.Status = state.Paused
 		}
 	}
+	return r.Status, r, nil
+}
+
+// goesOn has a paused container go on that a command had held still, and reports whether it has: the command was killed.
+func (e *Engine) goesOn(c *state.Container) bool {
+	l := e.Containers.Abandoned(c.ID)
+	if l == nil {
+		return false
+	}
+	if err := e.freeze(c, false); err != nil {
+		l.Unlock()
+		return false
+	}
+	e.Containers.Note(c, "unpause")
+	_ = e.Containers.LetGo(c.ID, l) // what is left of it says nothing about a container that is not paused
+	return true
+}
+
+func (e *Engine) settle(c *state.Container) error {
+	l, err := e.lock(c.ID)
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	return e.settleLocked(c)
+}
+
+// unsettledStatus is what can be said of a container that cannot be put right because its file system has become read-only, as a broken disk's
+// does: what is broken already is still shown, with all that is well.
+func (e *Engine) unsettledStatus(id string, r state.Record, cause error) (state.Status, state.Record, error) {
+	if p, err := e.Containers.Process(id); err == nil {
+		if pidfd := p.Open(); pidfd >= 0 {
+			_ = unix.Close(pidfd)
+			r.Status, r.StartedAt = state.Running, p.StartedAt
+			if e.frozen(p) {
+				r.Status = state.Paused
+			}
+			return r.Status, r, nil
+		}
+	}
+	r.Status, r.ExitCode, r.Error = state.Exited, 255, "it has ended, which cannot be written down: "+cause.Error()
 	return r.Status, r, nil
 }
 

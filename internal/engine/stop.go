@@ -213,7 +213,7 @@ func (e *Engine) Pause(c *state.Container, pause bool) error {
 		return errdef.New(errdef.Conflict, "container %s is not paused", c.ID)
 	}
 	if err := e.freeze(c, pause); err != nil {
-		return err
+		return e.groupRemoved(c, err)
 	}
 	action := "unpause"
 	if pause {

@@ -74,7 +74,7 @@ func (e *Engine) Update(ref *state.Container, o UpdateOptions) (err error) {
 		}
 	}
 	if err = errors.Join(err, e.Containers.EndUpdate(c.ID)); err != nil {
-		return cannot(err)
+		return cannot(e.groupRemoved(c, err))
 	}
 	return nil
 }
@@ -122,6 +122,20 @@ func (e *Engine) groupOf(c *state.Container) (*cgroup.Group, error) {
 		return nil, errdef.Hint(errdef.New(errdef.Unsupported, "it runs without a control group"), "`berth info` says why; start it again where there are some")
 	}
 	return cgroup.Open(e.Host(), p.Cgroup)
+}
+
+// groupRemoved says of a failure that a running container has no control group any more, if that is so: somebody else has moved its processes
+// elsewhere, and removed it. They go on, without limits.
+func (e *Engine) groupRemoved(c *state.Container, err error) error {
+	p, e2 := e.Containers.Process(c.ID)
+	if err == nil || e2 != nil || p.Cgroup == "" || !runs(p) {
+		return err
+	}
+	if g, e2 := cgroup.Open(e.Host(), p.Cgroup); e2 == nil && g.Exists() {
+		return err
+	}
+	return errdef.Hint(errdef.New(errdef.KindOf(err), "the control group of container %s is gone, and its limits with it: another program has removed it", c.Name),
+		"berth restart %s gives it another", c.Name)
 }
 
 // settleUpdate gives a container whose update was cut off the limits of its configuration. If the kernel refuses them, the next command

@@ -56,7 +56,7 @@ func (e *Engine) Members(c *state.Container) ([]int, error) {
 		return nil, err
 	}
 	g, err := cgroup.Open(e.Host(), p.Cgroup)
-	if err != nil {
+	if err != nil || !g.Exists() {
 		return membersByNamespace(p.PID), nil
 	}
 	return g.PIDs()
@@ -129,7 +129,7 @@ func sumOf(pids []int) (u cgroup.Usage) {
 	for _, pid := range pids {
 		f := statFields(pid)
 		for _, ticks := range f[11:15] { // utime, stime, cutime, cstime
-			u.CPU += time.Duration(number(ticks)) * time.Second / userHz
+			u.CPU += time.Duration(number(ticks)) * time.Second / state.TicksPerSecond
 		}
 		u.PIDs += number(f[17])
 		u.MemoryBytes += number(f[21]) * uint64(os.Getpagesize())

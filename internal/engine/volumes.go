@@ -78,12 +78,17 @@ func (e *Engine) CloneVolume(ctx context.Context, name, to string) error {
 			return err
 		}
 		defer from.Close()
-		opt := tree.Options{Owner: func(uid, gid uint32) (int, int, error) { return int(uid), int(gid), nil }, Notice: e.Notice}
-		if err := tree.CopyContents(ctx, from, dir, opt); err != nil {
-			return err
-		}
-		return tree.Meta{Owner: opt.Owner}.CopyOf(from, dir)
+		return e.CopyAsItIs(ctx, from, dir)
 	})
+}
+
+// CopyAsItIs copies what is in the directory from into the directory to, and what from itself has: owners, modes, times, attributes.
+func (e *Engine) CopyAsItIs(ctx context.Context, from, to *os.File) error {
+	opt := tree.Options{Owner: func(uid, gid uint32) (int, int, error) { return int(uid), int(gid), nil }, Notice: e.Notice}
+	if err := tree.CopyContents(ctx, from, to, opt); err != nil {
+		return err
+	}
+	return tree.Meta{Owner: opt.Owner}.CopyOf(from, to)
 }
 
 // FillVolume makes a volume that must not be there yet, whose directory fill fills.

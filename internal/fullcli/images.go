@@ -38,6 +38,7 @@ func Commands() map[string]func(cli.Call) error {
 		"search": search, "container cp": copyFiles, "container export": export, "container commit": commit,
 		"log-send": sendLog, "log-compress": compressLog, "log-names": logNames,
 		"volume export": exportVolume, "volume import": importVolume,
+		"system import":  importSystem,
 		"image build":    buildImage,
 		"context export": exportContext, "context import": importContext,
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"time"
 
 	"berth/internal/disk"
 
@@ -29,6 +30,19 @@ func StartTime(pid int) uint64 {
 	}
 	n, _ := strconv.ParseUint(string(fields[19]), 10, 64)
 	return n
+}
+
+// TicksPerSecond is the unit of times in /proc/PID/stat: 100 a second, on every architecture that berth is for.
+const TicksPerSecond = 100
+
+// Age is how long ago the container's first process started, whether it still runs or not. It is taken from the clock that runs since the
+// boot: StartedAt is what somebody's watch said then, and the host's may have been put forward or back since.
+func (p Process) Age() time.Duration {
+	var now unix.Timespec
+	if p.StartTime == 0 || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return time.Since(p.StartedAt)
+	}
+	return time.Duration(now.Nano()) - time.Duration(p.StartTime)*(time.Second/TicksPerSecond)
 }
 
 // Open returns a pidfd of the container's first process, or -1 if that is no more. The process is the container's for

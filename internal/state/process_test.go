@@ -78,3 +78,24 @@ func firstThreadIsZombie(pid int) bool {
 	}
 	return false
 }
+
+// A wall clock that somebody has put forward or back says nothing about how long a container has run.
+func TestAgeDoesNotDependOnTheWallClock(t *testing.T) {
+	p := Process{PID: os.Getpid(), StartTime: StartTime(os.Getpid())}
+	for _, jump := range []time.Duration{-1000 * time.Hour, 0, 1000 * time.Hour} {
+		p.StartedAt = time.Now().Add(jump)
+		if age := p.Age(); age < 0 || age > time.Hour {
+			t.Errorf("after a jump of %s it has run for %s", -jump, age)
+		}
+	}
+	before := p.Age()
+	time.Sleep(50 * time.Millisecond)
+	if ran := p.Age() - before; ran < 50*time.Millisecond || ran > 30*time.Second {
+		t.Errorf("in 50 ms it has run for %s", ran)
+	}
+	p.StartTime = 0 // it could not be read
+	p.StartedAt = time.Now().Add(-time.Hour)
+	if age := p.Age(); age < time.Hour {
+		t.Errorf("without a start time it has run for %s", age)
+	}
+}

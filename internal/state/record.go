@@ -84,6 +84,33 @@ func (s Store) SetProcess(id string, p Process) error {
 // updateFile says that the limits of a running container are being changed.
 func (s Store) updateFile(id string) string { return filepath.Join(s.RunDir(id), "update") }
 
+func (s Store) heldFile(id string) string { return filepath.Join(s.RunDir(id), "held") }
+
+// HoldStill says, before a running container is paused by a command that reads its files, that it is to go on when that command ends: as long
+// as it lives, it has the lock. It waits for another one.
+func (s Store) HoldStill(id string) (*disk.Lock, error) { return disk.TakeLock(s.heldFile(id)) }
+
+// LetGo takes back what HoldStill has said. The container goes on already.
+func (s Store) LetGo(id string, l *disk.Lock) error {
+	defer l.Unlock()
+	if err := os.Remove(s.heldFile(id)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil // the container has ended meanwhile
+}
+
+// Abandoned is the lock of a command that was killed while it held a container still; nil if there is none.
+func (s Store) Abandoned(id string) *disk.Lock {
+	if unix.Access(s.heldFile(id), unix.F_OK) != nil {
+		return nil
+	}
+	l, err := disk.TryLock(s.heldFile(id))
+	if err != nil {
+		return nil // it is at it
+	}
+	return l
+}
+
 // BeginUpdate says, until EndUpdate, that the limits of a running container may be others than its configuration says.
 func (s Store) BeginUpdate(id string) error {
 	return os.WriteFile(s.updateFile(id), nil, 0o600)

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
 
 	"berth/internal/disk"
 	"berth/internal/errdef"
@@ -45,6 +46,7 @@ type Options struct {
 // place of what is there, unless that is a directory: then the error is of the kind Conflict.
 func Copy(ctx context.Context, from *os.File, name string, to *os.File, as string, opt Options) error {
 	c := newCopier(ctx, to, opt)
+	c.alone = true
 	return c.entry(int(from.Fd()), name, int(to.Fd()), as, as, 0)
 }
 
@@ -69,6 +71,7 @@ type copier struct {
 	links map[inode]string // files with several names: where the first copy is, beneath base
 	buf   []byte
 	meta  Meta
+	alone bool // what is copied, if it is a file, is all that is copied: it is there as a whole, or not at all
 }
 
 // A Copier copies entries one by one, for who finds them himself. What has several names among them keeps them.
@@ -134,7 +137,7 @@ func (c *copier) entry(from int, name string, to int, as, where string, depth in
 	var err error
 	switch kind {
 	case unix.S_IFREG:
-		err = c.file(from, name, to, as)
+		err = c.file(from, name, to, as, c.alone && depth == 0)
 	case unix.S_IFLNK:
 		err = c.symlink(from, name, to, as, &st)
 	case unix.S_IFSOCK:
@@ -277,7 +280,9 @@ func Replace(to int, as string, make func(name string) error) error {
 	return nil
 }
 
-func (c *copier) file(from int, name string, to int, as string) error {
+// file copies a file. One that is to be whole gets its name when all is in it; among many, where the rest would be missing anyway, that is not
+// worth its time.
+func (c *copier) file(from int, name string, to int, as string, whole bool) error {
 	a, err := OpenEntry(from, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return err
@@ -295,24 +300,38 @@ func (c *copier) file(from int, name string, to int, as string) error {
 		if err == nil {
 			err = c.meta.Copy(int(a.Fd()), int(b.Fd()), &st)
 		}
-		return errors.Join(err, b.Close())
+		return err
 	}
-	err = Replace(to, as, func(name string) error {
+	place := func(name string) error {
 		b, err := OpenEntry(to, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 		if err != nil {
 			return err
 		}
-		if err := fill(b); err != nil {
+		if err := errors.Join(fill(b), b.Close()); err != nil {
 			return errors.Join(err, unix.Unlinkat(to, name, 0))
 		}
 		return nil
-	})
+	}
+	if whole {
+		if b, err := OpenEntry(to, ".", unix.O_WRONLY|unix.O_TMPFILE); err == nil { // not every file system has files without names
+			defer b.Close()
+			if err := fill(b); err != nil {
+				return err
+			}
+			place = func(name string) error {
+				// AT_EMPTY_PATH takes a capability that a user's root does not have (linkat(2)).
+				return os.NewSyscallError("linkat", unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(int(b.Fd())), to, name, unix.AT_SYMLINK_FOLLOW))
+			}
+		}
+	}
+	err = Replace(to, as, place)
 	if errors.Is(err, unix.EBUSY) { // a file is mounted there
 		b, openErr := openRegular(to, as)
 		if openErr != nil {
 			return err
 		}
-		err = fill(b)
+		_, seekErr := a.Seek(0, io.SeekStart)
+		err = errors.Join(seekErr, fill(b), b.Close())
 	}
 	if err == nil {
 		c.count(st.Size)

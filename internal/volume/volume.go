@@ -20,6 +20,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 
+	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,8 +62,12 @@ func CheckOptions(options map[string]string) error {
 		switch key {
 		case OptType, OptO, OptDevice:
 		case OptSize:
-			return errdef.Hint(errdef.New(errdef.Unsupported, "quota size requested but no quota support: berth sets no project quotas"),
-				"for a bounded volume in memory: --opt type=tmpfs --opt device=tmpfs --opt o=size=%s", options[key])
+			if _, err := sizeOf(options); err != nil {
+				return err
+			}
+			if options[OptType] != "" {
+				return errdef.New(errdef.Invalid, "the size of a volume with a type is for what it mounts: for a tmpfs, --opt o=size=%s", options[key])
+			}
 		default:
 			return errdef.New(errdef.Invalid, "invalid option: %q", key)
 		}
@@ -73,6 +78,41 @@ func CheckOptions(options map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// sizeOf is how many bytes a volume may hold; 0 means any number.
+func sizeOf(options map[string]string) (bytes int64, err error) {
+	text, ok := options[OptSize]
+	if !ok {
+		return 0, nil
+	}
+	if bytes, err = units.RAMInBytes(text); err != nil || bytes <= 0 {
+		return 0, errdef.New(errdef.Invalid, "invalid size of a volume: %q", text)
+	}
+	return bytes, nil
+}
+
+// limit bounds what the empty directory dir may hold, if the options say so.
+func limit(options map[string]string, dir string) error {
+	bytes, err := sizeOf(options)
+	if err != nil || bytes == 0 {
+		return err
+	}
+	if err := disk.LimitTrees(bytes, dir); err != nil {
+		err = errdef.New(errdef.Unsupported, "quota size requested but no quota support: %w", err)
+		return errdef.Hint(err, "it takes root, and a data root on an ext4 or xfs that is mounted with quotas of projects (prjquota); or bound a volume in memory: --opt type=tmpfs --opt device=tmpfs --opt o=size=%s", options[OptSize])
+	}
+	return nil
+}
+
+// deleteTree removes a volume that has no name any more, and its limit, if it has one of ours.
+func deleteTree(dir string, removeTree func(dir string) error) error {
+	var v Volume
+	var err error
+	if data, e := os.ReadFile(filepath.Join(dir, "volume.json")); e == nil && json.Unmarshal(data, &v) == nil && v.Options[OptSize] != "" {
+		err = disk.Unlimit(filepath.Join(dir, "_data"))
+	}
+	return errors.Join(err, removeTree(dir))
 }
 
 // Mounted reports whether the volume's content is elsewhere, and mounted by each container.
@@ -103,6 +143,9 @@ func (s Store) CreateFilled(v Volume, fill func(dir string) error) (created bool
 	}
 	defer func() {
 		if err != nil || !created {
+			if v.Options[OptSize] != "" {
+				err = errors.Join(err, disk.Unlimit(filepath.Join(tmp, "_data")))
+			}
 			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
@@ -112,6 +155,9 @@ func (s Store) CreateFilled(v Volume, fill func(dir string) error) (created bool
 	}
 	defer making.Unlock()
 	if err := os.Mkdir(filepath.Join(tmp, "_data"), 0o755); err != nil {
+		return false, err
+	}
+	if err := limit(v.Options, filepath.Join(tmp, "_data")); err != nil {
 		return false, err
 	}
 	if err := fill(filepath.Join(tmp, "_data")); err != nil {
@@ -208,7 +254,7 @@ func (s Store) Remove(name string, removeTree func(dir string) error) error {
 	if err := os.Rename(filepath.Join(s.Dir, name), gone); err != nil {
 		return err
 	}
-	return removeTree(gone)
+	return deleteTree(gone, removeTree)
 }
 
 // Sweep finishes removals that were cut off, and removes what was never finished.
@@ -230,7 +276,7 @@ func (s Store) Sweep(removeTree func(dir string) error) error {
 				continue // it takes somebody long to fill it
 			}
 			l.Unlock()
-			errs = errors.Join(errs, removeTree(filepath.Join(s.Dir, e.Name())))
+			errs = errors.Join(errs, deleteTree(filepath.Join(s.Dir, e.Name()), removeTree))
 		}
 	}
 	return errs

@@ -83,7 +83,7 @@ func (in *instance) renew() error {
 		return err
 	}
 	in.ids = map[string]bool{}
-	for _, args := range [][]string{{"run", "--rm", "box", "true"}, {"container", "prune", "-f"}, {"image", "prune", "-f"}} {
+	for _, args := range [][]string{{"run", "--rm", "box", "true"}, {"volume", "create", "data"}, {"volume", "rm", "data"}, {"container", "prune", "-f"}, {"image", "prune", "-f"}} {
 		if _, err := in.berth(args...); err != nil {
 			return err
 		}
@@ -235,6 +235,7 @@ func (in *instance) clean() (wrong []string) {
 	}
 	_, err = in.berth("container", "prune", "-f")
 	say(err)
+	say(in.sweepVolumes())
 	_, err = in.berth("network", "prune", "-f")
 	say(err)
 	_, err = in.berth("image", "prune", "-f")

@@ -84,8 +84,15 @@ func run(program, only string, parallel, kills int) error {
 		}
 		reference = r.Address + "/tiny:v1"
 	}
+	if err := writeSources(dir); err != nil {
+		return err
+	}
 	var list []job
-	for _, s := range append(jobs(false, scenarios(archive, reference)), jobs(true, userScenarios(user))...) {
+	rootless := userScenarios(user)
+	if user != nil {
+		rootless = append(rootless, changeScenarios(dir, true)...)
+	}
+	for _, s := range append(jobs(false, append(scenarios(archive, reference), changeScenarios(dir, false)...)), jobs(true, rootless)...) {
 		if strings.Contains(s.name, only) {
 			list = append(list, s)
 		}

@@ -192,9 +192,21 @@ func (s *Store) Put(desc image.Descriptor, data []byte) error {
 
 // PutReader stores what r gives and says how it is found again.
 func (s *Store) PutReader(r io.Reader, mediaType string) (image.Descriptor, error) {
+	return s.put(r, mediaType, "")
+}
+
+// PutExpected is PutReader for what is to have a digest; of anything else nothing is stored.
+func (s *Store) PutExpected(r io.Reader, mediaType string, want image.Digest) (image.Descriptor, error) {
+	return s.put(r, mediaType, want)
+}
+
+func (s *Store) put(r io.Reader, mediaType string, want image.Digest) (image.Descriptor, error) {
 	w, err := s.write(r, mediaType)
 	if err != nil {
 		return image.Descriptor{}, err
+	}
+	if want != "" && w.Desc.Digest != want {
+		return image.Descriptor{}, errors.Join(errdef.New(errdef.Corrupt, "its digest is %s, not %s", w.Desc.Digest, want), w.Abort())
 	}
 	if err := w.sync(); err != nil {
 		return image.Descriptor{}, errors.Join(err, w.Abort())

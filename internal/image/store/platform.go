@@ -1,7 +1,6 @@
 package store
 
 import (
-
 	"berth/internal/errdef"
 	"berth/internal/image"
 )

@@ -45,12 +45,12 @@ func (m *monitor) lookRepeatedly(command []string, over <-chan struct{}) {
 	if len(h.Log) == 0 {
 		m.noteHealth(process, h)
 	}
-	last := process.StartedAt
+	last := time.Now().Add(-process.Age())
 	if n := len(h.Log); n > 0 {
 		last = h.Log[n-1].End
 	}
 	for {
-		interval := h.Interval(check, process.StartedAt, time.Now())
+		interval := h.Interval(check, process.Age())
 		t := time.NewTimer(min(interval, time.Until(last.Add(interval)))) // the clock may have been put back
 		select {
 		case <-over:
@@ -63,11 +63,12 @@ func (m *monitor) lookRepeatedly(command []string, over <-chan struct{}) {
 			continue
 		}
 		m.renewal.hold(m)
+		ran := process.Age()
 		r, ended := m.look(command, process, over)
 		if !ended {
 			before := h.Status
 			last = r.End
-			h = h.After(check, process.StartedAt, r)
+			h = h.After(check, ran, r)
 			m.noteHealth(process, h)
 			if h.Status != before {
 				m.healthChanged(h.Status)

@@ -238,7 +238,7 @@ func (m *monitor) live(next life) error {
 			return err
 		}
 		m.tellAll(FrameEnded, exit)
-		if !startOver && !pause.wait(time.Since(record.StartedAt), m.halt) {
+		if !startOver && !pause.wait(m.process.Age(), m.halt) {
 			return halted()
 		}
 	}
@@ -419,7 +419,7 @@ func (m *monitor) noteEnd(exit Ended) {
 	if exit.OOMKilled && !m.oomNoted.Load() {
 		all = append(all, now.Event("oom"))
 	}
-	ran := time.Since(m.process.StartedAt)
+	ran := m.process.Age()
 	all = append(all, now.Event("die", "execDuration", strconv.Itoa(int(ran.Seconds())), "exitCode", strconv.Itoa(exit.ExitCode)))
 	m.Store.NoteAll(append(all, m.c.VolumeEvents("unmount")...)...)
 }
