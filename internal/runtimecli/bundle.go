@@ -32,8 +32,8 @@ type bundle struct {
 }
 
 // open reads a bundle.
-func (s Store) open(id, at, config string) (*bundle, error) {
-	dir, err := filepath.Abs(at)
+func (s Store) open(o Options, create bool) (*bundle, error) {
+	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (s Store) open(id, at, config string) (*bundle, error) {
 		return nil, errdef.New(errdef.NotFound, "cannot open the bundle: %w", err)
 	}
 	defer f.Close()
-	data, err := readConfig(f, config)
+	data, err := readConfig(f, o.Config)
 	if err != nil {
 		return nil, errdef.New(errdef.NotFound, "cannot read the bundle's config.json: %w", err)
 	}
@@ -51,6 +51,9 @@ func (s Store) open(id, at, config string) (*bundle, error) {
 	c, err := parseConfig(data)
 	if err != nil {
 		return nil, errdef.New(errdef.Invalid, "cannot read the bundle's config.json: %w", err)
+	}
+	if c.Process == nil && create {
+		c.Process = placeholder()
 	}
 	if c.Root == nil || c.Process == nil || c.Linux == nil {
 		return nil, errdef.New(errdef.Invalid, "the bundle's config.json needs root, process and linux")
@@ -64,11 +67,17 @@ func (s Store) open(id, at, config string) (*bundle, error) {
 			c.Mounts[i].Source = filepath.Join(dir, m.Source)
 		}
 	}
-	b := &bundle{dir: dir, config: data, in: lifecycle.Input{ID: id, Spec: c, Host: <-probed, MountPoint: c.Root.Path}}
+	b := &bundle{dir: dir, config: data, in: lifecycle.Input{ID: o.ID, Spec: c, Host: <-probed, MountPoint: c.Root.Path}}
 	if err := checkHooks(c.Hooks); err != nil {
 		return nil, err
 	}
 	return b, b.complete(s)
+}
+
+// placeholder is the process of a container that is created without one, which it needs only to be started (config.md, "Process"): it waits at
+// its gate until the container is deleted. What it would execute cannot be.
+func placeholder() *specs.Process {
+	return &specs.Process{Cwd: "/", Args: []string{"/"}}
 }
 
 // readConfig reads the config.json of a bundle, or the file that is named in its place, which may be anywhere.

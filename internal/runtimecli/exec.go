@@ -194,6 +194,9 @@ func process(c *specs.Spec, e ExecOptions) (*specs.Process, error) {
 	if e.Process != "" {
 		return readProcess(e.Process)
 	}
+	if c.Process == nil {
+		return nil, errdef.Hint(errdef.New(errdef.Invalid, "the container's config.json has no process that another could be like"), "--process names a file with the whole of it")
+	}
 	p := *c.Process
 	p.Terminal, p.Args, p.ConsoleSize = e.Terminal, e.Args, nil
 	p.Env = append(append([]string{}, p.Env...), e.Env...)

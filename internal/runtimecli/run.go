@@ -88,7 +88,7 @@ func exitStatus(ws unix.WaitStatus) int {
 // make makes a container; its process then waits at its gate, if only that was asked for, or has executed its program. On an error
 // nothing is left.
 func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
-	b, err := s.open(o.ID, o.Dir, o.Config)
+	b, err := s.open(o, create)
 	if err != nil {
 		return nil, err
 	}
@@ -382,6 +382,9 @@ func (s Store) Start(id, notifySocket string) error {
 	c, err := s.config(id)
 	if err != nil {
 		return err
+	}
+	if c.Process == nil {
+		return errdef.New(errdef.Invalid, "cannot start the container: its config.json has no process")
 	}
 	ready, err := h.listenReadiness(notifySocket)
 	if err != nil {

@@ -22,6 +22,8 @@ func check(s *specs.Spec) error {
 		return fmt.Errorf("the spec has no linux part")
 	case !strings.HasPrefix(s.Process.Cwd, "/"):
 		return fmt.Errorf("the working directory %q is not an absolute path", s.Process.Cwd)
+	case s.Linux.RootfsPropagation != "" && propagationOf(s.Linux.RootfsPropagation) == 0:
+		return fmt.Errorf("linux.rootfsPropagation is %q: there are shared, slave, private and unbindable, each with an r before it, too", s.Linux.RootfsPropagation)
 	}
 	if err := checkRDT(s.Linux.IntelRdt); err != nil {
 		return err

@@ -78,6 +78,10 @@ func TestSpecsThatCannotBeCarriedOutAreRefused(t *testing.T) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {Secs: 1}}
 		}, `no clock "realtime"`},
+		{"A propagation that there is not", func(s *specs.Spec) { s.Linux.RootfsPropagation = "strange" }, `rootfsPropagation is "strange"`},
+		{"A class of RDT that leads elsewhere", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: ".."} }, `closID ".."`},
+		{"A line of RDT that is none", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{Schemata: []string{"L3"}} }, `the line "L3"`},
+		{"A bandwidth that is a cache", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{MemBwSchema: "L3:0=f"} }, "not of MB"},
 		{"A scheduling policy that there is not", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_FAIR"} }, `policy "SCHED_FAIR"`},
 		{"A nice value out of range", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 20} }, "nice value 20"},
 		{"A deadline of another policy", func(s *specs.Spec) {
