@@ -35,7 +35,7 @@ func run() int {
 		}
 		return 0
 	}
-	return cli.Main(cli.RuntimeArgs(os.Args[0], os.Args[1:]), cli.Programs{Path: program.Path})
+	return cli.MainAs(os.Args[0], os.Args[1:], cli.Programs{Path: program.Path})
 }
 
 // probe is the process that tries what this host allows.

@@ -80,6 +80,7 @@ type call struct {
 	openedEngine *engine.Engine
 	argv         []string
 	saidLogout   bool
+	runtimeName  string // of the runtime as which the program was called, or empty
 	client       clientOptions
 	given        map[string]string // settings given as flags, by key
 	configFile   *dockerconfig.File
@@ -125,12 +126,18 @@ type exitError int
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // Main runs the command line args, without the program's name, and returns the exit status.
-func Main(args []string, programs Programs) int {
+func Main(args []string, programs Programs) int { return MainAs("berth", args, programs) }
+
+// MainAs is Main for a program that was called by a name: by another runtime's it is that one.
+func MainAs(name string, args []string, programs Programs) int {
 	c := &call{out: os.Stdout, err: os.Stderr, in: os.Stdin, programs: programs, argv: args}
+	if name, is := runtimeName(name); is {
+		c.runtimeName, c.argv = name, append([]string{"runtime"}, args...)
+	}
 	// The trees of containers and layers have the modes that images say, whatever the caller's mask hides of his own files.
 	c.umask = os.FileMode(unix.Umask(0o022))
 	host.FindHome()
-	err := c.main(args)
+	err := c.main(c.argv)
 	return c.report(err)
 }
 
@@ -164,10 +171,11 @@ func (c *call) report(err error) int {
 		fmt.Fprintf(c.err, "hint: %s\n", visible(hint))
 	}
 	if c.command != nil && c.command.status != 0 {
-		switch errdef.KindOf(err) {
-		case errdef.NoCommand:
+		switch kind := errdef.KindOf(err); {
+		case c.command.runtime(): // its own failures have one status, which no process of a container has
+		case kind == errdef.NoCommand:
 			return 127
-		case errdef.NotExecutable:
+		case kind == errdef.NotExecutable:
 			return 126
 		}
 		return c.command.status
@@ -217,7 +225,7 @@ func (c *call) usage(format string, args ...any) error {
 func (c *call) misused(status int, format string, args ...any) error {
 	name, help := "berth", ""
 	if c.command != nil {
-		name = "berth " + c.command.display()
+		name = c.called(c.command)
 		help = "Usage:  " + name + " " + c.command.usageArgs() + "\n\n"
 	}
 	return &usageError{fmt.Sprintf(format, args...), help + "Run '" + name + " --help' for more information\n", status}
@@ -262,8 +270,14 @@ func (c *call) main(args []string) error {
 			return err
 		}
 		if len(more) == 1 && more[0] == "version" {
-			runtimeVersion(c.out)
+			c.runtimeVersion()
 			return nil
+		}
+		if len(more) == 0 || more[0] == "help" || more[0] == "h" {
+			return c.runtimeHelp(more[min(1, len(more)):])
+		}
+		if _, known := runtimeCommand(more[0]); !known && c.runtimeName != "" {
+			return &usageError{fmt.Sprintf("No help topic for '%s'", visible(more[0])), "", noTopic}
 		}
 		rest = append([]string{"runtime"}, more...)
 	}
@@ -285,7 +299,7 @@ func (c *call) main(args []string) error {
 	given, err := c.parse(cmd, rest)
 	if err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
-			return printCommand(c.out, cmd)
+			return c.printCommand(cmd)
 		}
 		return err
 	}
@@ -304,7 +318,7 @@ func (c *call) main(args []string) error {
 		}
 	}
 	if len(c.args) < cmd.least || cmd.most >= 0 && len(c.args) > cmd.most {
-		return c.misused(1, "'berth %s' %s", cmd.display(), expected(cmd))
+		return c.misused(1, "%s", c.badCount(cmd))
 	}
 	c.debug("data root %s (%s), run root %s (%s)", c.settings.DataRoot, c.sources["data-root"], c.settings.RunRoot, c.sources["run-root"])
 	if c.options.format == "" && !c.options.quiet {
@@ -325,7 +339,11 @@ func (c *call) again(execute func() error) error {
 
 // debug says more about what is done, when --debug asks for it.
 func (c *call) debug(format string, args ...any) {
-	if c.settings.Debug {
+	switch {
+	case !c.settings.Debug:
+	case c.command.runtime():
+		c.logRuntime("debug", fmt.Sprintf(format, args...))
+	default:
 		fmt.Fprintf(c.err, "debug: %s\n", visible(fmt.Sprintf(format, args...)))
 	}
 }

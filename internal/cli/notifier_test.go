@@ -18,7 +18,7 @@ const (
 )
 
 // notifier is the script command `notifier SOCKET FILE`: somebody who listens at the socket for the filters of containers, writes what is
-// said of them to the file, and answers every system call that he is asked about with EOPNOTSUPP.
+// said of them to the file, and answers every system call that he is asked about with EOPNOTSUPP. A process whose pidfd comes he kills.
 func notifier(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: notifier SOCKET FILE")
@@ -42,6 +42,13 @@ func notifier(ts *testscript.TestScript, neg bool, args []string) {
 			fds, err := rights(control[:m])
 			if err == nil {
 				_ = os.WriteFile(file, message[:n], 0o644)
+			}
+			switch {
+			case err != nil:
+			case string(message[:n]) == "pidfd":
+				_ = unix.PidfdSendSignal(fds, unix.SIGKILL, nil, 0)
+				_ = unix.Close(fds)
+			default:
 				go answer(fds)
 			}
 		}

@@ -7,11 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"berth/internal/container"
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/runtimecli"
@@ -24,42 +26,62 @@ type runtimeOptions struct {
 	root, log, logFormat string
 	rootless             string
 	systemdCgroup        bool
+	noCgroup             bool
 	runtimecli.Options
 	exec      runtimecli.ExecOptions
 	stats     bool
 	interval  time.Duration
 	resources string         // the file that names new limits
 	limits    map[string]any // or they themselves, as in config.json
-	quiet     bool
-	format    string
+	// kernelMemory says that a limit was given that is none any more.
+	kernelMemory bool
+	quiet        bool
+	format       string
 }
 
 // runtimeNames are the names of other runtimes under which this program is one: a link of that name takes their place.
 var runtimeNames = []string{"berth-runtime", "runc", "crun"}
 
-// RuntimeArgs are the arguments for Main of a program that was called by that name.
-func RuntimeArgs(name string, args []string) []string {
-	if slices.Contains(runtimeNames, filepath.Base(name)) {
-		return append([]string{"runtime"}, args...)
-	}
-	return args
+// runtimeName is the runtime that a program is that was called by a name, if it is one.
+func runtimeName(called string) (string, bool) {
+	name := filepath.Base(called)
+	return name, slices.Contains(runtimeNames, name)
 }
+
+// runtime reports whether the command is one of `berth runtime`.
+func (c *command) runtime() bool { return c != nil && strings.HasPrefix(c.name, "runtime ") }
 
 // runtimeGlobals are the flags before the command.
 var runtimeGlobals = []flag{
 	{"root", "", "string", "Directory of the states of containers; it should die with the boot", text(func(o *options) *string { return &o.runtime.root })},
-	{"log", "", "string", "File to which errors are appended, too", text(func(o *options) *string { return &o.runtime.log })},
+	{"log", "", "string", "File to which errors are appended, too", set(func(o *options, v string) error {
+		o.runtime.log = strings.TrimPrefix(v, "file:") // crun's form
+		if kind, _, _ := strings.Cut(v, ":"); kind == "syslog" || kind == "journald" || kind == "invalid" {
+			return errdef.New(errdef.Unsupported, "the log can only be a file: not %q", v)
+		}
+		return nil
+	})},
 	{"log-format", "", "string", "Format of the log (text|json)", choice(func(o *options) *string { return &o.runtime.logFormat }, "log format", "text", "json")},
+	{"cgroup-manager", "", "string", "Who makes control groups, in crun's words (cgroupfs|systemd|disabled)", set(func(o *options, v string) error {
+		o.runtime.systemdCgroup, o.runtime.noCgroup = v == "systemd", v == "disabled"
+		if v != "systemd" && v != "disabled" && v != "cgroupfs" {
+			return errdef.New(errdef.Invalid, "it is cgroupfs, systemd or disabled")
+		}
+		return nil
+	})},
 	{"systemd-cgroup", "", "", "Have systemd make control groups; cgroupsPath is then SLICE:PREFIX:NAME", boolean(func(o *options) *bool { return &o.runtime.systemdCgroup })},
 	{"rootless", "", "string", "Go without a control group where none may be made (true|false|auto)", choice(func(o *options) *string { return &o.runtime.rootless }, "value", "true", "false", "auto")},
 	{"debug", "", "", "Say more about what is done, and about errors", nil},
 }
 
 func runtimeCommands() []command {
+	pidfdSocket := flag{"pidfd-socket", "", "string", "Path to a socket that takes a file descriptor of the process", text(func(o *options) *string { return &o.runtime.PidfdSocket })}
 	make := func() []flag {
 		return []flag{
 			{"bundle", "b", "string", "Path to the root of the bundle directory", text(func(o *options) *string { return &o.runtime.Dir })},
+			{"config", "f", "string", "Path of the configuration, in place of the bundle's config.json", text(func(o *options) *string { return &o.runtime.Config })},
 			{"console-socket", "", "string", "Path to a socket that takes the first side of the terminal", text(func(o *options) *string { return &o.runtime.ConsoleSocket })},
+			pidfdSocket,
 			{"no-new-keyring", "", "", "Keep the caller's session keyring", boolean(func(o *options) *bool { return &o.runtime.NoKeyring })},
 			refusedFlag("no-pivot", "", "Do not use pivot_root", "a container that has not changed its root could leave it", "false"),
 			{"pid-file", "", "string", "File to write the process id to", text(func(o *options) *string { return &o.runtime.PidFile })},
@@ -83,7 +105,7 @@ func runtimeCommands() []command {
 			},
 		},
 		{
-			name: "runtime exec", starts: true, args: "CONTAINER [COMMAND] [ARG...]", short: "Start a further process in a container", example: "berth runtime exec id ps", least: 1, most: -1, stop: true, status: 1, run: (*call).cmdRuntimeExec,
+			name: "runtime exec", starts: true, args: "CONTAINER [COMMAND] [ARG...]", short: "Start a further process in a container", example: "berth runtime exec id ps", least: 1, most: -1, stop: true, status: execFailed, run: (*call).cmdRuntimeExec,
 			flags: func() []flag {
 				return []flag{
 					{"additional-gids", "g", "list", "Further groups", set(func(o *options, v string) error {
@@ -93,7 +115,7 @@ func runtimeCommands() []command {
 					})},
 					{"apparmor", "", "string", "AppArmor profile of the process", text(func(o *options) *string { return &o.runtime.exec.AppArmor })},
 					{"cap", "c", "list", "Further capabilities", list(func(o *options) *[]string { return &o.runtime.exec.Capabilities })},
-					{"cgroup", "", "string", "Control group below the container's", text(func(o *options) *string { return &o.runtime.exec.Cgroup })},
+					{"cgroup", "", "list", "Control group below the container's: [CONTROLLER[,CONTROLLER]:]PATH", list(func(o *options) *[]string { return &o.runtime.exec.Cgroups })},
 					{"console-socket", "", "string", "Path to a socket that takes the first side of the terminal", text(func(o *options) *string { return &o.runtime.ConsoleSocket })},
 					{"cwd", "", "string", "Working directory", text(func(o *options) *string { return &o.runtime.exec.Cwd })},
 					detach,
@@ -105,6 +127,7 @@ func runtimeCommands() []command {
 						o.runtime.PreserveFDs, err = strconv.Atoi(v)
 						return err
 					})},
+					pidfdSocket,
 					{"process", "p", "string", "File with the whole process, as in config.json", text(func(o *options) *string { return &o.runtime.exec.Process })},
 					{"process-label", "", "string", "SELinux label of the process", text(func(o *options) *string { return &o.runtime.exec.Label })},
 					{"tty", "t", "", "Give it a terminal", boolean(func(o *options) *bool { return &o.runtime.exec.Terminal })},
@@ -158,6 +181,8 @@ func runtimeLimits() []flag {
 	flags := []flag{{"resources", "r", "string", "File with the new limits, as in config.json, or -", text(func(o *options) *string { return &o.runtime.resources })}}
 	for _, l := range []struct{ name, part, key, help string }{
 		{"blkio-weight", "blockIO", "weight", "Weight among groups that share block devices"},
+		{"cpu-burst", "cpu", "burst", "CPU time that a quota may save up, in microseconds"},
+		{"cpu-idle", "cpu", "idle", "1 runs it only where processors have nothing else to do"},
 		{"cpu-period", "cpu", "period", "Period of the CPU limit, in microseconds"},
 		{"cpu-quota", "cpu", "quota", "CPU time in a period, in microseconds"},
 		{"cpu-rt-period", "cpu", "realtimePeriod", "Period of the limit of real-time scheduling, in microseconds"},
@@ -165,20 +190,26 @@ func runtimeLimits() []flag {
 		{"cpu-share", "cpu", "shares", "Weight among groups that share processors"},
 		{"cpuset-cpus", "cpu", "cpus", "Processors to use"},
 		{"cpuset-mems", "cpu", "mems", "Memory nodes to use"},
-		{"memory", "memory", "limit", "Memory limit in bytes"},
-		{"memory-reservation", "memory", "reservation", "Soft limit of memory in bytes"},
-		{"memory-swap", "memory", "swap", "Limit of memory and swap in bytes; -1 is none"},
-		{"pids-limit", "pids", "limit", "How many processes there may be"},
+		{"memory", "memory", "limit", "Memory limit; -1 is none"},
+		{"memory-reservation", "memory", "reservation", "Soft limit of memory"},
+		{"memory-swap", "memory", "swap", "Limit of memory and swap; -1 is none"},
+		{"pids-limit", "pids", "limit", "How many processes there may be; -1 is any number"},
 	} {
 		words := strings.HasPrefix(l.name, "cpuset")
-		kind := "int"
-		if words {
+		kind, bytes := "int", strings.HasPrefix(l.name, "memory")
+		switch {
+		case words:
 			kind = "string"
+		case bytes:
+			kind = "bytes"
 		}
 		flags = append(flags, flag{l.name, "", kind, l.help, set(func(o *options, v string) error {
 			var value any = v
 			if !words {
 				n, err := strconv.ParseInt(v, 10, 64)
+				if err != nil && bytes {
+					n, err = container.ParseBytes(v)
+				}
 				if err != nil {
 					return err
 				}
@@ -196,7 +227,16 @@ func runtimeLimits() []flag {
 			return nil
 		})})
 	}
-	return flags
+	for _, name := range []string{"kernel-memory", "kernel-memory-tcp"} {
+		flags = append(flags, flag{name, "", "bytes", "Ignored, with a warning: no kernel limits it by itself any more", set(func(o *options, _ string) error {
+			o.runtime.kernelMemory = true
+			return nil
+		})})
+	}
+	const noRDT = "Intel RDT is not enabled: berth makes no groups of the kernel's resctrl"
+	return append(flags,
+		refusedFlag("l3-cache-schema", "string", "Schema of Intel RDT/CAT's L3 cache", noRDT, ""),
+		refusedFlag("mem-bw-schema", "string", "Schema of Intel RDT/MBA's memory bandwidth", noRDT, ""))
 }
 
 // runtimeFlags takes the flags between `runtime` and its command; into takes those that are settings.
@@ -232,10 +272,18 @@ func (c *call) runtimeFlags(args []string, into map[string]string) ([]string, er
 	return args, nil
 }
 
-// logRuntimeError appends an error to the log that an engine reads.
+// logRuntimeError appends an error to the log that an engine reads; without one it is on standard error anyway.
 func (c *call) logRuntimeError(err error) {
+	if c.options.runtime.log != "" {
+		c.logRuntime("error", err.Error())
+	}
+}
+
+// logRuntime writes a line of the log, or to standard error if there is none.
+func (c *call) logRuntime(level, text string) {
 	o := c.options.runtime
 	if o.log == "" {
+		writeRuntimeLog(c.err, o.logFormat, level, visible(text))
 		return
 	}
 	f, openErr := os.OpenFile(o.log, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_CLOEXEC, 0o644)
@@ -244,16 +292,21 @@ func (c *call) logRuntimeError(err error) {
 		return
 	}
 	defer f.Close()
+	writeRuntimeLog(f, o.logFormat, level, text)
+}
+
+// writeRuntimeLog writes a line in the form that engines read.
+func writeRuntimeLog(w io.Writer, format, level, text string) {
 	now := time.Now().UTC().Format(time.RFC3339)
-	if o.logFormat == "json" {
-		_ = printJSON(f, struct {
+	if format == "json" {
+		_ = printJSON(w, struct {
 			Level string `json:"level"`
 			Msg   string `json:"msg"`
 			Time  string `json:"time"`
-		}{"error", err.Error(), now}, "")
+		}{level, text, now}, "")
 		return
 	}
-	fmt.Fprintf(f, "time=%q level=error msg=%q\n", now, err.Error())
+	fmt.Fprintf(w, "time=%q level=%s msg=%q\n", now, level, text)
 }
 
 // containers are the states that `berth runtime` works on.
@@ -263,7 +316,7 @@ func (c *call) containers() runtimecli.Store {
 		root = filepath.Join(c.settings.RunRoot, "runtime")
 	}
 	return runtimecli.Store{
-		Root: root, Systemd: c.options.runtime.systemdCgroup, Rootless: c.options.runtime.rootless,
+		Root: root, Chosen: c.options.runtime.root != "", Systemd: c.options.runtime.systemdCgroup, NoCgroup: c.options.runtime.noCgroup, Rootless: c.options.runtime.rootless,
 		Warn: func(err error) { fmt.Fprintf(c.err, "berth: warning: %s\n", visible(err.Error())) },
 	}
 }
@@ -336,8 +389,10 @@ func (c *call) cmdRuntimeKill() error {
 	n := unix.SIGTERM
 	if len(c.args) == 2 {
 		var err error
-		if n, err = parseSignal(c.args[1]); err != nil {
-			return err
+		if c.args[1] == "0" { // asks only whether it could be sent
+			n = 0
+		} else if n, err = parseSignal(c.args[1]); err != nil {
+			return errdef.New(errdef.Invalid, "unknown signal %q", c.args[1])
 		}
 	}
 	return c.containers().Kill(c.args[0], n, c.options.all)
@@ -390,7 +445,12 @@ func (c *call) runtimeFreeze(frozen bool) error {
 
 func (c *call) cmdRuntimeUpdate() error {
 	o := c.options.runtime
+	if o.kernelMemory {
+		fmt.Fprintln(c.err, "berth: warning: Kernel memory settings are ignored: it counts as memory")
+	}
 	switch {
+	case c.options.refused != nil:
+		return c.options.refused
 	case o.resources == "-":
 		return c.containers().Update(c.args[0], c.in)
 	case o.resources != "":
@@ -400,7 +460,7 @@ func (c *call) cmdRuntimeUpdate() error {
 		}
 		defer f.Close()
 		return c.containers().Update(c.args[0], f)
-	case o.limits == nil:
+	case o.limits == nil && !o.kernelMemory:
 		return c.usage("'berth runtime update' needs a limit to change")
 	}
 	change, err := json.Marshal(o.limits)
@@ -432,9 +492,16 @@ func (c *call) cmdRuntimeFeatures() error {
 	return e.Encode(runtimecli.KnownFeatures(Version))
 }
 
-// runtimeVersion is what engines read of `runc --version`.
-func runtimeVersion(w io.Writer) {
-	fmt.Fprintf(w, "berth version %s\nspec: %s\n", Version, runtimecli.SpecVersion)
+// execFailed is the status of an exec that has started no process, runc's: few programs end with it.
+const execFailed = 255
+
+// runtimeVersion is what engines read of `runc --version`: who it is in the first line, and further lines by their first words.
+func (c *call) runtimeVersion() {
+	name := c.runtimeName
+	if name == "" {
+		name = "berth"
+	}
+	fmt.Fprintf(c.out, "%s version %s\ncommit: berth-%s\nspec: %s\ngo: %s\n", name, Version, Version, runtimecli.SpecVersion, runtime.Version())
 }
 
 // connectConsole connects a process's console with our terminal, or with our plain input and output if we have none. There

@@ -32,8 +32,8 @@ type bundle struct {
 }
 
 // open reads a bundle.
-func (s Store) open(id, at string) (*bundle, error) {
-	dir, err := filepath.Abs(at)
+func (s Store) open(o Options, create bool) (*bundle, error) {
+	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (s Store) open(id, at string) (*bundle, error) {
 		return nil, errdef.New(errdef.NotFound, "cannot open the bundle: %w", err)
 	}
 	defer f.Close()
-	data, err := disk.ReadBounded(int(f.Fd()), configFile, maxConfig)
+	data, err := readConfig(f, o.Config)
 	if err != nil {
 		return nil, errdef.New(errdef.NotFound, "cannot read the bundle's config.json: %w", err)
 	}
@@ -51,6 +51,9 @@ func (s Store) open(id, at string) (*bundle, error) {
 	c, err := parseConfig(data)
 	if err != nil {
 		return nil, errdef.New(errdef.Invalid, "cannot read the bundle's config.json: %w", err)
+	}
+	if c.Process == nil && create {
+		c.Process = placeholder()
 	}
 	if c.Root == nil || c.Process == nil || c.Linux == nil {
 		return nil, errdef.New(errdef.Invalid, "the bundle's config.json needs root, process and linux")
@@ -64,11 +67,34 @@ func (s Store) open(id, at string) (*bundle, error) {
 			c.Mounts[i].Source = filepath.Join(dir, m.Source)
 		}
 	}
-	b := &bundle{dir: dir, config: data, in: lifecycle.Input{ID: id, Spec: c, Host: <-probed, MountPoint: c.Root.Path}}
+	b := &bundle{dir: dir, config: data, in: lifecycle.Input{ID: o.ID, Spec: c, Host: <-probed, MountPoint: c.Root.Path}}
 	if err := checkHooks(c.Hooks); err != nil {
 		return nil, err
 	}
 	return b, b.complete(s)
+}
+
+// placeholder is the process of a container that is created without one, which it needs only to be started (config.md, "Process"): it waits at
+// its gate until the container is deleted. What it would execute cannot be.
+func placeholder() *specs.Process {
+	return &specs.Process{Cwd: "/", Args: []string{"/"}}
+}
+
+// readConfig reads the config.json of a bundle, or the file that is named in its place, which may be anywhere.
+func readConfig(bundle *os.File, named string) ([]byte, error) {
+	if named == "" {
+		return disk.ReadBounded(int(bundle.Fd()), configFile, maxConfig)
+	}
+	at, err := filepath.Abs(named)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(filepath.Dir(at))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return disk.ReadBounded(int(dir.Fd()), filepath.Base(at), maxConfig)
 }
 
 // complete adds to a spec what it leaves to the runtime.
@@ -79,6 +105,8 @@ func (b *bundle) complete(s Store) error {
 	}
 	s.grant(b.in.Spec.Process, h, slices.ContainsFunc(linux.Namespaces, isUser))
 	b.keepModes()
+	b.in.MakeWorkdir = true
+	completeEnv(b.in.Spec.Process, func() []byte { return passwdOf(b.in.Spec) })
 	maps, err := mapsOf(linux, h)
 	if err != nil {
 		return err
@@ -95,14 +123,17 @@ func (b *bundle) complete(s Store) error {
 	if r := linux.Resources; r != nil && len(r.Devices) > 0 {
 		r.Devices = append(r.Devices, spec.DefaultDeviceRules()...)
 	}
-	if s.Systemd {
+	switch {
+	case s.NoCgroup:
+		return b.ungrouped(errdef.New(errdef.Invalid, "the container has no control group: control groups are disabled"))
+	case s.Systemd:
 		return b.scope()
 	}
 	if s.tolerant(h) && linux.CgroupsPath == "" {
 		return b.delegated()
 	}
 	if linux.CgroupsPath == "" {
-		linux.CgroupsPath = cgroup.PathOf(h, cgroup.FS, "", b.in.ID)
+		linux.CgroupsPath = b.in.ID // as runc names it
 	}
 	b.in.Driver, linux.CgroupsPath = cgroup.FS, filepath.Join("/", linux.CgroupsPath)
 	return nil
@@ -162,11 +193,17 @@ func (b *bundle) delegated() error {
 			return nil
 		}
 	}
-	if limited := cgroup.Limited(linux.Resources); len(limited) > 0 {
-		err := errdef.New(errdef.Unsupported, "cannot limit %s: no control group may be made here, since none is delegated to this user", strings.Join(limited, " and "))
-		return errdef.Hint(err, "leave out linux.resources, or have a version 2 group delegated (systemd: Delegate=yes)")
+	return b.ungrouped(errdef.Hint(
+		errdef.New(errdef.Unsupported, "no control group may be made here, since none is delegated to this user (rootless needs no limits + no cgrouppath when no permission is granted for cgroups)"),
+		"leave out linux.resources, or have a version 2 group delegated (systemd: Delegate=yes)"))
+}
+
+// ungrouped leaves the container without a control group, unless it has limits: there is none because of why.
+func (b *bundle) ungrouped(why error) error {
+	if limited := cgroup.Limited(b.in.Spec.Linux.Resources); len(limited) > 0 {
+		return errdef.Hint(errdef.New(errdef.KindOf(why), "cannot limit %s: %w", strings.Join(limited, " and "), why), "%s", errdef.HintOf(why))
 	}
-	b.in.Driver = cgroup.None
+	b.in.Driver, b.in.Spec.Linux.CgroupsPath = cgroup.None, ""
 	return nil
 }
 
@@ -203,8 +240,11 @@ func (b *bundle) groupIsFree() error {
 		return err
 	}
 	pids, _ := g.PIDs() // none, where there is no group
-	if len(pids) == 0 {
-		return nil
+	switch {
+	case len(pids) > 0:
+		return errdef.New(errdef.Conflict, "container's cgroup is not empty: %d process(es) found in %s", len(pids), g.Path())
+	case g.Frozen():
+		return errdef.New(errdef.Conflict, "container's cgroup unexpectedly frozen: %s", g.Path())
 	}
-	return errdef.New(errdef.Conflict, "container's control group %s is not empty: %d processes are in it", g.Path(), len(pids))
+	return nil
 }

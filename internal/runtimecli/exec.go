@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/runtime/cgroup"
@@ -31,7 +30,7 @@ type ExecOptions struct {
 	NoNewPrivileges bool
 	AppArmor, Label string
 	IgnorePaused    bool
-	Cgroup          string // below the container's
+	Cgroups         []string // below the container's, as cgroup.Group.Below has them
 }
 
 // Exec starts a further process in a container, and returns its exit status; with Detach it returns when the process runs.
@@ -42,9 +41,10 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 	}
 	switch status := s.status(r); {
 	case status == stopped || status == creating:
-		return 0, errdef.New(errdef.Conflict, "cannot exec in a container that is %s: container not running", status)
+		return 0, errdef.New(errdef.Conflict, "cannot exec in a %s container: container not running", status)
 	case status == paused && !e.IgnorePaused:
-		return 0, errdef.Hint(errdef.New(errdef.Conflict, "cannot exec in a container that is paused"), "resume it first; --ignore-paused starts the process, which then waits")
+		err := errdef.New(errdef.Conflict, "cannot exec in a paused container (use --ignore-paused to override)")
+		return 0, errdef.Hint(err, "resume it first; with --ignore-paused the process starts, and waits")
 	}
 	c, err := s.config(o.ID)
 	if err != nil {
@@ -52,6 +52,9 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 	}
 	p, err := process(c, e)
 	if err != nil {
+		return 0, err
+	}
+	if err := o.checkPreserved(); err != nil {
 		return 0, err
 	}
 	if o.ConsoleSocket != "" {
@@ -63,9 +66,10 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 	if p.Terminal && o.Rows > 0 && p.ConsoleSize == nil {
 		p.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
 	}
+	completeEnv(p, func() []byte { return passwdInside(r.PID) })
 	facts := host.Probe()
 	s.grant(p, facts, r.Namespaces&unix.CLONE_NEWUSER != 0)
-	running, err := s.enter(r, o, facts, p, c.Linux, s.status(r), e.Cgroup)
+	running, err := s.enter(r, o, facts, p, c.Linux, s.status(r), e.Cgroups)
 	if err != nil {
 		return 0, err
 	}
@@ -80,7 +84,7 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 }
 
 // enter starts a process in the container.
-func (s Store) enter(r record, o Options, facts host.Facts, p *specs.Process, linux *specs.Linux, status, below string) (*lifecycle.Running, error) {
+func (s Store) enter(r record, o Options, facts host.Facts, p *specs.Process, linux *specs.Linux, status string, below []string) (*lifecycle.Running, error) {
 	pidfd, err := unix.PidfdOpen(r.PID, 0)
 	if err != nil || !alive(r.PID, r.Begun) {
 		return nil, errors.Join(errNotRunning, err)
@@ -91,16 +95,27 @@ func (s Store) enter(r record, o Options, facts host.Facts, p *specs.Process, li
 		PreserveFDs: o.PreserveFDs, NoKeyring: o.NoKeyring,
 	}
 	if r.Cgroup != "" {
-		path := r.Cgroup
-		if below != "" {
-			path = filepath.Join(path, filepath.Join("/", below))
+		if in.Cgroup, err = cgroup.Open(facts, r.Cgroup); err != nil {
+			return nil, err
 		}
-		if in.Cgroup, err = cgroup.Open(facts, path); err != nil {
+	}
+	switch {
+	case len(below) > 0 && in.Cgroup == nil:
+		return nil, errdef.New(errdef.Unsupported, "cannot enter a control group below the container's: it has none of its own")
+	case len(below) > 0:
+		if in.Cgroup, err = in.Cgroup.Below(below); err != nil {
 			return nil, err
 		}
 	}
 	if !listens(linux.Seccomp) {
-		return lifecycle.Exec(in)
+		running, err := lifecycle.Exec(in)
+		if len(below) == 0 && errors.Is(err, unix.EBUSY) && in.Cgroup != nil {
+			// Its group hands controllers down, so that processes live below it (version 2): with its first process, then.
+			if in.Cgroup, err = in.Cgroup.Beside(r.PID); err == nil {
+				running, err = lifecycle.Exec(in)
+			}
+		}
+		return running, groupError(err, len(below) > 0)
 	}
 	dir, err := os.MkdirTemp(filepath.Join(s.Root, r.ID), "exec")
 	if err != nil {
@@ -134,6 +149,14 @@ func (s Store) enter(r record, o Options, facts host.Facts, p *specs.Process, li
 	return running, nil
 }
 
+// groupError says that it was for the group that a process could not be made.
+func groupError(err error, asked bool) error {
+	if asked && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT)) && errdef.KindOf(err) != errdef.NoCommand {
+		return fmt.Errorf("error adding pid of the new process to cgroups: %w", err)
+	}
+	return err
+}
+
 // attend connects a process with us until its end, or hands it over.
 func (o Options) attend(r *lifecycle.Running) (int, error) {
 	if o.ConsoleSocket != "" {
@@ -142,10 +165,8 @@ func (o Options) attend(r *lifecycle.Running) (int, error) {
 		}
 		r.Console = nil
 	}
-	if o.PidFile != "" {
-		if err := disk.OutputBytes(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644); err != nil {
-			return 0, err
-		}
+	if err := o.tell(r); err != nil {
+		return 0, err
 	}
 	if o.Detach {
 		return 0, nil
@@ -172,6 +193,9 @@ func (o Options) attend(r *lifecycle.Running) (int, error) {
 func process(c *specs.Spec, e ExecOptions) (*specs.Process, error) {
 	if e.Process != "" {
 		return readProcess(e.Process)
+	}
+	if c.Process == nil {
+		return nil, errdef.Hint(errdef.New(errdef.Invalid, "the container's config.json has no process that another could be like"), "--process names a file with the whole of it")
 	}
 	p := *c.Process
 	p.Terminal, p.Args, p.ConsoleSize = e.Terminal, e.Args, nil

@@ -56,6 +56,11 @@ func prestart(h *specs.Hooks) []specs.Hook {
 // runHooks runs hooks one after the other; the first that fails ends it. They get the state on standard input. They run
 // in our namespaces, or inside.
 func runHooks(name string, hooks []specs.Hook, s State, inside *joint) error {
+	return runHooksFrom(name, 0, hooks, s, inside)
+}
+
+// runHooksFrom is runHooks for a part of them, which begins with the one of a number.
+func runHooksFrom(name string, first int, hooks []specs.Hook, s State, inside *joint) error {
 	if len(hooks) == 0 {
 		return nil
 	}
@@ -63,7 +68,7 @@ func runHooks(name string, hooks []specs.Hook, s State, inside *joint) error {
 	if err != nil {
 		return err
 	}
-	for _, hook := range hooks {
+	for i, hook := range hooks {
 		var said []byte
 		if inside == nil {
 			said, err = runHook(hook, state)
@@ -75,7 +80,7 @@ func runHooks(name string, hooks []specs.Hook, s State, inside *joint) error {
 			if said := strings.TrimSpace(string(said)); said != "" {
 				text = "; it said: " + said
 			}
-			return errdef.New(errdef.Invalid, "error running %s hook %s: %w%s", name, hook.Path, err, text)
+			return errdef.New(errdef.Invalid, "error running %s hook #%d: %s: %w%s", name, first+i, hook.Path, err, text)
 		}
 	}
 	return nil
@@ -131,9 +136,31 @@ type joint struct {
 	pidfd       int
 	namespaces  uintptr
 	noSetgroups bool
+	// as, if not nil, is the spec of the process with whose rights the hook runs: it comes in its place, as runc's startContainer hooks do.
+	as *specs.Spec
 }
 
-// runHook runs a hook in the container's namespaces, with all rights that there are in them.
+// process is who the hook is.
+func (j *joint) process(hook specs.Hook) (p *specs.Process, filter *specs.LinuxSeccomp) {
+	p = &specs.Process{Args: hook.Args, Env: hook.Env, Cwd: "/"}
+	if len(p.Args) == 0 {
+		p.Args = []string{hook.Path}
+	}
+	if j.as == nil {
+		every := plan.CapabilityNames(j.host.Bounding)
+		p.Capabilities = &specs.LinuxCapabilities{Bounding: every, Effective: every, Permitted: every, Inheritable: every}
+		return p, nil
+	}
+	own := j.as.Process
+	p.User, p.Capabilities, p.NoNewPrivileges, p.Rlimits = own.User, own.Capabilities, own.NoNewPrivileges, own.Rlimits
+	p.ApparmorProfile, p.SelinuxLabel = own.ApparmorProfile, own.SelinuxLabel
+	if !listens(j.as.Linux.Seccomp) { // nobody would answer for the hook
+		filter = j.as.Linux.Seccomp
+	}
+	return p, filter
+}
+
+// runHook runs a hook in the container's namespaces.
 func (j *joint) runHook(hook specs.Hook, state []byte) ([]byte, error) {
 	in, give, err := os.Pipe()
 	if err != nil {
@@ -145,17 +172,10 @@ func (j *joint) runHook(hook specs.Hook, state []byte) ([]byte, error) {
 		return nil, errors.Join(err, give.Close())
 	}
 	defer take.Close()
-	every := plan.CapabilityNames(j.host.Bounding)
-	args := hook.Args
-	if len(args) == 0 {
-		args = []string{hook.Path}
-	}
+	process, filter := j.process(hook)
 	r, err := lifecycle.Exec(lifecycle.ExecInput{
 		ID: j.id, Host: j.host, Target: j.pidfd, Namespaces: j.namespaces, Program: hook.Path, NoSetgroups: j.noSetgroups, NoKeyring: true,
-		Process: &specs.Process{
-			Args: args, Env: hook.Env, Cwd: "/",
-			Capabilities: &specs.LinuxCapabilities{Bounding: every, Effective: every, Permitted: every, Inheritable: every},
-		},
+		Process: process, Seccomp: filter,
 		Stdin: in, Stdout: out, Stderr: out,
 	})
 	_ = out.Close()

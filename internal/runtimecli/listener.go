@@ -33,7 +33,7 @@ func checkListener(s *specs.LinuxSeccomp) error {
 		}
 		for _, name := range c.Names {
 			if slices.Contains(notNotified, name) {
-				return errdef.New(errdef.Invalid, "SCMP_ACT_NOTIFY cannot be used for %s: the container's process calls it before somebody listens", name)
+				return errdef.New(errdef.Invalid, "SCMP_ACT_NOTIFY cannot be used for the %s syscall: the container's process calls it before somebody listens", name)
 			}
 		}
 	}
@@ -63,7 +63,7 @@ func tellListener(s *specs.LinuxSeccomp, r *lifecycle.Running, state State) erro
 	}
 	defer unix.Close(c)
 	if err := unix.Connect(c, &unix.SockaddrUnix{Name: s.ListenerPath}); err != nil {
-		return errdef.New(errdef.Invalid, "cannot connect to the seccomp listener: %w", &os.PathError{Op: "connect", Path: s.ListenerPath, Err: err})
+		return errdef.New(errdef.Invalid, "failed to connect with seccomp agent: %w", &os.PathError{Op: "connect", Path: s.ListenerPath, Err: err})
 	}
 	if err := unix.Sendmsg(c, message, unix.UnixRights(int(r.Listener.Fd())), nil, 0); err != nil {
 		return fmt.Errorf("cannot send to the seccomp listener %s: %w", s.ListenerPath, os.NewSyscallError("sendmsg", err))

@@ -21,7 +21,7 @@ func checkDevices(linux *specs.Linux) error {
 		return nil
 	}
 	if !slices.ContainsFunc(linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace }) {
-		return errdef.New(errdef.Invalid, "linux.netDevices need a network namespace of the container's own")
+		return errdef.New(errdef.Invalid, "unable to move network devices without a NET namespace of the container's own")
 	}
 	for name, d := range linux.NetDevices {
 		for _, n := range []string{name, d.Name} {

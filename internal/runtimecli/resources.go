@@ -74,43 +74,9 @@ func (s Store) resources(r record) (*specs.LinuxResources, error) {
 
 // Event is a line of `events`, in runc's form.
 type Event struct {
-	Type string `json:"type"` // stats, oom
-	ID   string `json:"id"`
-	Data *stats `json:"data,omitempty"`
-}
-
-type stats struct {
-	CPU struct {
-		Usage struct {
-			Total uint64 `json:"total"` // nanoseconds
-		} `json:"usage"`
-	} `json:"cpu"`
-	Memory struct {
-		Usage struct {
-			Limit uint64 `json:"limit,omitempty"`
-			Usage uint64 `json:"usage"`
-		} `json:"usage"`
-	} `json:"memory"`
-	Pids struct {
-		Current uint64 `json:"current"`
-	} `json:"pids"`
-	Blkio struct {
-		Service []blkioEntry `json:"ioServiceBytesRecursive"`
-	} `json:"blkio"`
-}
-
-type blkioEntry struct {
-	Op    string `json:"op"`
-	Value uint64 `json:"value"`
-}
-
-func statsOf(u cgroup.Usage) *stats {
-	s := &stats{}
-	s.CPU.Usage.Total = uint64(u.CPU.Nanoseconds())
-	s.Memory.Usage.Usage, s.Memory.Usage.Limit = u.MemoryBytes, u.MemoryLimit
-	s.Pids.Current = u.PIDs
-	s.Blkio.Service = []blkioEntry{{"Read", u.ReadBytes}, {"Write", u.WrittenBytes}}
-	return s
+	Type string        `json:"type"` // stats, oom
+	ID   string        `json:"id"`
+	Data *cgroup.Stats `json:"data,omitempty"`
 }
 
 // Events tells what a container uses: once, or with an interval again and again, and when the kernel has killed a process of its because
@@ -121,7 +87,7 @@ func (s Store) Events(id string, interval time.Duration, tell func(Event) error)
 		return err
 	}
 	if status := s.status(r); status == stopped || status == creating {
-		return errNotRunning
+		return errdef.New(errdef.Conflict, "container with id %s is not running", id)
 	}
 	if r.Cgroup == "" {
 		return errdef.New(errdef.Unsupported, "cannot say what the container uses: it has no control group of its own")
@@ -131,7 +97,7 @@ func (s Store) Events(id string, interval time.Duration, tell func(Event) error)
 		return err
 	}
 	for kills := g.OOMKills(); ; time.Sleep(interval) {
-		if err := tell(Event{"stats", id, statsOf(g.Usage())}); err != nil || interval == 0 {
+		if err := tell(Event{"stats", id, g.Stats()}); err != nil || interval == 0 {
 			return err
 		}
 		if now := g.OOMKills(); now > kills {

@@ -27,7 +27,10 @@ import (
 type Options struct {
 	ID      string
 	Dir     string // of the bundle; empty is the working directory
+	Config  string // the path of its config.json, where that is elsewhere
 	PidFile string
+	// PidfdSocket is the path of a socket that takes a pidfd of the process.
+	PidfdSocket string
 	// ConsoleSocket is the path of a socket that takes the first side of the process's terminal.
 	ConsoleSocket string
 	PreserveFDs   int
@@ -64,7 +67,7 @@ func (s Store) Run(o Options) (int, error) {
 		return 0, err
 	}
 	defer unix.Close(r.PIDFD)
-	o.ConsoleSocket, o.PidFile = "", "" // they have had it
+	o.ConsoleSocket, o.PidFile, o.PidfdSocket = "", "", "" // they have had it
 	status, err := o.attend(r)
 	if err != nil {
 		return 0, errors.Join(err, s.Delete(o.ID, true))
@@ -85,8 +88,11 @@ func exitStatus(ws unix.WaitStatus) int {
 // make makes a container; its process then waits at its gate, if only that was asked for, or has executed its program. On an error
 // nothing is left.
 func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
-	b, err := s.open(o.ID, o.Dir)
+	b, err := s.open(o, create)
 	if err != nil {
+		return nil, err
+	}
+	if err := o.checkPreserved(); err != nil {
 		return nil, err
 	}
 	hooks := b.in.Spec.Hooks
@@ -133,12 +139,13 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 		return nil, err
 	}
 	defer lifecycle.CloseGiven(b.in.Given)
+	giveStreams(b.in.Spec.Process, b.in.Spec.Linux.UIDMappings)
 	p, err := lifecycle.Prepare(b.in, true)
 	if err != nil {
 		return nil, err
 	}
 	h.record = record{
-		Version: b.in.Spec.Version, ID: o.ID, Bundle: b.dir, Rootfs: b.in.Spec.Root.Path, Created: time.Now().UTC(), UID: os.Getuid(),
+		Version: SpecVersion, ID: o.ID, Bundle: b.dir, Rootfs: b.in.Spec.Root.Path, Created: time.Now().UTC(), UID: os.Getuid(),
 		Annotations: b.in.Spec.Annotations, Ready: !gated,
 	}
 	h.Cgroup, h.Driver = p.Cgroup()
@@ -213,11 +220,11 @@ func (h *held) born(c *specs.Spec, pid int) (err error) {
 	if err := runHooks("createRuntime", hooks.CreateRuntime, state, nil); err != nil {
 		return err
 	}
-	return h.inside("createContainer", hooks.CreateContainer, state)
+	return h.inside("createContainer", hooks.CreateContainer, state, nil)
 }
 
-// inside runs hooks in the container's namespaces.
-func (h *held) inside(name string, hooks []specs.Hook, state State) error {
+// inside runs hooks in the container's namespaces: with all rights that there are in them, or, with a spec, with those of its process.
+func (h *held) inside(name string, hooks []specs.Hook, state State, as *specs.Spec) error {
 	if len(hooks) == 0 {
 		return nil
 	}
@@ -226,7 +233,7 @@ func (h *held) inside(name string, hooks []specs.Hook, state State) error {
 		return errNotRunning
 	}
 	defer unix.Close(pidfd)
-	return runHooks(name, hooks, state, &joint{host: host.Probe(), id: h.ID, pidfd: pidfd, namespaces: h.Namespaces, noSetgroups: h.NoSetgroups})
+	return runHooks(name, hooks, state, &joint{host: host.Probe(), id: h.ID, pidfd: pidfd, namespaces: h.Namespaces, noSetgroups: h.NoSetgroups, as: as})
 }
 
 // announce tells of a process that is there: to whoever waits for its terminal, in its pid file, and in the state.
@@ -249,10 +256,31 @@ func (h *held) announce(o Options, r *lifecycle.Running, gated bool) error {
 		}
 		r.Console = nil
 	}
+	return o.tell(r)
+}
+
+// tell says which process it is: in the pid file, and over the socket that takes its pidfd.
+func (o Options) tell(r *lifecycle.Running) error {
+	if o.PidfdSocket != "" {
+		if err := sendOver(o.PidfdSocket, "pidfd socket", "pidfd", r.PIDFD); err != nil {
+			return err
+		}
+	}
 	if o.PidFile == "" {
 		return nil
 	}
 	return disk.OutputBytes(o.PidFile, []byte(strconv.Itoa(r.PID)), 0o644)
+}
+
+// checkPreserved refuses to preserve descriptors that the caller has not handed to us: those of their numbers are our own.
+func (o Options) checkPreserved() error {
+	for i := range o.PreserveFDs {
+		flags, err := unix.FcntlInt(uintptr(3+o.ListenFDs+i), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			return errdef.New(errdef.Invalid, "please check that preserved-fd %d (of %d) is present: the caller has not opened the descriptor %d", i, o.PreserveFDs, 3+o.ListenFDs+i)
+		}
+	}
+	return nil
 }
 
 // checkTerminal refuses a terminal that nobody would have, and a socket for none.
@@ -269,15 +297,20 @@ func checkTerminal(terminal, detached bool, socket string) error {
 // sendConsole sends the first side of a terminal over a socket, and closes it here.
 func sendConsole(path string, console *os.File) error {
 	defer console.Close()
+	return sendOver(path, "console socket", "/dev/ptmx", int(console.Fd()))
+}
+
+// sendOver sends a descriptor over a socket.
+func sendOver(path, what, message string, fd int) error {
 	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(s)
 	if err := unix.Connect(s, &unix.SockaddrUnix{Name: path}); err != nil {
-		return fmt.Errorf("cannot connect to the console socket: %w", &os.PathError{Op: "connect", Path: path, Err: err})
+		return fmt.Errorf("cannot connect to the %s: %w", what, &os.PathError{Op: "connect", Path: path, Err: err})
 	}
-	return os.NewSyscallError("sendmsg", unix.Sendmsg(s, []byte("/dev/ptmx"), unix.UnixRights(int(console.Fd())), nil, 0))
+	return os.NewSyscallError("sendmsg", unix.Sendmsg(s, []byte(message), unix.UnixRights(fd), nil, 0))
 }
 
 // gate is a lifecycle.Gate that was opened here.
@@ -343,12 +376,15 @@ func (s Store) Start(id, notifySocket string) error {
 		return err
 	}
 	defer h.lock.Unlock()
-	if status := s.status(h.record); status != created {
-		return errdef.New(errdef.Conflict, "cannot start a container that is %s", status)
+	if err := startable(s.status(h.record)); err != nil {
+		return err
 	}
 	c, err := s.config(id)
 	if err != nil {
 		return err
+	}
+	if c.Process == nil {
+		return errdef.New(errdef.Invalid, "cannot start the container: its config.json has no process")
 	}
 	ready, err := h.listenReadiness(notifySocket)
 	if err != nil {
@@ -366,6 +402,19 @@ func (s Store) Start(id, notifySocket string) error {
 	return ready.wait(func() bool { return alive(h.PID, h.Begun) }, h.PID)
 }
 
+// startable refuses to start what is not waiting for that, in words that engines look for.
+func startable(status string) error {
+	switch status {
+	case created:
+		return nil
+	case running:
+		return errdef.New(errdef.Conflict, "cannot start an already running container")
+	case stopped:
+		return errdef.New(errdef.Conflict, "cannot start a container that has stopped")
+	}
+	return errdef.New(errdef.Conflict, "cannot start a container in the %s state", status)
+}
+
 // start runs what comes before the execve of the process, lets it go on, and waits for the outcome.
 func (h *held) start(c *specs.Spec) error {
 	g, err := openGate(h.dir)
@@ -374,7 +423,7 @@ func (h *held) start(c *specs.Spec) error {
 	}
 	defer g.close()
 	if c.Hooks != nil {
-		if err := h.inside("startContainer", c.Hooks.StartContainer, h.state(created)); err != nil {
+		if err := h.inside("startContainer", c.Hooks.StartContainer, h.state(created), c); err != nil {
 			return errors.Join(err, h.signal(unix.SIGKILL))
 		}
 	}
@@ -384,13 +433,22 @@ func (h *held) start(c *specs.Spec) error {
 	return errors.Join(os.Remove(filepath.Join(h.dir, startFIFO)), os.Remove(filepath.Join(h.dir, reportFIFO)))
 }
 
-// Kill sends a signal to the first process of a container, or to all.
+// Kill sends a signal to the first process of a container, or to all. Without a pid namespace of the container's own, which ends with its
+// first process, all are killed, and those are that it has left behind.
 func (s Store) Kill(id string, n unix.Signal, everybody bool) error {
 	r, err := s.read(id)
 	if err != nil {
 		return err
 	}
 	g := r.group()
+	if n == unix.SIGKILL && r.Namespaces&unix.CLONE_NEWPID == 0 && g != nil {
+		if pids, err := g.PIDs(); err == nil && len(pids) > 0 {
+			return g.Kill()
+		}
+	}
+	if everybody && s.status(r) == stopped && (g == nil || !g.Exists()) {
+		return nil
+	}
 	if !everybody || g == nil {
 		return r.signal(n)
 	}
@@ -478,7 +536,7 @@ func (h *held) poststop(s Store, hooks *specs.Hooks) {
 		return
 	}
 	for i := range hooks.Poststop {
-		if err := runHooks("poststop", hooks.Poststop[i:i+1], h.state(stopped), nil); err != nil && s.Warn != nil {
+		if err := runHooksFrom("poststop", i, hooks.Poststop[i:i+1], h.state(stopped), nil); err != nil && s.Warn != nil {
 			s.Warn(err)
 		}
 	}

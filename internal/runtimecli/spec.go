@@ -3,6 +3,8 @@ package runtimecli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -30,10 +32,11 @@ func WriteSpec(dir string, rootless bool, uid, gid uint32) error {
 		return err
 	}
 	path := filepath.Join(dir, configFile)
-	if err := disk.Create(path, b.Bytes(), 0o666, disk.Volatile); err != nil {
-		return errdef.As(errdef.Conflict, err)
+	err := disk.Create(path, b.Bytes(), 0o666, disk.Volatile)
+	if errors.Is(err, fs.ErrExist) {
+		return errdef.New(errdef.Conflict, "File %s exists. Remove it first", path)
 	}
-	return nil
+	return err
 }
 
 func example(rootless bool, uid, gid uint32) *specs.Spec {

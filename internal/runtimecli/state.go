@@ -29,6 +29,10 @@ import (
 // Store is a directory with the states of containers, a directory each.
 type Store struct {
 	Root string
+	// Chosen says that somebody has named the directory: then it is an error if it is not there to list.
+	Chosen bool
+	// NoCgroup has every container stay in the caller's control group.
+	NoCgroup bool
 	// Systemd has systemd make the control groups.
 	Systemd bool
 	// Rootless says whether a container goes without a control group where none may be made: true, false, or auto (or empty), which is
@@ -87,8 +91,11 @@ func errNotThere(id string) error {
 }
 
 func checkID(id string) error {
+	if id == "" {
+		return errdef.New(errdef.Invalid, "container id cannot be empty")
+	}
 	if container.CheckName(id) != nil && !validID(id) {
-		return errdef.New(errdef.Invalid, "the container ID %q is not made of letters, digits, '_', '+', '.' and '-'", id)
+		return errdef.New(errdef.Invalid, "invalid container ID format: %q is not made of letters, digits, '_', '+', '.' and '-'", id)
 	}
 	return nil
 }
@@ -327,7 +334,7 @@ func (s Store) State(id string) (State, error) {
 // List are the states of all containers, by their IDs.
 func (s Store) List() ([]State, error) {
 	entries, err := os.ReadDir(s.Root)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && (s.Chosen || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
 	all := []State{}
@@ -378,9 +385,9 @@ func (s Store) Freeze(id string, frozen bool) error {
 	status := s.status(h.record)
 	switch {
 	case frozen && status != running && status != created:
-		return errdef.New(errdef.Conflict, "cannot pause a container that is %s", status)
+		return errdef.New(errdef.Conflict, "cannot pause a container that is %s: container not running", status)
 	case !frozen && status != paused:
-		return errdef.New(errdef.Conflict, "cannot resume a container that is not paused: it is %s", status)
+		return errdef.New(errdef.Conflict, "cannot resume a container that is %s: container not paused", status)
 	}
 	g := h.group()
 	if g == nil {

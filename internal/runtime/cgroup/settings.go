@@ -40,7 +40,7 @@ func (g *Group) Settings(r *specs.LinuxResources) ([]Setting, error) {
 	} else {
 		l.version1(r)
 		if len(r.Unified) > 0 {
-			l.err = errdef.New(errdef.Unsupported, "limits under \"unified\" need version 2 of control groups, and this host has version 1")
+			l.err = errdef.New(errdef.Unsupported, "invalid configuration: limits under \"unified\" need version 2 of control groups, and this host has version 1")
 		}
 	}
 	return l.settings, l.err
@@ -104,6 +104,8 @@ func (g *Group) put(s Setting) error {
 		return g.put(*s.Else)
 	case errors.Is(err, unix.ENOENT):
 		return g.lacks(s)
+	case errors.Is(err, unix.EBUSY) && s.File == "memory.limit_in_bytes":
+		return errdef.New(errdef.Conflict, "unable to set memory limit to %s (current usage: %d, peak usage: %d): %w", s.Value, value(dir+"/memory.usage_in_bytes"), value(dir+"/memory.max_usage_in_bytes"), err)
 	case errors.Is(err, unix.EBUSY):
 		return errdef.New(errdef.Conflict, "cannot set %s of the control group %s to %s: more than that is in use: %w", s.File, g.path, s.Value, err)
 	case err != nil:

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 
+	"berth/internal/errdef"
 	"berth/internal/host"
 	"berth/internal/runtime/systemd"
 
@@ -17,6 +18,9 @@ import (
 func (g *Group) Update(r *specs.LinuxResources) error {
 	settings, err := g.Settings(r)
 	if err != nil {
+		return err
+	}
+	if err := g.checkUsage(r.Memory); err != nil {
 		return err
 	}
 	all := append(g.lifted(settings), settings...)
@@ -36,6 +40,22 @@ func (g *Group) Update(r *specs.LinuxResources) error {
 		}
 	}
 	return g.share(r)
+}
+
+// checkUsage refuses a limit of memory below what is in use, where a spec asks for that (checkBeforeUpdate): version 2 would take it, and
+// kill processes until it holds; version 1 refuses it by itself.
+func (g *Group) checkUsage(m *specs.LinuxMemory) error {
+	if g.host.Cgroup != host.CgroupUnified || m == nil || m.CheckBeforeUpdate == nil || !*m.CheckBeforeUpdate || m.Limit == nil || *m.Limit <= 0 {
+		return nil
+	}
+	used := value(g.v2 + "/memory.current")
+	if used > uint64(*m.Limit) {
+		return errdef.New(errdef.Conflict, "rejecting memory limit %d < usage %d", *m.Limit, used)
+	}
+	if total := used + value(g.v2+"/memory.swap.current"); m.Swap != nil && *m.Swap > 0 && total > uint64(*m.Swap) {
+		return errdef.New(errdef.Conflict, "rejecting memory+swap limit %d < usage %d", *m.Swap, total)
+	}
+	return nil
 }
 
 // unlimited are the settings of a group without limits, in the order in which they can be written.

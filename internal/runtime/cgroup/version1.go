@@ -36,9 +36,7 @@ func (l *list) version1(r *specs.LinuxResources) {
 		}
 		l.cpuset(c)
 	}
-	if p := r.Pids; p != nil && p.Limit != nil && *p.Limit != 0 {
-		l.set("pids", "pids.max", limitOf(*p.Limit, "max"))
-	}
+	l.pids(r.Pids)
 	if b := r.BlockIO; b != nil {
 		given(l, "blkio", "blkio.bfq.weight", b.Weight)
 		given(l, "blkio", "blkio.leaf_weight", b.LeafWeight)
@@ -66,6 +64,18 @@ func (l *list) version1(r *specs.LinuxResources) {
 		}
 	}
 	l.rdma(r)
+}
+
+// pids has the same file in both versions. The process itself is counted: with a limit of 0 there is room for it alone, as with 1, which is
+// what the kernel is told, since it would take it for a group that nobody may enter.
+func (l *list) pids(p *specs.LinuxPids) {
+	if p != nil && p.Limit != nil {
+		limit := *p.Limit
+		if limit == 0 {
+			limit = 1
+		}
+		l.set("pids", "pids.max", limitOf(limit, "max"))
+	}
 }
 
 // cpuset has the same files in both versions.

@@ -24,9 +24,7 @@ func (l *list) version2(r *specs.LinuxResources) {
 	if c := r.CPU; c != nil {
 		l.cpu2(c)
 	}
-	if p := r.Pids; p != nil && p.Limit != nil && *p.Limit != 0 {
-		l.set("pids", "pids.max", limitOf(*p.Limit, "max"))
-	}
+	l.pids(r.Pids)
 	if b := r.BlockIO; b != nil {
 		l.io2(b)
 	}

@@ -630,6 +630,9 @@ func startError(err error, command string) error {
 	if f.Op.Special == plan.Exec || f.Op.Special == plan.Find {
 		switch f.Errno {
 		case syscall.ENOENT, syscall.ENOTDIR:
+			if strings.Contains(command, "/") {
+				return errdef.New(errdef.NoCommand, "exec %s: no such file or directory: it, or the interpreter that it names, is missing", command)
+			}
 			return errdef.New(errdef.NoCommand, "exec: %q: executable file not found in $PATH or its interpreter is missing", command)
 		case syscall.EACCES:
 			return errdef.New(errdef.NotExecutable, "exec: %q: permission denied", command)

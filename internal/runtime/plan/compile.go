@@ -103,6 +103,8 @@ type compiler struct {
 	// sources are the open mounts of bind mounts and devices, by path of the host.
 	sources map[string]Ref
 	userNS  bool
+	// readonly are the mounts that closeFilled makes read-only.
+	readonly []filled
 }
 
 // from makes the operations that follow say where they come from.
@@ -166,6 +168,7 @@ func Compile(in Input) (*Program, error) {
 	if err := c.kernelSettings(); err != nil {
 		return nil, err
 	}
+	c.closeFilled()
 	c.maskAndProtect()
 	c.enterRoot()
 	if err := c.process(in.Spec.Process, finish{
@@ -189,62 +192,6 @@ func (c *compiler) gateInputs(create bool, filterFlags uintptr) error {
 		c.input(InReady)
 		c.input(InStart)
 		c.p.Waits = true
-	}
-	return nil
-}
-
-// check refuses what a program could not do, so that nothing of a spec is left out in silence.
-func check(s *specs.Spec) error {
-	switch {
-	case s.Process == nil:
-		return fmt.Errorf("the spec has no process")
-	case len(s.Process.Args) == 0:
-		return fmt.Errorf("the process has no arguments")
-	case s.Root == nil:
-		return fmt.Errorf("the spec has no root")
-	case s.Linux == nil:
-		return fmt.Errorf("the spec has no linux part")
-	case !strings.HasPrefix(s.Process.Cwd, "/"):
-		return fmt.Errorf("the working directory %q is not an absolute path", s.Process.Cwd)
-	case s.Linux.IntelRdt != nil:
-		return fmt.Errorf("linux.intelRdt is not supported: berth makes no groups of the kernel's resctrl")
-	}
-	mountNS, newTime := false, false
-	seen := map[specs.LinuxNamespaceType]bool{}
-	for _, n := range s.Linux.Namespaces {
-		if seen[n.Type] {
-			return fmt.Errorf("there are two namespaces of type %q", n.Type)
-		}
-		seen[n.Type] = true
-		if n.Path != "" && !path.IsAbs(n.Path) {
-			return fmt.Errorf("the path %q of the %s namespace is not absolute", n.Path, n.Type)
-		}
-		if namespaceFlag(n.Type) == 0 {
-			return fmt.Errorf("there is no namespace of type %q", n.Type)
-		}
-		mountNS = mountNS || n.Type == specs.MountNamespace && n.Path == ""
-		newTime = newTime || n.Type == specs.TimeNamespace && n.Path == ""
-	}
-	for _, name := range slices.Concat(s.Linux.MaskedPaths, s.Linux.ReadonlyPaths) {
-		if !path.IsAbs(name) {
-			return fmt.Errorf("%q in maskedPaths or readonlyPaths is not an absolute path", name)
-		}
-	}
-	if len(s.Linux.TimeOffsets) > 0 && !newTime {
-		return fmt.Errorf("timeOffsets need a time namespace of the container's own")
-	}
-	if a := s.Process.ExecCPUAffinity; a != nil {
-		for _, list := range []string{a.Initial, a.Final} {
-			if list == "" {
-				continue
-			}
-			if _, err := numbers(list); err != nil {
-				return fmt.Errorf("the processors %q of execCPUAffinity: %w", list, err)
-			}
-		}
-	}
-	if !mountNS {
-		return fmt.Errorf("a container needs a mount namespace of its own")
 	}
 	return nil
 }
@@ -359,9 +306,27 @@ func (c *compiler) namespaces() error {
 
 // becomeRoot takes id 0 of a new user namespace, and what a change of ids takes away.
 func (c *compiler) becomeRoot() {
-	c.do("become the group 0 of the user namespace", callSetresgid, num(0), num(0), num(0))
-	c.do("become the user 0 of the user namespace", callSetresuid, num(0), num(0), num(0))
+	c.becomeFirst()
 	c.do("be let into the own entry of /proc again", callPrctl, flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), num(1), num(0), num(0), num(0))
+}
+
+// becomeFirst becomes root of the user namespace, or, where there is none, its first user: whoever is not mapped could own no file.
+func (c *compiler) becomeFirst() {
+	user, group := firstOf(c.spec.Linux.UIDMappings), firstOf(c.spec.Linux.GIDMappings)
+	c.do(fmt.Sprintf("become the group %d of the user namespace", group), callSetresgid, num(group), num(group), num(group))
+	c.do(fmt.Sprintf("become the user %d of the user namespace", user), callSetresuid, num(user), num(user), num(user))
+}
+
+// firstOf is the lowest id of a map; without one it is 0, of a namespace that somebody else has mapped.
+func firstOf(maps []specs.LinuxIDMapping) int {
+	if len(maps) == 0 {
+		return 0
+	}
+	first := maps[0].ContainerID
+	for _, m := range maps {
+		first = min(first, m.ContainerID)
+	}
+	return int(first)
 }
 
 func (c *compiler) inputSlot(name string) Slot {

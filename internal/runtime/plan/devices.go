@@ -57,6 +57,9 @@ func (c *compiler) devices() error {
 		}
 	}
 	for _, d := range c.spec.Linux.Devices {
+		if c.dev != 0 && path.Clean(d.Path) == "/dev/ptmx" {
+			continue // it is the link to that of the container's own devpts
+		}
 		if err := c.device(d); err != nil {
 			return err
 		}

@@ -13,7 +13,8 @@ import (
 // ExecInput is what a program that enters a running container is compiled from.
 type ExecInput struct {
 	Process *specs.Process
-	// Linux is the container's: its personality and its memory policy are its further processes', too. It may be nil.
+	// Linux is the container's: its personality and its memory policy are its further processes', too, and they become who its id maps have.
+	// It may be nil.
 	Linux *specs.Linux
 	// Program is the file to execute, where that is not what the first argument names.
 	Program string
@@ -47,6 +48,7 @@ func CompileExec(in ExecInput) (*Program, error) {
 	}
 	if in.Linux != nil {
 		c.spec.Linux.Personality, c.spec.Linux.MemoryPolicy = in.Linux.Personality, in.Linux.MemoryPolicy
+		c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings = in.Linux.UIDMappings, in.Linux.GIDMappings
 	}
 	// Its memory is not its parent's. It may change its user; and what runs in the container can stop it as soon as it is in there:
 	// then nobody but who asked for it waits.
@@ -69,8 +71,7 @@ func CompileExec(in ExecInput) (*Program, error) {
 	c.do("join the container's namespaces", callSetns, target, flags(int(in.Namespaces), namespaceFlags(uint64(in.Namespaces))))
 	if in.Namespaces&unix.CLONE_NEWUSER != 0 {
 		c.userNS = true
-		c.do("become the group 0 of the user namespace", callSetresgid, num(0), num(0), num(0))
-		c.do("become the user 0 of the user namespace", callSetresuid, num(0), num(0), num(0))
+		c.becomeFirst()
 	}
 	if in.Namespaces&unix.CLONE_NEWPID != 0 {
 		c.add(Op{Special: Clone, Call: callClone, What: "enter the pid namespace", Args: []Arg{flags(unix.CLONE_PARENT, "CLONE_PARENT")}})

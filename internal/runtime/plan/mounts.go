@@ -172,8 +172,9 @@ func propagationOf(option string) uint64 {
 	return 0
 }
 
-// openSources opens what is bound into the container before the root is cut off from the host's propagation, and
-// while paths are still the host's.
+// openSources takes, before the root is cut off from the host's propagation, what is shared with the host by it, and what the root will cover.
+// All else is taken when its turn has come (paths are the host's until the root is entered): a mount's place in mountinfo is by when it was
+// made (Linux 6.8), and its source may be what an earlier mount shows.
 func (c *compiler) openSources() {
 	for i, m := range c.spec.Mounts {
 		if c.in.Trees {
@@ -182,7 +183,8 @@ func (c *compiler) openSources() {
 		if c.in.Shm && m.Destination == ShmPath || c.sources[mountKey(i)] != 0 {
 			continue
 		}
-		if o, err := parseOptions(m); err == nil && o.bind {
+		o, err := parseOptions(m)
+		if err == nil && o.bind && (o.propagation == unix.MS_SHARED || c.covered(m.Source)) {
 			c.from("mount " + m.Destination)
 			c.sources[mountKey(i)] = c.openTree("source", m.Source, o.subpath, o.recursive)
 		}
@@ -197,6 +199,12 @@ func (c *compiler) openSources() {
 			c.sources["device "+d.Path] = c.openTree("source", source, "", false)
 		}
 	}
+}
+
+// covered reports whether a path of the host is below the place of the root, where something else is until then.
+func (c *compiler) covered(source string) bool {
+	elsewhere := c.in.Overlay != nil || path.Clean(c.in.MountPoint) != path.Clean(c.spec.Root.Path)
+	return elsewhere && strings.HasPrefix(path.Clean(source)+"/", path.Clean(c.in.MountPoint)+"/")
 }
 
 // openTree takes a part of the host's files.
@@ -236,7 +244,11 @@ func (c *compiler) mounts() error {
 		case isImage:
 			c.attachImage(i, image)
 		case o.bind:
-			c.bind(c.sources[mountKey(i)], m, o)
+			source := c.sources[mountKey(i)]
+			if source == 0 {
+				source = c.openTree("source", m.Source, o.subpath, o.recursive)
+			}
+			c.bind(source, m, o)
 		case m.Type == "cgroup" && c.in.Host.Cgroup == host.CgroupV1:
 			c.cgroupV1(m, o)
 		case m.Type == "cgroup" || m.Type == "cgroup2":
@@ -289,9 +301,18 @@ func (c *compiler) fresh(m specs.Mount, fstype string, o mountOptions, made Ref)
 	if m.Source != "" {
 		settings = append([]setting{{key: "source", value: m.Source}}, settings...)
 	}
-	at := c.target(c.root, destination, "the place of "+destination, aDirectory, resolve)
+	what := "the place of " + destination
+	if resolve == noSymlinks {
+		what += fmt.Sprintf(" (a %q must be mounted on ordinary directory)", fstype)
+	}
+	at := c.target(c.root, destination, what, aDirectory, resolve)
 	a := o.attr
 	a.set |= o.all.set
+	// What is mounted below it needs its place, and devices are still to come.
+	later := fstype == "tmpfs" && a.set&unix.MOUNT_ATTR_RDONLY != 0
+	if later {
+		a.set &^= unix.MOUNT_ATTR_RDONLY
+	}
 	fd := made
 	if made == 0 {
 		fd = c.fsmount(path.Base(destination), fstype, settings, attr{set: a.set})
@@ -299,6 +320,9 @@ func (c *compiler) fresh(m specs.Mount, fstype string, o mountOptions, made Ref)
 		c.setattrOrRemount("set its options", fd, attr{set: a.set}, 0, false)
 	}
 	c.attach("mount it at "+destination, fd, at)
+	if later {
+		c.readonly = append(c.readonly, filled{fd, destination, a.set})
+	}
 	if o.propagation != 0 {
 		c.setattrOrRemount("set what it shares", fd, attr{}, o.propagation, o.propagates)
 	}
@@ -309,6 +333,25 @@ func (c *compiler) fresh(m specs.Mount, fstype string, o mountOptions, made Ref)
 		c.dev = fd
 	case destination == "/dev/pts" && fstype == "devpts":
 		c.pts = fd
+	}
+}
+
+// filled is a mount that becomes read-only when all that is in it has been made.
+type filled struct {
+	fd   Ref
+	at   string
+	also uint64 // attributes that it has already
+}
+
+// closeFilled makes the mounts read-only that had to be filled first.
+func (c *compiler) closeFilled() {
+	for _, m := range c.readonly {
+		c.from("mount " + m.at)
+		a := attr{set: unix.MOUNT_ATTR_RDONLY}
+		if !c.in.Host.MountSetattr() { // mount(2) takes away what it is not told again
+			a.set |= m.also
+		}
+		c.setattrOrRemount("make "+m.at+" read-only", m.fd, a, 0, false)
 	}
 }
 

@@ -27,7 +27,10 @@ func everything(t *testing.T, noNewPrivileges bool) []string {
 	t.Helper()
 	s := newScene(facts(6, 18))
 	c := &s.spec.Config
-	c.Mounts = []container.Mount{{Type: container.MountBind, Source: "/src", Target: "/data"}}
+	c.Mounts = []container.Mount{
+		{Type: container.MountBind, Source: "/src", Target: "/data"},
+		{Type: container.MountBind, Source: "/shared", Target: "/shared", Propagation: "rshared"},
+	}
 	c.ReadOnly, c.Workdir, c.TTY = true, "/work", true
 	c.Security.NoNewPrivileges = noNewPrivileges
 	return strings.Split(strings.TrimSpace(print(t, s.compile(t))), "\n")
@@ -39,7 +42,9 @@ func TestOrderOfOperations(t *testing.T) {
 		before, after []string
 		noNewPrivs    bool
 	}{
-		{"Sources of binds are taken before mounts stop being the host's", []string{"open_tree(", `"/src"`}, []string{"mount(NULL", "MS_SLAVE"}, false},
+		{"What is shared with the host is taken before mounts stop being the host's", []string{"open_tree(", `"/shared"`}, []string{"mount(NULL", "MS_SLAVE"}, false},
+		{"All else is taken in its turn: a mount's place in mountinfo is by when it was made", []string{"# mount it at /proc"}, []string{"open_tree(", `"/src"`}, false},
+		{"Sources are the host's: they are taken before the root is entered", []string{"open_tree(", `"/src"`}, []string{"pivot_root("}, false},
 		{"What hides masked files is the host's null device, which the image cannot have made", []string{"open_tree(AT_FDCWD", `"/dev/null"`}, []string{"pivot_root("}, false},
 		{"Nothing is mounted before mounts are cut off from the host", []string{"mount(NULL", "MS_SLAVE"}, []string{"move_mount("}, false},
 		{"The control group is entered before the cgroup namespace is made, whose root it becomes", []string{"enter the control group"}, []string{"unshare(CLONE_NEWCGROUP"}, false},

@@ -78,8 +78,11 @@ func TestSpecsThatCannotBeCarriedOutAreRefused(t *testing.T) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {Secs: 1}}
 		}, `no clock "realtime"`},
+		{"A propagation that there is not", func(s *specs.Spec) { s.Linux.RootfsPropagation = "strange" }, `rootfsPropagation is "strange"`},
+		{"A class of RDT that leads elsewhere", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: ".."} }, `closID ".."`},
+		{"A line of RDT that is none", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{Schemata: []string{"L3"}} }, `the line "L3"`},
+		{"A bandwidth that is a cache", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{MemBwSchema: "L3:0=f"} }, "not of MB"},
 		{"A scheduling policy that there is not", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_FAIR"} }, `policy "SCHED_FAIR"`},
-		{"A nice value of a real-time policy", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Nice: 3} }, "SCHED_RR has no nice value"},
 		{"A nice value out of range", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 20} }, "nice value 20"},
 		{"A deadline of another policy", func(s *specs.Spec) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Deadline: 3}
@@ -89,10 +92,10 @@ func TestSpecsThatCannotBeCarriedOutAreRefused(t *testing.T) {
 			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
 		}, "I/O priority 8"},
 		{"Processors that are no list", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "3-1"} }, `the processors "3-1"`},
-		{"A memory policy that there is not", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_FAR"} }, `policy "MPOL_FAR"`},
+		{"A memory policy that there is not", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_FAR"} }, `invalid memory policy mode: there is no "MPOL_FAR"`},
 		{"Memory nodes that are no list", func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0,99999"}
-		}, `the nodes "0,99999"`},
+		}, `invalid memory policy nodes "0,99999"`},
 		{"Intel RDT", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }, "intelRdt is not supported"},
 	} {
 		t.Run(c.summary, func(t *testing.T) {

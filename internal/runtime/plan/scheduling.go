@@ -18,7 +18,12 @@ func (c *compiler) scheduling(p *specs.Process) error {
 		if err != nil {
 			return err
 		}
-		c.do("be scheduled by "+string(p.Scheduler.Policy), callSchedSetattr, num(0), Bytes{attr, text}, num(0))
+		what := "be scheduled by " + string(p.Scheduler.Policy)
+		if r := c.spec.Linux.Resources; r != nil && r.CPU != nil && r.CPU.Cpus != "" && p.Scheduler.Policy == specs.SchedDeadline {
+			// sched_setattr(2), EPERM: such a process may run on every processor of the system.
+			what += " (this process scheduler can't be used together with AllowedCPUs, resources.cpu.cpus)"
+		}
+		c.do(what, callSchedSetattr, num(0), Bytes{attr, text}, num(0))
 	}
 	if p.IOPriority != nil {
 		c.from("io priority")
@@ -33,7 +38,7 @@ func (c *compiler) scheduling(p *specs.Process) error {
 		c.do("have an I/O priority", callIoprioSet, flags(1, "IOPRIO_WHO_PROCESS"), num(0),
 			flags(class<<13|p.IOPriority.Priority, fmt.Sprintf("%s, %d", p.IOPriority.Class, p.IOPriority.Priority)))
 	}
-	if m := c.spec.Linux.MemoryPolicy; m != nil {
+	if m := c.spec.Linux.MemoryPolicy; m != nil && (m.Mode != "" || m.Nodes != "" || len(m.Flags) > 0) {
 		c.from("memory policy")
 		return c.memoryPolicy(m)
 	}
@@ -55,8 +60,6 @@ func schedAttr(s *specs.Scheduler) (attr []byte, text string, _ error) {
 	switch {
 	case s.Nice < -20 || s.Nice > 19:
 		return nil, "", fmt.Errorf("the nice value %d is not between -20 and 19", s.Nice)
-	case s.Nice != 0 && s.Policy != specs.SchedOther && s.Policy != specs.SchedBatch:
-		return nil, "", fmt.Errorf("%s has no nice value", s.Policy)
 	case s.Priority != 0 && !realtime:
 		return nil, "", fmt.Errorf("%s has no priority: that is for SCHED_FIFO and SCHED_RR", s.Policy)
 	case s.Priority < 0 || s.Priority > 99:
@@ -109,12 +112,12 @@ func MemoryPolicies() (modes, flags []string) {
 func (c *compiler) memoryPolicy(m *specs.LinuxMemoryPolicy) error {
 	mode, ok := memoryModes[m.Mode]
 	if !ok {
-		return fmt.Errorf("there is no memory policy %q", m.Mode)
+		return fmt.Errorf("invalid memory policy mode: there is no %q", m.Mode)
 	}
 	for _, f := range m.Flags {
 		n, ok := memoryFlags[f]
 		if !ok {
-			return fmt.Errorf("there is no flag %q of memory policies", f)
+			return fmt.Errorf("invalid memory policy flag: there is no %q", f)
 		}
 		mode |= n
 	}
@@ -125,7 +128,7 @@ func (c *compiler) memoryPolicy(m *specs.LinuxMemoryPolicy) error {
 	}
 	mask, err := numbers(m.Nodes)
 	if err != nil {
-		return fmt.Errorf("the nodes %q of the memory policy: %w", m.Nodes, err)
+		return fmt.Errorf("invalid memory policy nodes %q: %w", m.Nodes, err)
 	}
 	c.do(what, callSetMempolicy, num(mode), Bytes{mask, m.Nodes}, num(8*len(mask)+1)) // the kernel takes one bit less than it is told
 	return nil

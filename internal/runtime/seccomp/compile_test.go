@@ -219,7 +219,7 @@ func TestSenselessProfilesAreErrors(t *testing.T) {
 		{"unknown flag", specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_FAST"}}, "amd64", errdef.Invalid, "is not a seccomp flag"},
 		{"waiting without a listener", specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagWaitKillableRecv}}, "amd64", errdef.Invalid, "only for profiles that use"},
 		{"notify as default", specs.LinuxSeccomp{DefaultAction: specs.ActNotify}, "amd64", errdef.Invalid, "cannot be the default"},
-		{"notify for write", one(with(specs.ActNotify, "write")), "amd64", errdef.Invalid, "for write"},
+		{"notify for write", one(with(specs.ActNotify, "write")), "amd64", errdef.Invalid, "for the write syscall"},
 		{"notify and nobody listens", one(with(specs.ActNotify, "mkdir")), "amd64", errdef.Invalid, "needs a listenerPath"},
 		{"metadata for nobody", specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerMetadata: "x"}, "amd64", errdef.Invalid, "listenerMetadata"},
 		{"a contradiction", specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{allowed("read", arg(0, specs.OpEqualTo, 1)), with(specs.ActTrap, "read", arg(0, specs.OpEqualTo, 1))}}, "amd64", errdef.Invalid, "read: two rules have the same conditions"},

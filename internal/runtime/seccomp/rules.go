@@ -154,7 +154,7 @@ func (c *compiler) addRule(rule *specs.LinuxSyscall) error {
 		}
 		if notify && name == "write" {
 			// runc forbids it: the loader writes the listener's number to its parent.
-			return errdef.New(errdef.Invalid, "SCMP_ACT_NOTIFY cannot be used for write")
+			return errdef.New(errdef.Invalid, "SCMP_ACT_NOTIFY cannot be used for the write syscall")
 		}
 		row := lookup(name)
 		if row == nil {
