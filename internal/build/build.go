@@ -108,7 +108,9 @@ type session struct {
 	started  time.Time
 	mu       sync.Mutex // guards what follows
 	digests  map[string]fileDigest
-	learnt   bool // something of digests is new
+	learnt   map[string]bool // paths whose digests are new
+	kept     int             // digests that were read from the file of an earlier build
+	whole    bool            // that file was understood to its end
 	warnings []dockerfile.Warning
 	places   map[string]*place     // of further contexts
 	shell    sync.Once             // only one command's failure is looked at
@@ -293,7 +295,7 @@ func begin(e *engine.Engine, o Options) (_ *session, err error) {
 	}
 	s := &session{
 		Options: o, engine: e, cache: cache.Open(e.Settings.DataRoot), now: time.Now().UTC(),
-		digests: map[string]fileDigest{}, used: map[string]usedRecord{}, id: newInvocation(), started: time.Now().UTC(),
+		digests: map[string]fileDigest{}, learnt: map[string]bool{}, used: map[string]usedRecord{}, id: newInvocation(), started: time.Now().UTC(),
 	}
 	if o.Epoch != nil {
 		s.now = *o.Epoch

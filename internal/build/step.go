@@ -484,7 +484,7 @@ func (b *builder) digester(from *dockerfile.Stage) files.Digester {
 		id.sum = sum
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.digests[path], b.learnt = id, true
+		b.digests[path], b.learnt[path] = id, true
 	}
 	d.Known = func(path string, st *unix.Stat_t) (sum [sha256.Size]byte, ok bool) {
 		b.mu.Lock()

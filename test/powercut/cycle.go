@@ -84,6 +84,25 @@ func (t *test) archive(kind string, worker, seed int) string {
 	return filepath.Join(t.machine.archives(), fmt.Sprintf("%s%d-%d.tar", kind, worker, seed))
 }
 
+// kinds are the ways in which an image comes here: loaded, imported, built.
+var kinds = []string{"tiny", "flat", "built"}
+
+// dockerfile unpacks an archive, whose times are always the same, and runs the program that is in it.
+func dockerfile(archive string) []byte {
+	return fmt.Appendf(nil, "FROM scratch\nADD %s /\nRUN [%q]\n", filepath.Base(archive), tiny.Program)
+}
+
+// add are the arguments that make an image of an archive.
+func add(kind, name, archive string) []string {
+	switch kind {
+	case "flat":
+		return []string{"import", archive, name}
+	case "built":
+		return []string{"build", "-q", "--network", "none", "-t", name, "-f", archive + ".Dockerfile", filepath.Dir(archive)}
+	}
+	return []string{"load", "-i", archive}
+}
+
 // newTest makes the archives and learns what their layers hold from an instance in dir that is left alone. berth runs a
 // command there.
 func newTest(m machine, dir string, berth func(...string) (string, error), longest time.Duration, seed int64) (*test, error) {
@@ -99,17 +118,21 @@ func newTest(m machine, dir string, berth func(...string) (string, error), longe
 	for w := range workers {
 		t.images[w], t.containers[w], t.networks[w] = map[string]fate{}, map[string]fate{}, map[string]fate{}
 		for s := range seeds {
-			for _, kind := range []string{"tiny", "flat"} {
+			for _, kind := range kinds {
 				// Workers share the layers of a seed, so that they also meet each other.
 				name, path := imageName(kind, w, s), filepath.Join(dir, "archive.tar")
-				data, args := tiny.Image(name, s), []string{"load", "-i", path}
-				if kind == "flat" {
-					data, args = tiny.Rootfs(1000+s), []string{"import", path, name}
+				data, args := tiny.Image(name, s), add(kind, name, path)
+				switch kind {
+				case "flat":
+					data = tiny.Rootfs(1000 + s)
+				case "built":
+					data = tiny.Rootfs(2000 + s)
 				}
-				if err := os.WriteFile(path, data, 0o644); err != nil {
+				there := t.archive(kind, w, s)
+				if err := errors.Join(os.WriteFile(path, data, 0o644), os.WriteFile(path+".Dockerfile", dockerfile(path), 0o644)); err != nil {
 					return nil, err
 				}
-				if err := m.write(t.archive(kind, w, s), data); err != nil {
+				if err := errors.Join(m.write(there, data), m.write(there+".Dockerfile", dockerfile(there))); err != nil {
 					return nil, err
 				}
 				if w > 0 {
@@ -188,7 +211,7 @@ func (t *test) renew() error {
 
 // work does one command of a worker.
 func (t *test) work(w int, random *rand.Rand) {
-	kind := []string{"tiny", "flat"}[random.Intn(2)]
+	kind := kinds[random.Intn(len(kinds))]
 	s := random.Intn(seeds)
 	name := imageName(kind, w, s)
 	images, containers, networks := t.images[w], t.containers[w], t.networks[w]
@@ -207,10 +230,8 @@ func (t *test) work(w int, random *rand.Rand) {
 		}
 	}
 	switch n := random.Intn(18); {
-	case n < 3 && kind == "tiny":
-		change(images, name, present, "load", "-i", t.archive(kind, w, s))
 	case n < 3:
-		change(images, name, present, "import", t.archive(kind, w, s), name)
+		change(images, name, present, add(kind, name, t.archive(kind, w, s))...)
 	case n < 5:
 		if images[name] == present {
 			change(images, name, absent, "rmi", "-f", name)
@@ -290,7 +311,7 @@ func (t *test) verify() {
 	var there, onNetworks []string
 	for w := range workers {
 		for s := range seeds {
-			for _, kind := range []string{"tiny", "flat"} {
+			for _, kind := range kinds {
 				name := imageName(kind, w, s)
 				if t.settle(t.images[w], name, images) {
 					there = append(there, name)
@@ -320,6 +341,9 @@ func (t *test) verify() {
 	}
 	if _, err := t.berth(append([]string{"image", "inspect"}, there...)...); err != nil {
 		t.violation("%v", err)
+	}
+	if said, err := t.berth(append([]string{"image", "verify"}, there...)...); err != nil { // the blobs of what was built are made of their layers
+		t.violation("%s%v", said, err)
 	}
 	if t.cuts%4 != 0 {
 		return

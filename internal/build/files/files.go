@@ -14,7 +14,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/internal/disk"
@@ -169,7 +172,7 @@ func (o Options) parents() Owner {
 // Copy copies what an item selects to dest, a path of the layer. If dest is a directory, or ends with "/", a file goes into it under its
 // own name; of a directory the content is copied.
 func (l *Layer) Copy(ctx context.Context, from Item, dest string, opt Options) error {
-	c := &copier{ctx: ctx, layer: l, opt: opt, links: map[inode]string{}}
+	c := newCopier(ctx, l, opt)
 	found, err := l.Place(dest)
 	if err != nil {
 		return err
@@ -200,7 +203,7 @@ func (l *Layer) Copy(ctx context.Context, from Item, dest string, opt Options) e
 		return err
 	}
 	defer in.Close()
-	return c.other(from, in, path.Base(found.Path), found.Path)
+	return c.other(from, in, path.Base(found.Path), found.Path, nil)
 }
 
 // Write writes a file whose content is at hand, as Copy would copy it.
@@ -270,9 +273,22 @@ type copier struct {
 	opt   Options
 	links map[inode]string // files with several names: where the first one was copied to
 
-	unshared bool // files cannot share their content
-	buffer   []byte
+	unshared atomic.Bool   // files cannot share their content
+	room     chan struct{} // for goroutines that copy files
+	buffers  sync.Pool     // of *[bufferBytes]byte
 }
+
+const bufferBytes = 128 << 10
+
+func newCopier(ctx context.Context, l *Layer, opt Options) *copier {
+	return &copier{
+		ctx: ctx, layer: l, opt: opt, links: map[inode]string{}, room: make(chan struct{}, min(runtime.GOMAXPROCS(0)-1, maxHelpers)),
+		buffers: sync.Pool{New: func() any { return new([bufferBytes]byte) }},
+	}
+}
+
+// maxHelpers is how many goroutines help to copy files at most: the file system has its limits.
+const maxHelpers = 7
 
 // tree copies a directory's content into the directory found, which is made if need be. That one does not become what the source is: it
 // has only its times.
@@ -307,9 +323,13 @@ func (l *Layer) lower(p string) (*merged.Dir, error) {
 
 // content copies what is in a directory. at is the path of to in the layer, below what the layers below have there, or nil.
 func (c *copier) content(from Item, to *os.File, at string, below *merged.Dir) error {
-	return from.each(func(item Item) error {
+	files := c.newCrew() // which copies the directory's files, while this goes on with the next ones
+	err := from.each(func(item Item) error {
 		if c.ctx.Err() != nil {
 			return errdef.As(errdef.Cancelled, context.Cause(c.ctx))
+		}
+		if err := files.failed(); err != nil {
+			return err
 		}
 		base := path.Base(item.Name)
 		here := path.Join(at, base)
@@ -330,7 +350,7 @@ func (c *copier) content(from Item, to *os.File, at string, below *merged.Dir) e
 			if there.Dir != nil {
 				return errdef.New(errdef.Invalid, "cannot replace the directory /%s by a file", here)
 			}
-			return c.other(item, to, base, here)
+			return c.other(item, to, base, here, files)
 		}
 		if hidden && there.Dir == nil {
 			var st unix.Stat_t
@@ -351,6 +371,10 @@ func (c *copier) content(from Item, to *os.File, at string, below *merged.Dir) e
 		}
 		return c.describe(item.Dir.FD(), sub, true)
 	})
+	if failed := files.wait(); failed != nil && err == nil {
+		return failed
+	}
+	return err
 }
 
 // describe gives a copy what its original is described by.
@@ -366,8 +390,8 @@ func (c *copier) describe(from int, to *os.File, dir bool) error {
 	})
 }
 
-// other copies something that is no directory to the name base of the directory to.
-func (c *copier) other(from Item, to *os.File, base, at string) error {
+// other copies something that is no directory to the name base of the directory to. A crew, unless it is nil, may do that later.
+func (c *copier) other(from Item, to *os.File, base, at string, later *crew) error {
 	st, err := from.Stat()
 	if err != nil {
 		return err
@@ -391,7 +415,12 @@ func (c *copier) other(from Item, to *os.File, base, at string) error {
 	owner := c.opt.owner(&st)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return c.regular(from, int(to.Fd()), base)
+		dir := int(to.Fd())
+		if later == nil || st.Nlink > 1 { // whose next name is linked to this one
+			return c.regular(from, dir, base)
+		}
+		later.do(func() error { return c.regular(from, dir, base) })
+		return nil
 	case unix.S_IFLNK:
 		var b [unix.PathMax]byte
 		n, err := unix.Readlinkat(from.In, from.base(), b[:])
@@ -462,14 +491,13 @@ func (c *copier) regular(from Item, to int, base string) error {
 
 // bytes copies the content of a file: shared, where one file system can share it.
 func (c *copier) bytes(out, in int) error {
-	if !c.unshared {
+	if !c.unshared.Load() {
 		if unix.IoctlFileClone(out, in) == nil {
 			return nil
 		}
-		c.unshared = true // nor will the next one be
+		c.unshared.Store(true) // nor will the next one be
 	}
-	if c.buffer == nil {
-		c.buffer = make([]byte, 128<<10)
-	}
-	return disk.CopyBytes(out, in, c.buffer)
+	buffer := c.buffers.Get().(*[bufferBytes]byte) //nolint:forcetypeassert // its New makes nothing else
+	defer c.buffers.Put(buffer)
+	return disk.CopyBytes(out, in, buffer[:])
 }

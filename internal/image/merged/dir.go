@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,9 +65,13 @@ func (d *Dir) Entries(visit func(Entry) error) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
+	var all []seen
+	for i, name := range names {
+		if i%lookAhead == 0 {
+			all = d.see(names[i:min(i+lookAhead, len(names))], all)
+		}
 		s := &stack{}
-		below, in, st, err := s.lookup(d.parts, name)
+		below, in, st, err := s.lookupFrom(d.parts, name, &all[i%lookAhead])
 		if errors.Is(err, unix.ENOENT) {
 			continue // hidden
 		}
@@ -82,6 +88,30 @@ func (d *Dir) Entries(visit func(Entry) error) error {
 		}
 	}
 	return nil
+}
+
+// lookAhead is how many names of a directory are looked at together.
+const lookAhead = 1024
+
+// worthwhile is how many names are worth another goroutine: they take some 30 microseconds.
+const worthwhile = 32
+
+// see looks at names in the topmost part, several at a time. all is memory that may be used.
+func (d *Dir) see(names []string, all []seen) []seen {
+	all = slices.Grow(all[:0], len(names))[:len(names)]
+	look := func(from, to int) {
+		for i := from; i < to; i++ {
+			all[i].err = unix.Fstatat(d.parts[0], names[i], &all[i].Stat_t, unix.AT_SYMLINK_NOFOLLOW)
+		}
+	}
+	share := max(worthwhile, (len(names)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	var others sync.WaitGroup
+	for from := share; from < len(names); from += share {
+		others.Go(func() { look(from, min(from+share, len(names))) })
+	}
+	look(0, min(share, len(names)))
+	others.Wait()
+	return all
 }
 
 // names are those of all parts, the hidden ones too.

@@ -128,8 +128,24 @@ func (s *stack) open(name string) (directory, *os.File, error) {
 
 // lookup finds an entry of a directory: a directory of its own, or something else of a type, in one part.
 func (s *stack) lookup(d directory, part string) (below directory, in int, st unix.Stat_t, err error) {
-	for _, fd := range d {
-		err := unix.Fstatat(fd, part, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return s.lookupFrom(d, part, nil)
+}
+
+// seen is what fstatat(2) said of a name.
+type seen struct {
+	unix.Stat_t
+	err error
+}
+
+// lookupFrom is lookup for what has been seen in the topmost part, unless first is nil.
+func (s *stack) lookupFrom(d directory, part string, first *seen) (below directory, in int, st unix.Stat_t, err error) {
+	for i, fd := range d {
+		var err error
+		if i == 0 && first != nil {
+			st, err = first.Stat_t, first.err
+		} else {
+			err = unix.Fstatat(fd, part, &st, unix.AT_SYMLINK_NOFOLLOW)
+		}
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}

@@ -85,7 +85,7 @@ func (d *differ) change(root int, c merged.Change) error {
 		return &os.PathError{Op: "fstatat", Path: name, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return d.entry(fd, base, name, 0)
+		return d.entry(fd, base, name, 0, nil)
 	}
 	f, err := tree.OpenEntry(fd, base, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -133,15 +133,12 @@ func (d *differ) directory(in int, base, path string, depth int) error {
 		names = slices.DeleteFunc(names, func(n string) bool { return n == merged.OpaqueMark || n == merged.HiddenMark })
 	}
 	sort.Strings(names)
-	for _, name := range names {
+	return inOrder(fd, names, func(name string, seen *glance) error {
 		if err := d.ctx.Err(); err != nil {
 			return errdef.As(errdef.Cancelled, context.Cause(d.ctx))
 		}
-		if err := d.entry(fd, name, path+name, depth); err != nil {
-			return err
-		}
-	}
-	return nil
+		return d.entry(fd, name, path+name, depth, seen)
+	})
 }
 
 func (d *differ) describeDirectory(fd int, path string) error {
@@ -167,9 +164,15 @@ func (d *differ) describeDirectory(fd int, path string) error {
 	return d.tar.WriteHeader(&tar.Header{Name: path + opaqueName, Typeflag: tar.TypeReg, ModTime: h.ModTime, Format: tar.FormatPAX})
 }
 
-func (d *differ) entry(in int, base, path string, depth int) error {
+// entry writes what has the name base in the directory in. seen, unless it is nil, is what was seen of it just now.
+func (d *differ) entry(in int, base, path string, depth int, seen *glance) error {
 	var st unix.Stat_t
-	err := unix.Fstatat(in, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	var err error
+	if seen != nil {
+		st, err = seen.Stat_t, seen.err
+	} else {
+		err = unix.Fstatat(in, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	}
 	if err == unix.ENOENT { // removed meanwhile
 		return nil
 	}
@@ -201,6 +204,9 @@ func (d *differ) entry(in int, base, path string, depth int) error {
 	}
 	switch kind {
 	case unix.S_IFREG:
+		if seen != nil && seen.plain {
+			return d.plainFile(h, seen.data)
+		}
 		return d.file(in, base, h)
 	case unix.S_IFLNK:
 		h.Typeflag = tar.TypeSymlink
@@ -218,6 +224,22 @@ func (d *differ) entry(in int, base, path string, depth int) error {
 		return nil
 	}
 	return d.tar.WriteHeader(h)
+}
+
+// plainFile writes a file that was read already.
+func (d *differ) plainFile(h *tar.Header, data []byte) error {
+	h.Typeflag, h.Size = tar.TypeReg, int64(len(data))
+	if err := d.tar.WriteHeader(h); err != nil {
+		return err
+	}
+	if d.opt.Recipe != nil {
+		d.opt.Recipe.File(h.Name, h.Size)
+	}
+	if d.opt.Size != nil {
+		*d.opt.Size += h.Size
+	}
+	_, err := d.tar.Write(data)
+	return err
 }
 
 func (d *differ) file(in int, base string, h *tar.Header) error {

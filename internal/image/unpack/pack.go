@@ -23,7 +23,7 @@ type PackOptions struct {
 // container may be changing the tree meanwhile; a file that becomes shorter is filled up with zeros.
 func Pack(ctx context.Context, in *os.File, name, as string, w io.Writer, opt PackOptions) error {
 	d := newPacker(ctx, w, opt)
-	if err := d.entry(int(in.Fd()), name, as, 0); err != nil {
+	if err := d.entry(int(in.Fd()), name, as, 0, nil); err != nil {
 		return fmt.Errorf("cannot write the archive: %w", err)
 	}
 	return d.tar.Close()
@@ -83,7 +83,7 @@ func (d *differ) merged(dir *merged.Dir, path string, depth int) error {
 		if e.Dir != nil {
 			return d.merged(e.Dir, path+e.Name+"/", depth+1)
 		}
-		return d.entry(e.In, e.Name, path+e.Name, depth)
+		return d.entry(e.In, e.Name, path+e.Name, depth, nil)
 	})
 }
 

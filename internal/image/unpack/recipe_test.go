@@ -112,9 +112,12 @@ func TestChangedTreeOrRecipeIsNoticed(t *testing.T) {
 		"a shorter file":     func(tree, _ string) error { return os.Truncate(tree+"/z", 5) },
 		"a missing file":     func(tree, _ string) error { return os.Remove(tree + "/z") },
 		"a link":             func(tree, _ string) error { return errors.Join(os.Remove(tree+"/z"), os.Symlink("a/more", tree+"/z")) },
-		"no recipe's end":    func(_, recipe string) error { st, _ := os.Stat(recipe); return os.Truncate(recipe, st.Size()-1) },
-		"half a recipe":      func(_, recipe string) error { st, _ := os.Stat(recipe); return os.Truncate(recipe, st.Size()/2) },
-		"an empty recipe":    func(_, recipe string) error { return os.Truncate(recipe, 0) },
+		"a link to a directory": func(tree, _ string) error {
+			return errors.Join(os.Rename(tree+"/a", tree+"/b"), os.Symlink("b", tree+"/a"))
+		},
+		"no recipe's end": func(_, recipe string) error { st, _ := os.Stat(recipe); return os.Truncate(recipe, st.Size()-1) },
+		"half a recipe":   func(_, recipe string) error { st, _ := os.Stat(recipe); return os.Truncate(recipe, st.Size()/2) },
+		"an empty recipe": func(_, recipe string) error { return os.Truncate(recipe, 0) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			layers, blobs, d, _ := commitTree(t)
