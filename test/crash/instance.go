@@ -91,6 +91,14 @@ func (in *instance) renew() error {
 	if left := in.endUplink(true); len(left) > 0 {
 		return errors.New(left[0])
 	}
+	if err := in.makeBundle(); err != nil {
+		return err
+	}
+	if in.user == nil { // an empty directory of states stays
+		if err := os.MkdirAll(filepath.Join(in.run(), "runtime"), 0o700); err != nil {
+			return err
+		}
+	}
 	in.baseline = in.files()
 	return nil
 }
@@ -118,15 +126,33 @@ func (in *instance) berth(args ...string) (string, error) {
 	argv := in.argv(args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env, cmd.SysProcAttr = in.env(), in.attributes()
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
-	if err := cmd.Run(); err != nil {
+	// Files, and not pipes, which a container that was only created would keep open.
+	var said [2][]byte
+	var streams [2]*os.File
+	for i, name := range []string{"out", "err"} {
+		f, err := os.Create(filepath.Join(in.dir, "command."+name))
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		streams[i] = f
+	}
+	cmd.Stdout, cmd.Stderr = streams[0], streams[1]
+	err := cmd.Run()
+	for i, f := range streams {
+		data, readErr := os.ReadFile(f.Name())
+		if readErr != nil {
+			return "", readErr
+		}
+		said[i] = data
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return out.String(), fmt.Errorf("berth %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
+		return string(said[0]), fmt.Errorf("berth %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(said[1])))
 	}
-	return out.String(), nil
+	return string(said[0]), nil
 }
 
 // see notes which containers there are, so that what is left of them can be looked for later.

@@ -73,6 +73,7 @@ func scenarios(archive string, registry string) []scenario {
 		{"rm -f (monitor)", runningServer, [][]string{target}, []string{"rm", "-f", "target"}, afterRemove},
 	}
 	list = append(list, migrateScenarios()...)
+	list = append(list, runtimeScenarios()...)
 	list = append(list, networkScenarios()...)
 	if registry != "" {
 		list = append(list, scenario{"pull", theCommand, nil, []string{"pull", registry}, nil})
@@ -84,11 +85,12 @@ func scenarios(archive string, registry string) []scenario {
 func (in *instance) one(s scenario, n int) (o outcome, wrong []string, err error) {
 	witness := []string{"create", "--name", "witness", "--network", "none", "box", "true"}
 	for _, args := range append([][]string{witness}, s.prepare...) {
-		if _, err := in.berth(args...); err != nil {
+		if _, err := in.berth(in.placed(args)...); err != nil {
 			return o, nil, fmt.Errorf("cannot prepare %s: %w", s.name, err)
 		}
 	}
 	in.see()
+	s.args = in.placed(s.args)
 	switch s.victim {
 	case theCommand:
 		o, err = in.start(s.args, "", n)
