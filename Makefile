@@ -11,7 +11,7 @@ build     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldfla
 # As internal/program unpacks it: one block, CRC32.
 XZ        = xz -9ecT1 --check=crc32
 
-.PHONY: build run test man reference compat corpus attacks crash soak debian shop powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
+.PHONY: build run test man reference compat corpus attacks crash soak debian shop projects powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -94,6 +94,10 @@ debian: build
 # subordinate ids and may read this checkout; or as whoever calls.
 shop: build
 	./test/shop/run $(abspath $(OUT)/berth) $(SHOP_USER)
+
+# Five projects, as those of Go, Python, Node, C and Debian packages are written, built on Debian packages; from the languages' registries.
+projects: build
+	./test/projects/run $(OUT)/berth
 
 # Dockerfiles built by berth and by the BuildKit of Debian's docker.io, and compared; as root.
 corpus: build

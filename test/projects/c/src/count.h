@@ -1,0 +1,3 @@
+#include <stdio.h>
+
+long count(FILE *in);

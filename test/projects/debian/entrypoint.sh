@@ -1,0 +1,4 @@
+#!/bin/sh
+set -eu
+export LANGUAGE=C
+exec "$@"
