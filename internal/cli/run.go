@@ -384,7 +384,7 @@ func (c *call) execTerminal(e *engine.Engine, of *state.Container, x engine.Exec
 		done <- nil
 	}()
 	if err := <-done; errors.Is(err, errDetached) {
-		return p.Close()
+		return p.Detach()
 	}
 	status, err := p.Wait()
 	if err != nil {
