@@ -79,7 +79,8 @@ attacks:
 crash: build
 	$(GO) run ./test/crash -berth $(OUT)/berth
 
-# Containers on networks, thousands of times and many at once, as root and as a user; BERTH_SHORT=1 starts some dozens.
+# A thousand containers at once, and 64 clients beside them; containers on networks, thousands of times and many at once, as root and as a user;
+# BERTH_SHORT=1 starts some dozens.
 soak: build
 	$(GO) run ./test/soak -berth $(OUT)/berth
 

@@ -36,13 +36,16 @@ func (c *call) config() (container.Config, error) {
 		maps.Copy(labels, cfg.Labels)
 		cfg.Labels = labels
 	}
+	// What docker's own program refuses is 125 of create, too; what its daemon refuses is 1 there.
 	switch {
 	case cfg.AutoRemove && cfg.Restart.Name != "":
-		return cfg, c.usage("Conflicting options: --restart and --rm")
+		return cfg, c.misused(125, "conflicting options: cannot specify both --restart and --rm")
+	case cfg.Log.DriverName() == container.LogNone && len(cfg.Log.Options) > 0:
+		return cfg, c.misused(125, "%v", cfg.Log.Check())
 	case cfg.UTS == "host" && cfg.Hostname != "":
 		return cfg, c.usage("conflicting options: hostname and the UTS mode")
 	case c.options.noHealth && !reflect.ValueOf(cfg.Health).IsZero():
-		return cfg, c.usage("--no-healthcheck conflicts with --health-* options")
+		return cfg, c.misused(125, "--no-healthcheck conflicts with --health-* options")
 	}
 	if len(cfg.Attach) == 0 && !c.options.detach {
 		cfg.Attach = []string{"stdout", "stderr"}
@@ -103,7 +106,7 @@ func (c *call) networks(cfg *container.Config) error {
 	}
 	switch {
 	case len(first.Aliases) > 0 && (single || cfg.Network == container.NetworkBridge):
-		return c.usage("conflicting options: network-scoped aliases are only supported for user-defined networks")
+		return c.misused(125, "conflicting options: network-scoped aliases are only supported for user-defined networks")
 	case single && len(first.LinkLocal) > 0:
 		return c.usage("conflicting options: a link-local address needs a network")
 	case single && len(cfg.Links) > 0:
@@ -150,7 +153,7 @@ func (c *call) cmdRun() error {
 	}
 	o, attach := &c.options, c.options.config.Attach
 	if o.detach && len(attach) > 0 {
-		return c.usage("Conflicting options: -a and -d")
+		return c.misused(1, "conflicting options: cannot specify both --attach and --detach")
 	}
 	e, err := c.engine()
 	if err != nil {
@@ -387,7 +390,7 @@ func (c *call) execTerminal(e *engine.Engine, of *state.Container, x engine.Exec
 		done <- nil
 	}()
 	if err := <-done; errors.Is(err, errDetached) {
-		return p.Close()
+		return p.Detach()
 	}
 	status, err := p.Wait()
 	if err != nil {

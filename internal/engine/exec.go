@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"berth/internal/errdef"
+	"berth/internal/ident"
 	"berth/internal/ownjson"
 	"berth/internal/runtime/monitor"
 	"berth/internal/state"
@@ -30,6 +31,7 @@ type Exec struct {
 	conn *monitor.Conn
 	// Console is the first side of the process's terminal, if it has one.
 	Console *os.File
+	note    func() // that somebody has let go of it
 }
 
 // Exec starts a process in a running container. stdio is its standard input, output and error unless it gets a terminal; they
@@ -60,7 +62,7 @@ func (e *Engine) Exec(c *state.Container, o ExecOptions, stdio [3]*os.File) (*Ex
 			fds = append(fds, int(f.Fd()))
 		}
 	}
-	x := &Exec{conn: conn}
+	x := &Exec{conn: conn, note: func() { e.Containers.Note(c, "exec_detach", "execID", request.ID) }}
 	if err := conn.Send(monitor.FrameExec, request, fds...); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -113,8 +115,14 @@ func (e *Engine) execRequest(c *state.Container, o ExecOptions) (monitor.ExecReq
 	if err == nil && o.TTY && o.Rows > 0 {
 		r.Process.ConsoleSize = &specs.Box{Height: uint(o.Rows), Width: uint(o.Columns)}
 	}
-	r.Detach = o.Detach
+	r.Detach, r.ID = o.Detach, ident.New()
 	return r, err
+}
+
+// Detach lets go of the process, which runs on, because somebody has asked for it.
+func (x *Exec) Detach() error {
+	x.note()
+	return x.Close()
 }
 
 // Wait waits for the end of the process.

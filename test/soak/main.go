@@ -2,7 +2,10 @@
 // many at once, and then looks for what is left of them on the host: leases, records, interfaces, elements of nftables, processes,
 // control groups, files. Nothing is swept meanwhile or afterwards: what a sweep would find is a leak.
 //
-// It does so as root, and a tenth of it as a user without root: one with subordinate ids, if this host has such a user, else one who has
+// Before that it starts a thousand containers that stay, times the commands that look at them, and has 64 clients run, exec, stop and rm
+// others beside them for some minutes.
+//
+// The rest it does as root, and a tenth of it as a user without root: one with subordinate ids, if this host has such a user, else one who has
 // one id. It needs root. BERTH_SHORT=1 does it a few dozen times instead of 2,000. What a kill leaves is not its business (test/crash).
 package main
 
@@ -24,14 +27,24 @@ import (
 
 func main() {
 	program := flag.String("berth", "bin/berth", "the program to test")
-	times := flag.Int("times", 0, "how often as root; 0: 2000, or 48 with BERTH_SHORT set")
-	userTimes := flag.Int("user-times", 0, "how often as a user without root; 0: 200, or 24 with BERTH_SHORT set")
+	times := flag.Int("times", 0, "how often as root; 0: 2000, or 48 with BERTH_SHORT set; less than 0: not at all")
+	userTimes := flag.Int("user-times", 0, "how often as a user without root; 0: 200, or 24 with BERTH_SHORT set; less than 0: not at all")
 	jobs := flag.Int("jobs", 16, "how many at once; half of them without root")
+	var c crowd
+	flag.IntVar(&c.containers, "many", 0, "how many containers there are at once; 0: 1000, or 30 with BERTH_SHORT set; less than 0: this part is left out")
+	flag.IntVar(&c.clients, "clients", 64, "how many clients run, exec, stop and rm containers beside them")
+	flag.DurationVar(&c.during, "for", 0, "for how long; 0: five minutes, or five seconds with BERTH_SHORT set")
 	flag.Parse()
+	if c.during == 0 {
+		c.during = 5 * time.Minute
+		if os.Getenv("BERTH_SHORT") != "" {
+			c.during = 5 * time.Second
+		}
+	}
 	for _, n := range []struct {
 		times       *int
 		long, short int
-	}{{times, 2000, 48}, {userTimes, 200, 24}} {
+	}{{times, 2000, 48}, {userTimes, 200, 24}, {&c.containers, 1000, 30}} {
 		if *n.times == 0 {
 			*n.times = n.long
 			if os.Getenv("BERTH_SHORT") != "" {
@@ -39,20 +52,29 @@ func main() {
 			}
 		}
 	}
-	if err := run(*program, *times, *userTimes, *jobs); err != nil {
+	if err := run(*program, *times, *userTimes, *jobs, c); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		os.Exit(1)
 	}
 }
 
-func run(program string, times, userTimes, jobs int) error {
+func run(program string, times, userTimes, jobs int, c crowd) error {
 	if os.Geteuid() != 0 {
 		return errors.New("cannot test: root is needed for networks")
 	}
 	if err := ownnet.Enter(); err != nil {
 		return err
 	}
-	err := soak(program, nil, times, jobs)
+	var err error
+	if c.containers >= 0 {
+		err = soakCrowd(program, c)
+	}
+	if times > 0 {
+		err = errors.Join(err, soak(program, nil, times, jobs))
+	}
+	if userTimes < 0 {
+		return err
+	}
 	restore, tun := ordinary.OpenTUN()
 	if os.IsNotExist(tun) {
 		fmt.Println("without root: skipped:", tun)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"berth/internal/errdef"
 
@@ -166,8 +167,12 @@ func (m *monitor) listenTo(c *client) {
 				m.streams.closeIn()
 			}
 		case FrameResize:
-			if len(payload) == 4 {
-				m.streams.resize(binary.BigEndian.Uint16(payload), binary.BigEndian.Uint16(payload[2:]))
+			if len(payload) != 4 {
+				continue
+			}
+			rows, columns := binary.BigEndian.Uint16(payload), binary.BigEndian.Uint16(payload[2:])
+			if m.streams.resize(rows, columns) {
+				m.Store.Note(m.current(), "resize", "height", strconv.Itoa(int(rows)), "width", strconv.Itoa(int(columns)))
 			}
 		}
 	}
@@ -243,7 +248,7 @@ func (m *monitor) exec(conn *Conn, payload []byte) error {
 	if r.Process == nil || !r.Process.Terminal && len(files) != 3 {
 		return errdef.New(errdef.Invalid, "the request names no process, or does not bring its descriptors")
 	}
-	p, err := m.startFurther(r.Process, r.Seccomp, files)
+	p, err := m.startFurther(r, files)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,6 @@ import (
 	"berth/internal/state"
 	"berth/internal/storage"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -96,7 +95,8 @@ func (f *further) collect() Ended {
 }
 
 // startFurther starts a further process.
-func (m *monitor) startFurther(process *specs.Process, seccomp *specs.LinuxSeccomp, files []*os.File) (_ *further, err error) {
+func (m *monitor) startFurther(request ExecRequest, files []*os.File) (_ *further, err error) {
+	process := request.Process
 	m.mu.Lock()
 	if !m.running {
 		m.mu.Unlock()
@@ -116,14 +116,17 @@ func (m *monitor) startFurther(process *specs.Process, seccomp *specs.LinuxSecco
 	}
 	defer unix.Close(target)
 	in := lifecycle.ExecInput{
-		ID: m.c.ID, Process: process, Seccomp: seccomp, Host: m.Host(), Target: target,
+		ID: m.c.ID, Process: process, Seccomp: request.Seccomp, Host: m.Host(), Target: target,
 		Namespaces: m.namespaces, Cgroup: m.group(), NoSetgroups: m.noSetgroups,
 	}
 	if !process.Terminal {
 		in.Stdin, in.Stdout, in.Stderr = files[0], files[1], files[2]
 	}
 	r, err := m.enter(in)
-	id, command := ident.New(), strings.Join(process.Args, " ")
+	id, command := request.ID, strings.Join(process.Args, " ")
+	if id == "" {
+		id = ident.New()
+	}
 	now := m.current()
 	created := now.Event("exec_create: "+command, "execID", id)
 	if err != nil {

@@ -123,7 +123,7 @@ func (m *monitor) runCheck(command []string, p state.Process, timeout time.Durat
 		return 0, "", err
 	}
 	defer ours.Close()
-	running, err := m.startFurther(request.Process, request.Seccomp, []*os.File{null, theirs, theirs})
+	running, err := m.startFurther(request, []*os.File{null, theirs, theirs})
 	_ = theirs.Close()
 	if err != nil {
 		return 0, "", err

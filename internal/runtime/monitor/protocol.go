@@ -92,6 +92,7 @@ type ExecRequest struct {
 	Process *specs.Process
 	Seccomp *specs.LinuxSeccomp `json:",omitempty"`
 	Detach  bool                `json:",omitempty"`
+	ID      string              `json:",omitempty"` // by which events tell of the process; one is chosen if there is none
 }
 
 // Started says that a process runs.

@@ -210,16 +210,17 @@ func (s *streams) closeIn() {
 	}
 }
 
-// resize sets the size of the terminal.
-func (s *streams) resize(rows, columns uint16) {
+// resize sets the size of the terminal, if there is one.
+func (s *streams) resize(rows, columns uint16) (done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tty == nil {
-		return
+		return false
 	}
 	if raw, err := s.tty.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
-			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+			done = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}) == nil
 		})
 	}
+	return done
 }
