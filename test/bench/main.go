@@ -93,7 +93,9 @@ func measure() (err error) {
 	if b.berth, err = filepath.Abs(*program); err != nil {
 		return err
 	}
-	for name, value := range map[string]string{"BERTH_DATA_ROOT": b.dir + "/d", "BERTH_RUN_ROOT": b.dir + "/r"} {
+	// The peers are Debian's packages, whatever else somebody has put before them.
+	path := "/usr/sbin:/usr/bin:/sbin:/bin:" + os.Getenv("PATH")
+	for name, value := range map[string]string{"BERTH_DATA_ROOT": b.dir + "/d", "BERTH_RUN_ROOT": b.dir + "/r", "PATH": path} {
 		if err := os.Setenv(name, value); err != nil {
 			return err
 		}
