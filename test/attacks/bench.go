@@ -260,13 +260,23 @@ func (b *bench) attempt(t test, replace map[string]string, name string) (passed 
 	cmd.Env = append(os.Environ(), "BERTH_BINARY="+program, "BERTH_ATTACKER="+b.attacker)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	data, err := cmd.CombinedOutput()
+	// A file, and not a pipe, whose end would be that of the last process that a failed script has left.
+	said, err := os.Create(filepath.Join(b.dir, name+".out"))
+	if err != nil {
+		return false, "", err
+	}
+	defer said.Close()
+	cmd.Stdout, cmd.Stderr = said, said
+	err = cmd.Run()
+	data, readErr := os.ReadFile(said.Name())
+	if readErr != nil {
+		return false, "", readErr
+	}
 	out = string(data)
 	last := t.name + t.script + t.user
 	switch {
 	case ctx.Err() != nil:
-		return false, out, fmt.Errorf("%s has not ended after %v", t, patience)
+		return false, out, fmt.Errorf("%s has not ended after %v; its last words: %q", t, patience, out[max(0, len(out)-500):])
 	case strings.Contains(out, "--- SKIP") && !strings.Contains(out, "--- FAIL"):
 		return false, out, fmt.Errorf("%s was skipped:\n%s", t, out)
 	case err == nil && strings.Contains(out, last):
