@@ -85,11 +85,12 @@ func (s Store) Exec(o Options, e ExecOptions) (int, error) {
 
 // enter starts a process in the container.
 func (s Store) enter(r record, o Options, facts host.Facts, p *specs.Process, linux *specs.Linux, status string, below []string) (*lifecycle.Running, error) {
-	pidfd, err := unix.PidfdOpen(r.PID, 0)
-	if err != nil || !alive(r.PID, r.Begun) {
-		return nil, errors.Join(errNotRunning, err)
+	pidfd := r.open()
+	if pidfd < 0 {
+		return nil, errNotRunning
 	}
 	defer unix.Close(pidfd)
+	var err error
 	in := lifecycle.ExecInput{
 		ID: r.ID, Process: p, Seccomp: linux.Seccomp, Linux: linux, Host: facts, Target: pidfd, Namespaces: r.Namespaces, NoSetgroups: r.NoSetgroups,
 		PreserveFDs: o.PreserveFDs, NoKeyring: o.NoKeyring,

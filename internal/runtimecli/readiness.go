@@ -143,7 +143,9 @@ func (r *readiness) tell(pid int) error {
 
 // ready waits, for who leaves the container alone, until it is ready; else it listens on while it runs.
 func (s Store) ready(r *readiness, running *lifecycle.Running, begun uint64, detach bool) error {
-	wait := func() error { return r.wait(func() bool { return alive(running.PID, begun) }, running.PID) }
+	wait := func() error {
+		return r.wait(func() bool { return record{PID: running.PID, Begun: begun}.alive() }, running.PID)
+	}
 	if r == nil || detach {
 		return wait()
 	}

@@ -106,7 +106,7 @@ func (s Store) Events(id string, interval time.Duration, tell func(Event) error)
 			}
 			kills = now
 		}
-		if !alive(r.PID, r.Begun) {
+		if !r.alive() {
 			return nil
 		}
 	}

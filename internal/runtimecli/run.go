@@ -200,7 +200,7 @@ func (s Store) make(o Options, create bool) (_ *lifecycle.Running, err error) {
 // born writes a new process down, gives it network devices, and runs the hooks for which it waits.
 func (h *held) born(c *specs.Spec, pid int) (err error) {
 	h.PID = pid
-	if _, h.Begun, err = processStat(pid); err != nil {
+	if h.Begun, err = startOf(pid); err != nil {
 		return err
 	}
 	if err := h.save(); err != nil {
@@ -243,7 +243,7 @@ func (h *held) announce(o Options, r *lifecycle.Running, gated bool) error {
 	h.PID, h.Ready = r.PID, true
 	if changed {
 		var err error
-		if _, h.Begun, err = processStat(r.PID); err != nil {
+		if h.Begun, err = startOf(r.PID); err != nil {
 			return err
 		}
 		if err := h.save(); err != nil {
@@ -399,7 +399,7 @@ func (s Store) Start(id, notifySocket string) error {
 		return errors.Join(err, h.kill())
 	}
 	h.lock.Unlock() // nobody else need wait until it is ready
-	return ready.wait(func() bool { return alive(h.PID, h.Begun) }, h.PID)
+	return ready.wait(func() bool { return h.alive() }, h.PID)
 }
 
 // startable refuses to start what is not waiting for that, in words that engines look for.
@@ -489,9 +489,9 @@ func (h *held) kill() error {
 	if g := h.group(); g != nil {
 		_ = g.Freeze(false)
 	}
-	fd, err := unix.PidfdOpen(h.PID, 0)
-	if err != nil {
-		return nil //nolint:nilerr // it has gone
+	fd := h.open()
+	if fd < 0 {
+		return nil // it has gone
 	}
 	defer unix.Close(fd)
 	if err := h.signal(unix.SIGKILL); err != nil {

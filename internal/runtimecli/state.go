@@ -1,7 +1,6 @@
 package runtimecli
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"berth/internal/ownjson"
 	"berth/internal/runtime/cgroup"
 	"berth/internal/runtime/lifecycle"
+	"berth/internal/state"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -216,7 +216,7 @@ const (
 // status is what state a container is in now.
 func (s Store) status(r record) string {
 	switch {
-	case r.PID == 0 || !alive(r.PID, r.Begun):
+	case r.PID == 0 || !r.alive():
 		if r.PID == 0 && s.beingMade(r.ID) {
 			return creating
 		}
@@ -254,39 +254,36 @@ func (r record) group() *cgroup.Group {
 	return g
 }
 
-// alive reports whether a process that was started then is there, and more than a zombie.
-func alive(pid int, begun uint64) bool {
-	state, at, err := processStat(pid)
-	return err == nil && at == begun && state != 'Z' && state != 'X'
+// startOf is when a process was started, in clock ticks after the boot.
+func startOf(pid int) (uint64, error) {
+	begun := state.StartTime(pid)
+	if begun == 0 {
+		return 0, errdef.New(errdef.NotFound, "there is no process %d", pid)
+	}
+	return begun, nil
 }
 
-// processStat reads the state and the start time of a process (proc_pid_stat(5), fields 3 and 22).
-func processStat(pid int) (state byte, begun uint64, err error) {
-	data, err := disk.Read("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, 0, err
+// open returns a pidfd of the container's first process, or -1 if that is no more.
+func (r record) open() int { return state.Process{PID: r.PID, StartTime: r.Begun}.Open() }
+
+// alive reports whether the container's first process is there, and more than a zombie. That is not for /proc/PID/stat to say: while a program of
+// several threads executes another one, the state there is that of its first thread, which may have ended.
+func (r record) alive() bool {
+	fd := r.open()
+	if fd < 0 {
+		return false
 	}
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 {
-		return 0, 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
-	}
-	begun, err = strconv.ParseUint(string(fields[19]), 10, 64)
-	return fields[0][0], begun, err
+	_ = unix.Close(fd)
+	return true
 }
 
 // signal sends a signal to the container's first process and to no other that has its number.
 func (r record) signal(n unix.Signal) error {
-	if r.PID == 0 {
-		return errNotRunning
-	}
-	fd, err := unix.PidfdOpen(r.PID, 0)
-	if err != nil {
+	fd := r.open()
+	if fd < 0 {
 		return errNotRunning
 	}
 	defer unix.Close(fd)
-	if !alive(r.PID, r.Begun) {
-		return errNotRunning
-	}
 	if err := unix.PidfdSendSignal(fd, n, nil, 0); err != nil {
 		if err == unix.ESRCH {
 			return errNotRunning
@@ -362,7 +359,7 @@ func (s Store) PIDs(id string) ([]int, error) {
 	}
 	g := r.group()
 	if g == nil {
-		if r.PID == 0 || !alive(r.PID, r.Begun) {
+		if r.PID == 0 || !r.alive() {
 			return nil, errNotRunning
 		}
 		return []int{r.PID}, nil
