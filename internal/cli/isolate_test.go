@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 	"testing"
 
@@ -22,6 +23,11 @@ const isolated = "BERTH_TEST_ISOLATED"
 // TestMain gives the tests a network namespace of their own where it can: containers on networks change the one they are started
 // from, and the machine's is nobody's to change. It looks as a host does that has one network card.
 func TestMain(m *testing.M) {
+	// Servers that scripts start end by SIGINT. A shell that runs the tests in its background has it ignored, here and, by inheritance, there;
+	// what is caught here is back at its default there.
+	if signal.Ignored(os.Interrupt) {
+		signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	}
 	if os.Geteuid() != 0 {
 		os.Exit(m.Run())
 	}
