@@ -494,8 +494,8 @@ func (h *held) kill() error {
 		return nil // it has gone
 	}
 	defer unix.Close(fd)
-	if err := h.signal(unix.SIGKILL); err != nil {
-		return nil //nolint:nilerr // it has gone
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return os.NewSyscallError("pidfd_send_signal", err)
 	}
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
