@@ -26,11 +26,11 @@ all-programs:
 	$(call build,berth-uplink)
 	$(XZ) $(OUT)/berth-init > $(PACKED)/berth-init.xz
 	$(XZ) $(OUT)/berth-box > $(PACKED)/berth-box.xz
-	$(call build,berth-full)
+	$(call build,berth-full, -E berth/internal/entry.program)
 	rm $(PACKED)/berth-box.xz
 	gzip -9nc $(OUT)/berth-full > $(PACKED)/berth-full.gz
 	$(XZ) $(OUT)/berth-uplink > $(PACKED)/berth-uplink.xz
-	$(call build,berth, -E main.entry)
+	$(call build,berth, -E berth/internal/entry.command)
 	rm -f $(PACKED)/*.gz $(PACKED)/*.xz $(OUT)/berth-full $(OUT)/berth-box $(OUT)/berth-init $(OUT)/berth-uplink
 
 # A container from the image inside the binary says where it runs; on a terminal, a shell follows.

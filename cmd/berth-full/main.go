@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"berth/internal/cli"
+	_ "berth/internal/entry" // its first instructions
 	"berth/internal/fullcli"
 	"berth/internal/host"
 	"berth/internal/program"

@@ -11,6 +11,7 @@ import (
 
 	"berth/internal/cli"
 	"berth/internal/engine"
+	_ "berth/internal/entry" // its first instructions
 	"berth/internal/host"
 	"berth/internal/program"
 )

@@ -7,7 +7,7 @@ import (
 )
 
 // The slack of timers, in nanoseconds (prctl(2), PR_SET_TIMERSLACK): Linux's own, and that of a command that starts containers,
-// whose first instructions set it (cmd/berth/entry_*.s). The thread with which Go's runtime watches the others
+// whose first instructions set it (internal/entry). The thread with which Go's runtime watches the others
 // sleeps for 20 microseconds at a time; with Linux's slack it woke a hundred times while a container started, took processors from
 // goroutines whose system calls were about to return, and was a tenth of what the start cost.
 const (

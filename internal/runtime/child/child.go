@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 
 	"berth/internal/runtime/plan"
@@ -77,10 +76,10 @@ func Start(p *plan.Program, o Options) (*Child, error) {
 		return nil, err
 	}
 	var errno syscall.Errno
-	c.PID, c.PIDFD, errno = clone(p, c.layout, o.cgroup())
+	c.PID, c.PIDFD, errno = clone(p, c.layout, o.cgroup(), false)
 	_ = unix.Close(writer)
 	if errno != 0 {
-		_ = c.report.Close()
+		c.leave()
 		return nil, os.NewSyscallError("clone3", errno)
 	}
 	if p.Waits {
@@ -101,15 +100,24 @@ func StartUnder(p *plan.Program, o Options, parent *plan.Program, inputs map[str
 	over, parentWriter, err := prepare(parent, Options{Inputs: inputs})
 	if err != nil {
 		_ = unix.Close(writer)
-		return nil, 0, errors.Join(err, c.report.Close())
+		c.leave()
+		return nil, 0, err
 	}
-	born := conceive(over.layout, p, c.layout, o.cgroup())
+	defer over.leave()
+	born, err := conceive(over.layout, p, c.layout, o.cgroup())
+	if err != nil {
+		_ = unix.Close(writer)
+		_ = unix.Close(parentWriter)
+		c.leave()
+		return nil, 0, err
+	}
 	var errno syscall.Errno
-	over.PID, over.PIDFD, errno = clone(parent, over.layout, -1)
+	over.PID, over.PIDFD, errno = clone(parent, over.layout, -1, true)
 	_ = unix.Close(writer)
 	_ = unix.Close(parentWriter)
 	if errno != 0 {
-		return nil, 0, errors.Join(os.NewSyscallError("clone3", errno), c.report.Close(), over.report.Close())
+		c.leave()
+		return nil, 0, os.NewSyscallError("clone3", errno)
 	}
 	c.PID = int(*born)
 	f := over.said()
@@ -119,19 +127,22 @@ func StartUnder(p *plan.Program, o Options, parent *plan.Program, inputs map[str
 	}
 	over.bury()
 	if f.Op.Special == plan.Bear {
-		return nil, 0, errors.Join(os.NewSyscallError("clone3", f.Errno), c.report.Close())
+		c.leave()
+		return nil, 0, os.NewSyscallError("clone3", f.Errno)
 	}
 	return c, over.PID, f
+}
+
+// leave gives back what the child was started with. A child that shares this process's memory must have executed its program or ended.
+func (c *Child) leave() {
+	_ = c.report.Close()
+	c.layout.release()
+	c.report, c.layout = nil, nil
 }
 
 // said is the failure of a child that has shared its parent's memory and so, on return from clone, has executed its program or
 // ended. The end of the pipe is not waited for: its other side is the child's children's, too.
 func (c *Child) said() *Failure {
-	defer func() {
-		_ = c.report.Close()
-		runtime.KeepAlive(c.layout)
-		c.report, c.layout = nil, nil
-	}()
 	fd := int(c.report.Fd())
 	var m [8]byte
 	if unix.SetNonblock(fd, true) != nil {
@@ -212,12 +223,7 @@ func (c *Child) WaitReady(ready *os.File) error {
 
 // outcome takes in what the child reports, as long as more comes.
 func (c *Child) outcome(more func() bool) error {
-	defer func() {
-		_ = c.report.Close()
-		c.report = nil
-		runtime.KeepAlive(c.layout) // until the child has left the memory that it may share
-		c.layout = nil
-	}()
+	defer c.leave()
 	var failure *Failure
 	split := 0
 	for more() {

@@ -3,7 +3,7 @@ package child
 import (
 	"errors"
 	"fmt"
-	"syscall"
+	"strings"
 	"unsafe"
 
 	"berth/internal/runtime/plan"
@@ -14,26 +14,39 @@ import (
 // stackBytes is the stack of a child: run and what it calls need less than 1 KiB, which the linker checks.
 const stackBytes = 16 << 10
 
-// layout is a Program in memory, with all that it refers to.
+// layout is a Program in memory, with all that it refers to: in a region, so that a child that is a copy of this process need have nothing
+// else of what this process has in its memory.
 type layout struct {
-	m     *machine
-	ops   []instruction
-	slots []uintptr
-	stack []byte
-	out   map[int][]byte
-	keep  []any
+	region region
+	m      *machine
+	ops    []instruction
+	slots  []uintptr
+	stack  uintptr
+	out    map[int]uintptr
 }
 
-// lay puts p into memory. Every buffer is allocated on the heap, where nothing moves, and stays reachable through
-// the layout.
-func lay(p *plan.Program, inputs map[string]int) (*layout, error) {
-	l := &layout{
-		m:     new(machine),
-		ops:   make([]instruction, len(p.Ops)),
-		slots: make([]uintptr, len(p.SlotNames)+1),
-		stack: make([]byte, stackBytes),
-		out:   map[int][]byte{},
+// lay puts p into memory, where it stays until release.
+func lay(p *plan.Program, inputs map[string]int) (_ *layout, err error) {
+	l := &layout{out: map[int]uintptr{}}
+	defer func() {
+		if err != nil {
+			l.release()
+		}
+	}()
+	if l.m, err = put(&l.region, machine{}); err != nil {
+		return nil, err
 	}
+	if l.ops, err = take[instruction](&l.region, len(p.Ops)); err != nil {
+		return nil, err
+	}
+	if l.slots, err = take[uintptr](&l.region, len(p.SlotNames)+1); err != nil {
+		return nil, err
+	}
+	stack, err := take[byte](&l.region, stackBytes)
+	if err != nil {
+		return nil, err
+	}
+	l.stack = address(stack)
 	for i, name := range p.Inputs {
 		fd, given := inputs[name]
 		if !given {
@@ -72,6 +85,7 @@ func (l *layout) operation(in *instruction, op *plan.Op) error {
 	if len(op.Args) > len(in.args) {
 		return fmt.Errorf("it has %d arguments; a system call takes %d", len(op.Args), len(in.args))
 	}
+	var err error
 	for i, a := range op.Args {
 		switch a := a.(type) {
 		case plan.Int:
@@ -80,31 +94,21 @@ func (l *layout) operation(in *instruction, op *plan.Op) error {
 			in.args[i] = uintptr(a)
 			in.refs |= 1 << i
 		case plan.Str:
-			s, err := unix.BytePtrFromString(string(a))
-			if err != nil {
-				return fmt.Errorf("%q holds a NUL byte", string(a))
-			}
-			in.args[i] = l.address(unsafe.Pointer(s), s)
+			in.args[i], err = l.text(string(a))
 		case plan.Bytes:
-			if len(a.B) > 0 {
-				in.args[i] = l.address(unsafe.Pointer(&a.B[0]), a.B)
-			}
+			in.args[i], err = l.bytes(a.B)
 		case plan.Out:
-			b := l.out[a.ID]
-			if b == nil {
-				b = make([]byte, a.N)
-				l.out[a.ID] = b
+			if l.out[a.ID] == 0 {
+				l.out[a.ID], err = l.bytes(make([]byte, a.N))
 			}
-			in.args[i] = l.address(unsafe.Pointer(&b[0]), b)
+			in.args[i] = l.out[a.ID]
 		case plan.Strings:
-			array, err := syscall.SlicePtrFromStrings(a)
-			if err != nil {
-				return errors.New("an argument or a variable holds a NUL byte")
-			}
-			in.args[i] = l.address(unsafe.Pointer(&array[0]), array)
+			in.args[i], err = l.texts(a)
 		case plan.Filter:
-			f := &unix.SockFprog{Len: uint16(len(a.Code)), Filter: &a.Code[0]}
-			in.args[i] = l.address(unsafe.Pointer(f), f)
+			in.args[i], err = l.filter(a.Code)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	switch op.Special {
@@ -115,31 +119,91 @@ func (l *layout) operation(in *instruction, op *plan.Op) error {
 		}
 		in.args[3] = uintptr(len(want.B))
 	case plan.SendFD:
-		control := make([]byte, unix.CmsgSpace(4))
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
-		h.Level, h.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
-		h.SetLen(unix.CmsgLen(4))
-		data := []byte{0}
-		iov := &unix.Iovec{Base: &data[0]}
-		iov.SetLen(1)
-		message := &unix.Msghdr{Iov: iov, Control: &control[0]}
-		message.SetIovlen(1)
-		message.SetControllen(len(control))
-		in.args[2] = l.address(unsafe.Pointer(message), message)
-		in.args[3] = l.address(unsafe.Pointer(&control[unix.CmsgLen(0)]), control)
+		in.args[2], in.args[3], err = l.message()
 	}
-	return nil
+	return err
 }
 
-// address returns p as a number and keeps the object behind it.
-func (l *layout) address(p unsafe.Pointer, object any) uintptr {
-	l.keep = append(l.keep, object)
-	return uintptr(p)
+// text is a string that ends with a NUL byte.
+func (l *layout) text(s string) (uintptr, error) {
+	if strings.IndexByte(s, 0) >= 0 {
+		return 0, fmt.Errorf("%q holds a NUL byte", s)
+	}
+	b, err := take[byte](&l.region, len(s)+1)
+	copy(b, s)
+	return address(b), err
+}
+
+// texts is an array of pointers to texts, which ends with a null pointer.
+func (l *layout) texts(list []string) (uintptr, error) {
+	array, err := take[uintptr](&l.region, len(list)+1)
+	if err != nil {
+		return 0, err
+	}
+	for i, s := range list {
+		if strings.IndexByte(s, 0) >= 0 {
+			return 0, errors.New("an argument or a variable holds a NUL byte")
+		}
+		if array[i], err = l.text(s); err != nil {
+			return 0, err
+		}
+	}
+	return address(array), nil
+}
+
+// bytes is a copy of b; the null pointer if there are none.
+func (l *layout) bytes(b []byte) (uintptr, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	c, err := take[byte](&l.region, len(b))
+	copy(c, b)
+	return address(c), err
+}
+
+func (l *layout) filter(code []unix.SockFilter) (uintptr, error) {
+	c, err := take[unix.SockFilter](&l.region, len(code))
+	if err != nil {
+		return 0, err
+	}
+	copy(c, code)
+	f, err := put(&l.region, unix.SockFprog{Len: uint16(len(c)), Filter: &c[0]})
+	return uintptr(unsafe.Pointer(f)), err
+}
+
+// message is one byte with a descriptor, which is written to the second address before it is sent.
+func (l *layout) message() (header, descriptor uintptr, err error) {
+	control, err := take[byte](&l.region, unix.CmsgSpace(4))
+	if err != nil {
+		return 0, 0, err
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	h.Level, h.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+	h.SetLen(unix.CmsgLen(4))
+	data, err := put(&l.region, byte(0))
+	if err != nil {
+		return 0, 0, err
+	}
+	iov, err := put(&l.region, unix.Iovec{Base: data})
+	if err != nil {
+		return 0, 0, err
+	}
+	iov.SetLen(1)
+	message, err := put(&l.region, unix.Msghdr{Iov: iov, Control: &control[0]})
+	if err != nil {
+		return 0, 0, err
+	}
+	message.SetIovlen(1)
+	message.SetControllen(len(control))
+	return uintptr(unsafe.Pointer(message)), uintptr(unsafe.Pointer(&control[unix.CmsgLen(0)])), nil
 }
 
 // top is where the child's stack begins: 16-byte aligned, with room for begin's argument above.
-func (l *layout) top() uintptr {
-	return (uintptr(unsafe.Pointer(&l.stack[0])) + stackBytes - 64) &^ 15
-}
+func (l *layout) top() uintptr { return (l.stack + stackBytes - 64) &^ 15 }
 
-func (l *layout) stackBase() uintptr { return uintptr(unsafe.Pointer(&l.stack[0])) }
+// thread is what a thread of this program has for itself: Go's code on amd64 reads the word before it after calls of assembly (the goroutine, which no
+// child has). It is at the stack's upper end.
+func (l *layout) thread() uintptr { return l.stack + stackBytes - 16 }
+
+// release gives the memory back. A child that shares it must have left it; one that is a copy has its own.
+func (l *layout) release() { l.region.release() }

@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// machine is a Program laid out for run. It is one object of the Go heap, which does not move; everything it
-// points at, as plain numbers, is kept alive by Layout.keep.
+// machine is a Program laid out for run, in the region of its layout, as all that it points at.
 type machine struct {
 	message [2]uint32 // what goes to the report pipe: {index of operation, errno} or {^0, pid}; assembly: offset 0
 	report  uintptr   // descriptor; assembly: offset 8
@@ -28,12 +27,13 @@ type machine struct {
 // birth is what plan.Bear needs: how the other program's child is made, and where its number goes. The two ways are clone3 and,
 // where a sandbox hides that, clone.
 type birth struct {
-	args  unsafe.Pointer // *cloneArgs
-	size  uintptr
-	flags uintptr // of clone(2), with the exit signal; zero: there is no such way
-	top   uintptr // the child's stack
-	m     *machine
-	pid   unsafe.Pointer // *int64, which outlives the process that bears
+	args   unsafe.Pointer // *cloneArgs
+	size   uintptr
+	flags  uintptr // of clone(2), with the exit signal; zero: there is no such way
+	top    uintptr // the child's stack
+	thread uintptr // layout.thread
+	m      *machine
+	pid    unsafe.Pointer // *int64, which outlives the process that bears
 }
 
 type instruction struct {
@@ -58,6 +58,9 @@ func spawn(nr, a1, a2, a3, a4, a5 uintptr, m *machine) (pid, errno uintptr)
 
 //go:noescape
 func split(m *machine, flags uintptr) (errno uintptr)
+
+// variables is where the linker has put what is neither code nor constant. In assembly, too.
+func variables() (first, end uintptr)
 
 // run is the child. Between clone and execve it may share memory with a Go program whose scheduler, garbage
 // collector and locks know nothing of it. So here, and in all that is called from here, nothing allocates,
@@ -157,7 +160,7 @@ func run(m *machine) {
 func bear(b *birth) (uintptr, syscall.Errno) {
 	pid, errno := spawn(unix.SYS_CLONE3, uintptr(b.args), b.size, 0, 0, 0, b.m)
 	if syscall.Errno(errno) == unix.ENOSYS && b.flags != 0 {
-		pid, errno = spawn(unix.SYS_CLONE, b.flags, b.top, 0, 0, 0, b.m)
+		pid, errno = spawn(unix.SYS_CLONE, b.flags, b.top, 0, b.thread, b.thread, b.m)
 	}
 	if errno == 0 {
 		*(*int64)(b.pid) = int64(pid)

@@ -73,3 +73,11 @@ parent:
 	XORL	DI, DI
 	SYSCALL
 	INT	$3
+
+// func variables() (first, end uintptr)
+TEXT ·variables(SB),NOSPLIT|NOFRAME,$0-16
+	LEAQ	runtime·noptrdata(SB), AX
+	MOVQ	AX, first+0(FP)
+	LEAQ	runtime·enoptrbss(SB), AX
+	MOVQ	AX, end+8(FP)
+	RET

@@ -73,3 +73,11 @@ parent:
 	MOVD	ZR, R0
 	SVC
 	BRK
+
+// func variables() (first, end uintptr)
+TEXT ·variables(SB),NOSPLIT|NOFRAME,$0-16
+	MOVD	$runtime·noptrdata(SB), R0
+	MOVD	R0, first+0(FP)
+	MOVD	$runtime·enoptrbss(SB), R0
+	MOVD	R0, end+8(FP)
+	RET

@@ -1,12 +1,15 @@
 #include "textflag.h"
 
+// The types and the short strings of a program, which the linker puts before what is long, as the programs that it carries.
+#define CONSTANTS	0x160000
+
 DATA	self<>+0(SB)/8, $"/proc/se"
 DATA	self<>+8(SB)/8, $"lf/exe\x00\x00"
 GLOBL	self<>(SB), RODATA, $16
 
 // The kernel leaves argc, argv, NULL, envp, NULL at the initial stack pointer, which Go's runtime wants to find as it was. What is
 // below is free.
-TEXT ·entry(SB),NOSPLIT|NOFRAME,$0-0
+TEXT ·command(SB),NOSPLIT|NOFRAME,$0-0
 	MOVQ	SP, R12
 	LEAQ	-256(R12), R13	// room for a struct statfs, then for a struct mount_attr
 	LEAQ	16(R12), R14	// argv + 1
@@ -85,7 +88,7 @@ close:
 	MOVQ	R14, DI
 	SYSCALL
 runtime:
-	JMP	_rt0_amd64_linux(SB)
+	JMP	·program(SB)
 calm:
 	MOVL	$157, AX	// prctl(PR_GET_TIMERSLACK)
 	MOVL	$30, DI
@@ -97,3 +100,36 @@ calm:
 	MOVL	$400001, SI
 	SYSCALL
 	JMP	runtime
+
+TEXT ·program(SB),NOSPLIT|NOFRAME,$0-0
+	MOVQ	8(SP), SI	// argv[0]
+	TESTQ	SI, SI
+	JEQ	start
+	MOVQ	$0x6f6d2d6874726562, AX	// berth-mo
+	CMPQ	AX, (SI)
+	JEQ	start
+
+	MOVL	$22, DX	// MADV_POPULATE_READ
+	LEAQ	runtime·text(SB), DI
+	LEAQ	runtime·etext(SB), SI
+	CALL	·advise(SB)
+	LEAQ	runtime·rodata(SB), DI
+	LEAQ	CONSTANTS(DI), SI
+	CALL	·advise(SB)
+	LEAQ	runtime·pclntab(SB), DI
+	LEAQ	runtime·epclntab(SB), SI
+	CALL	·advise(SB)
+	MOVL	$23, DX	// MADV_POPULATE_WRITE
+	LEAQ	runtime·noptrdata(SB), DI
+	LEAQ	runtime·ebss(SB), SI
+	CALL	·advise(SB)
+start:
+	JMP	_rt0_amd64_linux(SB)
+
+// advise is madvise(DI, SI-DI, DX) for whole pages.
+TEXT ·advise(SB),NOSPLIT|NOFRAME,$0-0
+	ANDQ	$~4095, DI
+	SUBQ	DI, SI
+	MOVL	$28, AX
+	SYSCALL
+	RET

@@ -1,11 +1,14 @@
 #include "textflag.h"
 
+// See entry_amd64.s.
+#define CONSTANTS	0x160000
+
 DATA	self<>+0(SB)/8, $"/proc/se"
 DATA	self<>+8(SB)/8, $"lf/exe\x00\x00"
 GLOBL	self<>(SB), RODATA, $16
 
 // See entry_amd64.s.
-TEXT ·entry(SB),NOSPLIT|NOFRAME,$0-0
+TEXT ·command(SB),NOSPLIT|NOFRAME,$0-0
 	MOVD	RSP, R19
 	SUB	$256, R19, R20	// room for a struct statfs, then for a struct mount_attr
 	ADD	$16, R19, R21	// argv + 1
@@ -87,7 +90,7 @@ close:
 	MOVD	R21, R0
 	SVC
 runtime:
-	B	_rt0_arm64_linux(SB)
+	B	·program(SB)
 calm:
 	MOVD	$167, R8	// prctl(PR_GET_TIMERSLACK)
 	MOVD	$30, R0
@@ -100,3 +103,37 @@ calm:
 	MOVD	$400001, R1
 	SVC
 	B	runtime
+
+TEXT ·program(SB),NOSPLIT|NOFRAME,$0-0
+	MOVD	8(RSP), R1	// argv[0]
+	CBZ	R1, start
+	MOVD	(R1), R1
+	MOVD	$0x6f6d2d6874726562, R2	// berth-mo
+	CMP	R2, R1
+	BEQ	start
+
+	MOVD	$22, R2	// MADV_POPULATE_READ
+	MOVD	$runtime·text(SB), R0
+	MOVD	$runtime·etext(SB), R1
+	BL	·advise(SB)
+	MOVD	$runtime·rodata(SB), R0
+	MOVD	$CONSTANTS, R1
+	ADD	R0, R1
+	BL	·advise(SB)
+	MOVD	$runtime·pclntab(SB), R0
+	MOVD	$runtime·epclntab(SB), R1
+	BL	·advise(SB)
+	MOVD	$23, R2	// MADV_POPULATE_WRITE
+	MOVD	$runtime·noptrdata(SB), R0
+	MOVD	$runtime·ebss(SB), R1
+	BL	·advise(SB)
+start:
+	B	_rt0_arm64_linux(SB)
+
+// advise is madvise(R0, R1-R0, R2) for whole pages of whatever size the kernel has.
+TEXT ·advise(SB),NOSPLIT|NOFRAME,$0-0
+	AND	$~65535, R0
+	SUB	R0, R1
+	MOVD	$233, R8
+	SVC
+	RET
