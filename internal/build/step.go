@@ -30,7 +30,7 @@ import (
 )
 
 // keyVersion changes when the same key would stand for something else.
-const keyVersion = 1
+const keyVersion = 2
 
 // key is all that a step's result depends on.
 type key struct {
@@ -63,7 +63,7 @@ type copyKey struct {
 	Unpack             *bool
 	Contents           []dockerfile.File
 	Inputs             []input
-	list               func() []byte // of all files
+	list               func() ([]byte, error) // of all files
 }
 
 // input is something that is copied.
@@ -124,43 +124,28 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 		return r, false, err
 	}
 	sum := k.sum()
+	at := sought{sum: sum, place: b.place(s, number), on: on.top(), link: step.Copy != nil && step.Copy.Link, v: v}
+	at.last = b.cache.Last(at.place)
+	look := !b.NoCache && !slices.Contains(b.NoCacheFor, s.Name)
+	if look {
+		if r, cached, err = b.cached(ctx, at); cached || err != nil {
+			return r, cached, err
+		}
+	}
 	unlock, err := b.cache.Lock(ctx, sum)
 	if err != nil {
 		return r, false, err
 	}
 	defer unlock()
-	place := b.place(s, number)
-	last := b.cache.Last(place)
-	if !b.NoCache && !slices.Contains(b.NoCacheFor, s.Name) {
-		r, ok, err := b.cache.Get(sum)
-		if err != nil {
-			return r, false, err
+	if look { // who had the lock may have made it
+		if r, cached, err = b.cached(ctx, at); cached || err != nil {
+			return r, cached, err
 		}
-		if ok && step.Copy != nil && step.Copy.Link && r.Parent != on.top() {
-			if ok, err = b.link(ctx, &r, on.top()); err != nil {
-				return r, false, err
-			}
-		}
-		if ok && r.Here(b.engine.Images.Content, b.engine.Images.Layers) {
-			b.note(sum, r)
-			b.sayFound(v, r)
-			if last != sum {
-				err = b.cache.SetLast(place, sum)
-			}
-			return r, true, errors.Join(err, b.cache.Touch(sum, r, time.Now().UTC()))
-		}
-		if r, ok, err = b.fromOthers(ctx, sum, on.top(), step.Copy != nil && step.Copy.Link); ok && err == nil {
-			b.note(sum, r)
-			if b.Explain {
-				v.Say("cache: used, from a cache of --cache-from")
-			}
-			return r, true, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
-		}
-		if err != nil {
-			v.Say("%v", err)
+		if r, cached, err = b.fromElsewhere(ctx, at); cached || err != nil {
+			return r, cached, err
 		}
 	}
-	b.sayMissed(v, s, last, k)
+	b.sayMissed(v, s, at.last, k)
 	r, err = b.make(ctx, on, do)
 	if err != nil {
 		return r, false, err
@@ -170,12 +155,67 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 		return r, false, err
 	}
 	b.note(sum, r)
+	b.mu.Lock()
+	b.made, b.added = b.made+1, b.added+r.Layer.Size
+	b.mu.Unlock()
 	if k.Copy != nil && k.Copy.list != nil {
-		if err := b.cache.SetFiles(sum, k.Copy.list()); err != nil {
+		list, err := k.Copy.list()
+		if err != nil {
+			return r, false, err
+		}
+		if err := b.cache.SetFiles(sum, list); err != nil {
 			return r, false, err
 		}
 	}
-	return r, false, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
+	return r, false, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(at.place, sum))
+}
+
+// sought is a step for which a result is looked for.
+type sought struct {
+	sum   string // its key
+	place string // where it stands, and
+	last  string // what it came to there the last time
+	on    image.Digest
+	link  bool // its layer depends on nothing below
+	v     *Vertex
+}
+
+// cached looks for a result of an earlier build.
+func (b *builder) cached(ctx context.Context, at sought) (r cache.Record, ok bool, err error) {
+	if r, ok, err = b.cache.Get(at.sum); !ok || err != nil {
+		return r, false, err
+	}
+	if at.link && r.Parent != at.on {
+		if ok, err = b.link(ctx, &r, at.on); !ok || err != nil {
+			return r, false, err
+		}
+	}
+	if !r.Here(b.engine.Images.Content, b.engine.Images.Layers) {
+		return r, false, nil
+	}
+	b.note(at.sum, r)
+	b.sayFound(at.v, r)
+	if at.last != at.sum {
+		err = b.cache.SetLast(at.place, at.sum)
+	}
+	return r, true, errors.Join(err, b.cache.Touch(at.sum, r, time.Now().UTC()))
+}
+
+// fromElsewhere looks for a result in the caches of --cache-from. That one of them cannot be read is said, and no more.
+func (b *builder) fromElsewhere(ctx context.Context, at sought) (r cache.Record, ok bool, err error) {
+	r, ok, err = b.fromOthers(ctx, at.sum, at.on, at.link)
+	if err != nil {
+		at.v.Say("%v", err)
+		return r, false, nil
+	}
+	if !ok {
+		return r, false, nil
+	}
+	b.note(at.sum, r)
+	if b.Explain {
+		at.v.Say("cache: used, from a cache of --cache-from")
+	}
+	return r, true, errors.Join(b.cache.Put(at.sum, r), b.cache.SetLast(at.place, at.sum))
 }
 
 // link puts a layer that does not depend on what it lies on onto something else, if its blob is there or can be made.
@@ -388,7 +428,7 @@ func (b *builder) mounted(ctx context.Context, run *dockerfile.Run) (digests []s
 			if err != nil {
 				return nil, err
 			}
-			digest, err := b.digester(m.From).Digest(item)
+			digest, err := b.digester(m.From).Digest(ctx, item, nil)
 			item.Close()
 			if err != nil {
 				return nil, err
@@ -470,38 +510,49 @@ func fromHost(from *dockerfile.Stage) bool { return from == nil || from.Named !=
 
 // digester takes digests of files of a tree. Those of the context are remembered: what is copied is what the key is of.
 func (b *builder) digester(from *dockerfile.Stage) files.Digester {
-	d := files.Digester{Owners: !fromHost(from)}
 	if !fromHost(from) {
-		return d
+		return files.Digester{Owners: true}
 	}
-	of := ""
-	if from != nil {
-		of = from.Named + "\x00"
+	of := memoryOf(from)
+	return files.Digester{Memory: func(dir string) files.Memory { return b.digests.directory(of + dir) }}
+}
+
+// memoryOf is what the names of directories of a tree of the host begin with where digests are remembered.
+func memoryOf(from *dockerfile.Stage) string {
+	if from == nil {
+		return ""
 	}
-	d.Learn = func(path string, st *unix.Stat_t, sum [sha256.Size]byte) {
-		path = of + path
-		id := identity(st)
-		id.sum = sum
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.digests[path], b.learnt[path] = id, true
+	return from.Named + "\x00"
+}
+
+// digest is the digest of what a piece selects. What layers have does not change, so it is taken once for all builds; list is then left as it is,
+// and said to be.
+func (b *builder) digest(ctx context.Context, c *dockerfile.Copy, p piece, item files.Item, list *files.Listing) (digest string, listed bool, err error) {
+	if fromHost(c.From) {
+		digest, err = b.digester(c.From).Digest(ctx, item, list)
+		return digest, true, err
 	}
-	d.Known = func(path string, st *unix.Stat_t) (sum [sha256.Size]byte, ok bool) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		have, ok := b.digests[of+path]
-		sum, have.sum = have.sum, sum
-		return sum, ok && have == identity(st)
+	of, err := json.Marshal([]any{keyVersion, b.results[c.From].top(), p.source, p.path, c.Parents, c.Exclude})
+	if err != nil {
+		return "", false, err
 	}
-	return d
+	name := image.DigestOf(of).Hex()
+	if digest = b.cache.Sum(name); digest != "" {
+		return digest, false, nil
+	}
+	if digest, err = b.digester(c.From).Digest(ctx, item, list); err != nil {
+		return "", false, err
+	}
+	return digest, true, b.cache.SetSum(name, digest)
 }
 
 // piece is one thing that a COPY or an ADD copies.
 type piece struct {
-	tree files.Tree
-	path string
-	as   string // the name of its copy in a directory
-	pick func(files.Item) files.Item
+	tree   files.Tree
+	path   string
+	source string // what the instruction says
+	as     string // the name of its copy in a directory
+	pick   func(files.Item) files.Item
 	// archive says that it is to be unpacked if it is an archive.
 	archive bool
 	// get brings it, if it is not there before it is needed; digest is then known all the same.
@@ -532,7 +583,7 @@ func (b *builder) pieces(ctx context.Context, c *dockerfile.Copy) (all []piece, 
 	}
 	var exclude func(string, bool) (bool, bool)
 	if len(c.Exclude) > 0 {
-		m, err := matcher(c.Exclude)
+		m, err := newPatterns(c.Exclude)
 		if err != nil {
 			return nil, errdef.New(errdef.Invalid, "cannot understand --exclude: %w", err)
 		}
@@ -563,7 +614,7 @@ func (b *builder) pieces(ctx context.Context, c *dockerfile.Copy) (all []piece, 
 						continue
 					}
 				}
-				all = append(all, piece{tree: tree, path: p, as: path.Base(p), archive: c.Add && (c.Unpack == nil || *c.Unpack)})
+				all = append(all, piece{tree: tree, path: p, source: source, as: path.Base(p), archive: c.Add && (c.Unpack == nil || *c.Unpack)})
 			}
 		}
 	}
@@ -588,7 +639,7 @@ func withParents(tree files.Tree, source string) (piece, error) {
 		root, pattern = "/", source
 	}
 	pattern = strings.TrimPrefix(path.Clean("/"+pattern), "/")
-	p := piece{tree: tree, path: root}
+	p := piece{tree: tree, path: root, source: source}
 	if pattern == "" {
 		return p, nil
 	}
@@ -602,14 +653,13 @@ func withParents(tree files.Tree, source string) (piece, error) {
 		}
 		item.Close()
 	}
-	m, err := matcher([]string{pattern})
+	m, err := newPatterns([]string{pattern})
 	if err != nil {
 		return p, errdef.New(errdef.Invalid, "invalid pattern %q: %w", source, err)
 	}
 	p.pick = func(item files.Item) files.Item {
 		return item.Except(func(p string, dir bool) (keep, below bool) {
-			matched, err := m.MatchesOrParentMatches(p)
-			return err == nil && matched, dir
+			return m.match(p), dir
 		})
 	}
 	return p, nil
@@ -634,9 +684,7 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 	k := &copyKey{
 		Dest: c.Dest, Chown: c.Chown, Chmod: c.Chmod, Add: c.Add, Parents: c.Parents, Link: c.Link, Unpack: c.Unpack, Contents: c.Contents,
 	}
-	digester := b.digester(c.From)
-	copied := &fileList{}
-	digester.Each = copied.add
+	copied, whole := &files.Listing{}, true
 	for _, p := range pieces {
 		if p.get != nil {
 			k.Inputs = append(k.Inputs, input{p.as, p.digest})
@@ -650,14 +698,36 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		if item.Dir == nil {
 			in.Name = p.as
 		}
-		in.Digest, err = digester.Digest(item)
+		listed := false
+		in.Digest, listed, err = b.digest(ctx, c, p, item, copied)
 		item.Close()
 		if err != nil {
 			return nil, nil, err
 		}
+		whole = whole && listed
 		k.Inputs = append(k.Inputs, in)
 	}
-	k.list = copied.list
+	k.list = func() ([]byte, error) {
+		if whole {
+			return fileList(copied), nil
+		}
+		again := &files.Listing{}
+		for _, p := range pieces {
+			if p.get != nil {
+				continue
+			}
+			item, err := p.find()
+			if err != nil {
+				return nil, err
+			}
+			_, err = b.digester(c.From).Digest(ctx, item, again)
+			item.Close()
+			if err != nil {
+				return nil, err
+			}
+		}
+		return fileList(again), nil
+	}
 	return k, func(ctx context.Context, w *cache.Work) (*engine.Copied, error) {
 		below := on
 		if c.Link {
@@ -669,8 +739,9 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		defer l.Close()
 		opt := files.Options{Owner: owner, Mode: mode, Anonymous: fromHost(c.From)}
-		if digester.Known != nil {
-			opt.Unchanged = func(path string, st *unix.Stat_t) bool { _, ok := digester.Known(path, st); return ok }
+		if fromHost(c.From) {
+			of := memoryOf(c.From)
+			opt.Unchanged = func(path string, st *unix.Stat_t) bool { return b.digests.unchanged(of+path, st) }
 		}
 		if err := severalToOne(l, c, len(pieces)+len(c.Contents)); err != nil {
 			return nil, err
