@@ -13,8 +13,19 @@ func TestPatternsMatchAsTheLibraryHasIt(t *testing.T) {
 		"src/a_test.go", "src/deep/er/a_test.go", "README.md", "docs/README.md", ".git", ".git/config", "d/keep/me", "d/other",
 	}
 	for _, lines := range [][]string{
-		{"a"}, {"a/b", "!a/b/c"}, {"x*", "!xa/c", "xa"}, {"**/node_modules"}, {"*", "!src", "src/**/*_test.go"}, {"**", "!**/*.md"}, {".git", "*.md", "!README.md"},
-		{"d/*", "!d/keep"}, {"a/**"}, {"**/b"}, {"!a"}, {"a", "!a", "a/b"}, {"./src/", "!src/deep"},
+		{"a"},
+		{"a/b", "!a/b/c"},
+		{"x*", "!xa/c", "xa"},
+		{"**/node_modules"},
+		{"*", "!src", "src/**/*_test.go"},
+		{"**", "!**/*.md"},
+		{".git", "*.md", "!README.md"},
+		{"d/*", "!d/keep"},
+		{"a/**"},
+		{"**/b"},
+		{"!a"},
+		{"a", "!a", "a/b"},
+		{"./src/", "!src/deep"},
 	} {
 		theirs, err := patternmatcher.New(lines)
 		if err != nil {
