@@ -23,12 +23,12 @@ import (
 )
 
 // mkdir carries out a WORKDIR.
-func (b *builder) mkdir(m *dockerfile.Mkdir, on layers, w *cache.Work) error {
+func (b *builder) mkdir(m *dockerfile.Mkdir, on layers, w *cache.Work) (err error) {
 	l, owner, err := b.layer(on, w, m.User)
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { err = errors.Join(err, l.Close()) }()
 	if owner == nil {
 		owner = &files.Owner{}
 	}
@@ -311,7 +311,7 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		}
 		return fileList(again), nil
 	}
-	return k, func(ctx context.Context, w *cache.Work) (*engine.Copied, error) {
+	return k, func(ctx context.Context, w *cache.Work) (_ *engine.Copied, err error) {
 		below := on
 		if c.Link {
 			below = layers{}
@@ -320,7 +320,7 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close()
+		defer func() { err = errors.Join(err, l.Close()) }()
 		opt := files.Options{Owner: owner, Mode: mode, Anonymous: fromHost(c.From)}
 		if fromHost(c.From) {
 			of := memoryOf(c.From)
