@@ -324,7 +324,7 @@ func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*cop
 		opt := files.Options{Owner: owner, Mode: mode, Anonymous: fromHost(c.From)}
 		if fromHost(c.From) {
 			of := memoryOf(c.From)
-			opt.Unchanged = func(path string, st *unix.Stat_t) bool { return b.digests.unchanged(of+path, st) }
+			opt.Unchanged = func(path string, st *unix.Stat_t) bool { return b.digests.unchanged(of, path, st) }
 		}
 		if err := severalToOne(l, c, len(pieces)+len(c.Contents)); err != nil {
 			return nil, err

@@ -149,9 +149,9 @@ func (d fileDigest) is(st *unix.Stat_t) bool {
 	return now == d
 }
 
-// unchanged reports whether a file is what the last digest of it was taken of.
-func (m *digestMemory) unchanged(p string, st *unix.Stat_t) bool {
-	dir, name := path.Dir(p), path.Base(p)
+// unchanged reports whether a file is what the last digest of it was taken of. of is what the names of directories begin with (memoryOf).
+func (m *digestMemory) unchanged(of, p string, st *unix.Stat_t) bool {
+	dir, name := of+path.Dir(p), path.Base(p)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, ok := m.learnt[dir][name]

@@ -21,7 +21,7 @@ func TestDigestsOfAContextAreAddedAndWrittenAnew(t *testing.T) {
 	}
 	known := func(m *digestMemory, dir, name string, size int64) bool {
 		sum, ok := m.directory(dir).Known(name, stat(size, old))
-		return ok && sum == [32]byte{byte(size)} && m.unchanged(dir+"/"+name, stat(size, old))
+		return ok && sum == [32]byte{byte(size)} && m.unchanged("", dir+"/"+name, stat(size, old))
 	}
 	size := func() int64 {
 		st, err := os.Stat(begin().file)
@@ -54,6 +54,12 @@ func TestDigestsOfAContextAreAddedAndWrittenAnew(t *testing.T) {
 	if known(m, "dir3", "file5", 2) || known(m, "dir20", "file5", 1) {
 		t.Error("another file is known")
 	}
+	// A further context has directories of its own, and the files at its top.
+	m.directory("more\x00.").Learn("file", stat(5, old), [32]byte{5})
+	if !m.unchanged("more\x00", "file", stat(5, old)) || m.unchanged("", "file", stat(5, old)) {
+		t.Error("a file of a further context is not known, or one of another is")
+	}
+	m = begin()
 	whole := size()
 
 	// One directory is added: the last one counts.
