@@ -94,6 +94,8 @@ type Result struct {
 	Target   image.Descriptor // what the names stand for: the manifest, or an index
 	Manifest image.Descriptor
 	Names    []string // canonical
+	Made     int      // steps that were carried out
+	Added    int64    // bytes of their layers
 }
 
 // session is one build, for all its platforms.
@@ -106,15 +108,14 @@ type session struct {
 	imported []*imported // caches of others
 	id       string      // of this build, for what is told about it
 	started  time.Time
+	digests  *digestMemory
 	mu       sync.Mutex // guards what follows
-	digests  map[string]fileDigest
-	learnt   map[string]bool // paths whose digests are new
-	kept     int             // digests that were read from the file of an earlier build
-	whole    bool            // that file was understood to its end
 	warnings []dockerfile.Warning
 	places   map[string]*place     // of further contexts
 	shell    sync.Once             // only one command's failure is looked at
 	used     map[string]usedRecord // by key: what the build consists of
+	made     int                   // steps that were carried out
+	added    int64                 // bytes of their layers
 	ends     []func() error        // what is to be done when all is over
 }
 
@@ -197,6 +198,7 @@ func Build(ctx context.Context, e *engine.Engine, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	result.Made, result.Added = s.made, s.added
 	return result, s.exportCaches(ctx, all)
 }
 
@@ -295,7 +297,7 @@ func begin(e *engine.Engine, o Options) (_ *session, err error) {
 	}
 	s := &session{
 		Options: o, engine: e, cache: cache.Open(e.Settings.DataRoot), now: time.Now().UTC(),
-		digests: map[string]fileDigest{}, learnt: map[string]bool{}, used: map[string]usedRecord{}, id: newInvocation(), started: time.Now().UTC(),
+		digests: openDigests("", ""), used: map[string]usedRecord{}, id: newInvocation(), started: time.Now().UTC(),
 	}
 	if o.Epoch != nil {
 		s.now = *o.Epoch

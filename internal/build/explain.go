@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/build/cache"
 	"berth/internal/build/dockerfile"
+	"berth/internal/build/files"
 	"berth/internal/image"
 
 	"github.com/docker/go-units"
@@ -64,7 +65,9 @@ func (b *builder) missed(s *dockerfile.Stage, last string, k key) []string {
 	}
 	reasons := differences(before, now)
 	if now.Copy != nil && before.Copy != nil && k.Copy.list != nil {
-		reasons = append(reasons, changedFiles(b.cache.Files(last), k.Copy.list())...)
+		if list, err := k.Copy.list(); err == nil {
+			reasons = append(reasons, changedFiles(b.cache.Files(last), list)...)
+		}
 	}
 	if len(reasons) == 0 {
 		reasons = []string{"the files that it uses are different"}
@@ -163,33 +166,17 @@ func variables(before, now []string) (why []string) {
 	return why
 }
 
-// fileList is what a COPY copies. It is noted while the digest is taken, and written down only if somebody needs it.
-type fileList struct{ files []listedFile }
-
-type listedFile struct {
-	path string
-	mode uint32
-	sum  [8]byte // of its digest, the beginning
-	some uint8   // bytes of sum
-}
-
-func (l *fileList) add(path string, mode uint32, sum []byte) {
-	f := listedFile{path: path, mode: mode}
-	f.some = uint8(copy(f.sum[:], sum))
-	l.files = append(l.files, f)
-}
-
-// list has a line for each file: its mode, a digest of its content, and its path as strconv.Quote has it.
-func (l *fileList) list() []byte {
-	var out []byte
-	for _, f := range l.files {
-		out = strconv.AppendUint(out, uint64(f.mode), 8)
+// fileList has a line for each file that a COPY copies: its mode, the beginning of the digest of its content, or of where it leads to, and its path as
+// strconv.Quote has it.
+func fileList(l *files.Listing) (out []byte) {
+	l.Each(func(path string, mode uint32, sum []byte) {
+		out = strconv.AppendUint(out, uint64(mode), 8)
 		out = append(out, ' ')
-		out = hex.AppendEncode(out, f.sum[:f.some])
+		out = hex.AppendEncode(out, sum[:min(len(sum), 8)])
 		out = append(out, ' ')
-		out = strconv.AppendQuote(out, f.path)
+		out = strconv.AppendQuote(out, path)
 		out = append(out, '\n')
-	}
+	})
 	return out
 }
 

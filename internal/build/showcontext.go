@@ -12,7 +12,6 @@ import (
 	"berth/internal/engine"
 	"berth/internal/errdef"
 
-	"github.com/moby/patternmatcher"
 	"golang.org/x/sys/unix"
 )
 
@@ -78,7 +77,7 @@ type rule struct {
 	line    int
 	text    string
 	except  bool // "!"
-	matcher *patternmatcher.PatternMatcher
+	matcher *patterns
 }
 
 func ignoreRules(text []byte) (all []rule, err error) {
@@ -106,7 +105,7 @@ func why(rules []rule, name string) (kept bool, because string) {
 		if r.except == kept {
 			continue // it would change nothing
 		}
-		if matched, err := r.matcher.MatchesOrParentMatches(name); err == nil && matched {
+		if r.matcher.match(name) {
 			kept, because = r.except, fmt.Sprintf("   (line %d: %s)", r.line, printable(r.text))
 		}
 	}

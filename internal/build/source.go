@@ -20,7 +20,6 @@ import (
 	"berth/internal/errdef"
 	"berth/internal/image/unpack"
 
-	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 )
 
@@ -38,7 +37,7 @@ type source struct {
 	name   string // of the Dockerfile
 	text   []byte
 	dir    string // the context; "" is none
-	ignore *patternmatcher.PatternMatcher
+	ignore *patterns
 	work   *cache.Work // what it was unpacked into
 	remove func(string) error
 	// foreign says that the context is of no directory of the host's: its Dockerfile is in it.
@@ -89,8 +88,8 @@ func (b *session) open(ctx context.Context) (_ *source, err error) {
 		return nil, err
 	}
 	if s.dir != "" && !s.foreign {
-		b.loadDigests(s.dir)
-		b.later(func() error { b.saveDigests(s.dir); return nil })
+		b.digests = openDigests(b.engine.Settings.DataRoot, s.dir)
+		b.later(func() error { b.digests.save(); return nil })
 	}
 	return s, b.readIgnore(s)
 }
@@ -327,33 +326,19 @@ func ignoreIn(dir, name string) ([]byte, error) {
 }
 
 // ignoring understands a .dockerignore; nil leaves nothing out.
-func ignoring(text []byte) (*patternmatcher.PatternMatcher, error) {
-	patterns, err := ignorefile.ReadAll(bytes.NewReader(bytes.TrimPrefix(text, []byte("\ufeff"))))
+func ignoring(text []byte) (*patterns, error) {
+	lines, err := ignorefile.ReadAll(bytes.NewReader(bytes.TrimPrefix(text, []byte("\ufeff"))))
 	if err != nil {
 		return nil, errdef.New(errdef.Invalid, "cannot understand .dockerignore: %w", err)
 	}
-	if len(patterns) == 0 {
+	if len(lines) == 0 {
 		return nil, nil
 	}
-	m, err := matcher(patterns)
+	m, err := newPatterns(lines)
 	if err != nil {
 		return nil, errdef.New(errdef.Invalid, "cannot understand .dockerignore: %w", err)
 	}
 	return m, nil
-}
-
-// matcher understands patterns. The library finds some mistakes only when it matches, where they would leave everything out.
-func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
-	for _, p := range patterns {
-		one, err := patternmatcher.New([]string{strings.TrimPrefix(p, "!")})
-		if err == nil {
-			_, err = one.MatchesOrParentMatches("some/file")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("invalid pattern %q: %w", p, err)
-		}
-	}
-	return patternmatcher.New(patterns)
 }
 
 // tree is the context as a tree to copy from.
@@ -430,15 +415,4 @@ func checkContext(name, value string) error {
 	}
 	return errdef.New(errdef.Unsupported, "cannot use the context %s=%s: it is a directory, a repository, an archive of a server, %sNAME or %sDIR, and not %s",
 		name, value, imageContext, layoutContext, scheme)
-}
-
-// except keeps what a matcher does not match. Below what it matches something may be kept only if there are exceptions.
-func except(m *patternmatcher.PatternMatcher) func(string, bool) (keep, below bool) {
-	return func(p string, dir bool) (bool, bool) {
-		matched, err := m.MatchesOrParentMatches(filepath.FromSlash(p))
-		if err != nil {
-			return false, false
-		}
-		return !matched, !matched || dir && m.Exclusions()
-	}
 }

@@ -12,25 +12,21 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"berth/internal/build/cache"
 	"berth/internal/build/dockerfile"
-	"berth/internal/build/files"
 	"berth/internal/container"
 	"berth/internal/engine"
 	"berth/internal/errdef"
 	"berth/internal/image"
 	"berth/internal/image/merged"
 	"berth/internal/image/unpack"
-
-	"golang.org/x/sys/unix"
 )
 
 // keyVersion changes when the same key would stand for something else.
-const keyVersion = 1
+const keyVersion = 2
 
 // key is all that a step's result depends on.
 type key struct {
@@ -63,7 +59,7 @@ type copyKey struct {
 	Unpack             *bool
 	Contents           []dockerfile.File
 	Inputs             []input
-	list               func() []byte // of all files
+	list               func() ([]byte, error) // of all files
 }
 
 // input is something that is copied.
@@ -124,43 +120,28 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 		return r, false, err
 	}
 	sum := k.sum()
+	at := sought{sum: sum, place: b.place(s, number), on: on.top(), link: step.Copy != nil && step.Copy.Link, v: v}
+	at.last = b.cache.Last(at.place)
+	look := !b.NoCache && !slices.Contains(b.NoCacheFor, s.Name)
+	if look {
+		if r, cached, err = b.cached(ctx, at); cached || err != nil {
+			return r, cached, err
+		}
+	}
 	unlock, err := b.cache.Lock(ctx, sum)
 	if err != nil {
 		return r, false, err
 	}
 	defer unlock()
-	place := b.place(s, number)
-	last := b.cache.Last(place)
-	if !b.NoCache && !slices.Contains(b.NoCacheFor, s.Name) {
-		r, ok, err := b.cache.Get(sum)
-		if err != nil {
-			return r, false, err
+	if look { // who had the lock may have made it
+		if r, cached, err = b.cached(ctx, at); cached || err != nil {
+			return r, cached, err
 		}
-		if ok && step.Copy != nil && step.Copy.Link && r.Parent != on.top() {
-			if ok, err = b.link(ctx, &r, on.top()); err != nil {
-				return r, false, err
-			}
-		}
-		if ok && r.Here(b.engine.Images.Content, b.engine.Images.Layers) {
-			b.note(sum, r)
-			b.sayFound(v, r)
-			if last != sum {
-				err = b.cache.SetLast(place, sum)
-			}
-			return r, true, errors.Join(err, b.cache.Touch(sum, r, time.Now().UTC()))
-		}
-		if r, ok, err = b.fromOthers(ctx, sum, on.top(), step.Copy != nil && step.Copy.Link); ok && err == nil {
-			b.note(sum, r)
-			if b.Explain {
-				v.Say("cache: used, from a cache of --cache-from")
-			}
-			return r, true, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
-		}
-		if err != nil {
-			v.Say("%v", err)
+		if r, cached, err = b.fromElsewhere(ctx, at); cached || err != nil {
+			return r, cached, err
 		}
 	}
-	b.sayMissed(v, s, last, k)
+	b.sayMissed(v, s, at.last, k)
 	r, err = b.make(ctx, on, do)
 	if err != nil {
 		return r, false, err
@@ -170,12 +151,67 @@ func (b *builder) resultOf(ctx context.Context, s *dockerfile.Stage, step *docke
 		return r, false, err
 	}
 	b.note(sum, r)
+	b.mu.Lock()
+	b.made, b.added = b.made+1, b.added+r.Layer.Size
+	b.mu.Unlock()
 	if k.Copy != nil && k.Copy.list != nil {
-		if err := b.cache.SetFiles(sum, k.Copy.list()); err != nil {
+		list, err := k.Copy.list()
+		if err != nil {
+			return r, false, err
+		}
+		if err := b.cache.SetFiles(sum, list); err != nil {
 			return r, false, err
 		}
 	}
-	return r, false, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(place, sum))
+	return r, false, errors.Join(b.cache.Put(sum, r), b.cache.SetLast(at.place, sum))
+}
+
+// sought is a step for which a result is looked for.
+type sought struct {
+	sum   string // its key
+	place string // where it stands, and
+	last  string // what it came to there the last time
+	on    image.Digest
+	link  bool // its layer depends on nothing below
+	v     *Vertex
+}
+
+// cached looks for a result of an earlier build.
+func (b *builder) cached(ctx context.Context, at sought) (r cache.Record, ok bool, err error) {
+	if r, ok, err = b.cache.Get(at.sum); !ok || err != nil {
+		return r, false, err
+	}
+	if at.link && r.Parent != at.on {
+		if ok, err = b.link(ctx, &r, at.on); !ok || err != nil {
+			return r, false, err
+		}
+	}
+	if !r.Here(b.engine.Images.Content, b.engine.Images.Layers) {
+		return r, false, nil
+	}
+	b.note(at.sum, r)
+	b.sayFound(at.v, r)
+	if at.last != at.sum {
+		err = b.cache.SetLast(at.place, at.sum)
+	}
+	return r, true, errors.Join(err, b.cache.Touch(at.sum, r, time.Now().UTC()))
+}
+
+// fromElsewhere looks for a result in the caches of --cache-from. That one of them cannot be read is said, and no more.
+func (b *builder) fromElsewhere(ctx context.Context, at sought) (r cache.Record, ok bool, err error) {
+	r, ok, err = b.fromOthers(ctx, at.sum, at.on, at.link)
+	if err != nil {
+		at.v.Say("%v", err)
+		return r, false, nil
+	}
+	if !ok {
+		return r, false, nil
+	}
+	b.note(at.sum, r)
+	if b.Explain {
+		at.v.Say("cache: used, from a cache of --cache-from")
+	}
+	return r, true, errors.Join(b.cache.Put(at.sum, r), b.cache.SetLast(at.place, at.sum))
 }
 
 // link puts a layer that does not depend on what it lies on onto something else, if its blob is there or can be made.
@@ -388,7 +424,7 @@ func (b *builder) mounted(ctx context.Context, run *dockerfile.Run) (digests []s
 			if err != nil {
 				return nil, err
 			}
-			digest, err := b.digester(m.From).Digest(item)
+			digest, err := b.digester(m.From).Digest(ctx, item, nil)
 			item.Close()
 			if err != nil {
 				return nil, err
@@ -397,335 +433,4 @@ func (b *builder) mounted(ctx context.Context, run *dockerfile.Run) (digests []s
 		}
 	}
 	return digests, nil
-}
-
-// mkdir carries out a WORKDIR.
-func (b *builder) mkdir(m *dockerfile.Mkdir, on layers, w *cache.Work) error {
-	l, owner, err := b.layer(on, w, m.User)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	if owner == nil {
-		owner = &files.Owner{}
-	}
-	return l.Mkdir(m.Path, 0o755, *owner)
-}
-
-// layer opens the layer of a step, and looks up whose its files are to be; nil is nobody in particular.
-func (b *builder) layer(on layers, w *cache.Work, user string) (*files.Layer, *files.Owner, error) {
-	trees, err := b.trees(on)
-	if err != nil {
-		return nil, nil, err
-	}
-	var owner *files.Owner
-	if user != "" {
-		if owner, err = lookup(trees, user); err != nil {
-			return nil, nil, err
-		}
-	}
-	l, err := files.Open(w.Upper(), trees, b.now)
-	return l, owner, err
-}
-
-// lookup finds a user of a tree: names of it, or numbers.
-func lookup(trees []string, user string) (*files.Owner, error) {
-	const limit = 4 << 20
-	var text [2][]byte
-	for i, name := range []string{"etc/passwd", "etc/group"} {
-		data, err := merged.ReadFile(trees, name, limit)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			return nil, errdef.New(errdef.Invalid, "cannot read /%s: %w", name, err)
-		}
-		text[i] = data
-	}
-	u, err := container.LookupUser(user, nil, text[0], text[1])
-	if err != nil {
-		return nil, err
-	}
-	o := &files.Owner{UID: int(u.UID), GID: int(u.GID)}
-	if name, _, ok := strings.Cut(user, ":"); !ok {
-		// buildkit: a number without a group is that group, too; a name has its own.
-		if n, err := strconv.Atoi(name); err == nil {
-			o.GID = n
-		}
-	}
-	return o, nil
-}
-
-// tree is where files of a stage, or of the context, are copied from.
-func (b *builder) tree(ctx context.Context, from *dockerfile.Stage) (files.Tree, error) {
-	switch {
-	case from == nil:
-		return b.source.tree()
-	case from.Named != "" && from.Bare:
-		return b.named(ctx, from.Named)
-	}
-	trees, err := b.trees(b.results[from].layers)
-	return files.Tree{Layers: trees}, err
-}
-
-// fromHost reports whether a tree is a directory of the host: its owners mean nothing in an image, and its files may change.
-func fromHost(from *dockerfile.Stage) bool { return from == nil || from.Named != "" && from.Bare }
-
-// digester takes digests of files of a tree. Those of the context are remembered: what is copied is what the key is of.
-func (b *builder) digester(from *dockerfile.Stage) files.Digester {
-	d := files.Digester{Owners: !fromHost(from)}
-	if !fromHost(from) {
-		return d
-	}
-	of := ""
-	if from != nil {
-		of = from.Named + "\x00"
-	}
-	d.Learn = func(path string, st *unix.Stat_t, sum [sha256.Size]byte) {
-		path = of + path
-		id := identity(st)
-		id.sum = sum
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.digests[path], b.learnt[path] = id, true
-	}
-	d.Known = func(path string, st *unix.Stat_t) (sum [sha256.Size]byte, ok bool) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		have, ok := b.digests[of+path]
-		sum, have.sum = have.sum, sum
-		return sum, ok && have == identity(st)
-	}
-	return d
-}
-
-// piece is one thing that a COPY or an ADD copies.
-type piece struct {
-	tree files.Tree
-	path string
-	as   string // the name of its copy in a directory
-	pick func(files.Item) files.Item
-	// archive says that it is to be unpacked if it is an archive.
-	archive bool
-	// get brings it, if it is not there before it is needed; digest is then known all the same.
-	get    func(context.Context) (dir string, err error)
-	digest string
-}
-
-func (p piece) find() (files.Item, error) {
-	item, err := p.tree.Find(p.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return item, notFound(p.path)
-	}
-	if err != nil {
-		return item, err
-	}
-	item.As = p.as
-	if p.pick != nil {
-		item = p.pick(item)
-	}
-	return item, nil
-}
-
-// pieces are what the sources of a COPY or an ADD select.
-func (b *builder) pieces(ctx context.Context, c *dockerfile.Copy) (all []piece, err error) {
-	tree, err := b.tree(ctx, c.From)
-	if err != nil {
-		return nil, err
-	}
-	var exclude func(string, bool) (bool, bool)
-	if len(c.Exclude) > 0 {
-		m, err := matcher(c.Exclude)
-		if err != nil {
-			return nil, errdef.New(errdef.Invalid, "cannot understand --exclude: %w", err)
-		}
-		exclude = except(m)
-	}
-	for _, source := range c.Sources {
-		switch {
-		case isRemote(source):
-			p, err := b.remote(ctx, c, source)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, p)
-		case c.Parents:
-			p, err := withParents(tree, source)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, p)
-		default:
-			paths, err := tree.Match(source)
-			if err != nil {
-				return nil, err
-			}
-			for _, p := range paths {
-				if exclude != nil {
-					if keep, below := exclude(path.Base(p), true); !keep && !below && files.HasWildcards(source) {
-						continue
-					}
-				}
-				all = append(all, piece{tree: tree, path: p, as: path.Base(p), archive: c.Add && (c.Unpack == nil || *c.Unpack)})
-			}
-		}
-	}
-	if exclude != nil {
-		for i := range all {
-			pick := all[i].pick
-			all[i].pick = func(item files.Item) files.Item {
-				if pick != nil {
-					item = pick(item)
-				}
-				return item.Except(exclude)
-			}
-		}
-	}
-	return all, nil
-}
-
-// withParents selects paths by a pattern, to be copied with the directories that they are in: those after "/./", if there is one.
-func withParents(tree files.Tree, source string) (piece, error) {
-	root, pattern, ok := strings.Cut(source, "/./")
-	if !ok {
-		root, pattern = "/", source
-	}
-	pattern = strings.TrimPrefix(path.Clean("/"+pattern), "/")
-	p := piece{tree: tree, path: root}
-	if pattern == "" {
-		return p, nil
-	}
-	if !files.HasWildcards(root) && !files.HasWildcards(pattern) {
-		item, err := tree.Find(path.Join(root, pattern))
-		if errors.Is(err, fs.ErrNotExist) {
-			return p, notFound(path.Join(root, pattern))
-		}
-		if err != nil {
-			return p, err
-		}
-		item.Close()
-	}
-	m, err := matcher([]string{pattern})
-	if err != nil {
-		return p, errdef.New(errdef.Invalid, "invalid pattern %q: %w", source, err)
-	}
-	p.pick = func(item files.Item) files.Item {
-		return item.Except(func(p string, dir bool) (keep, below bool) {
-			matched, err := m.MatchesOrParentMatches(p)
-			return err == nil && matched, dir
-		})
-	}
-	return p, nil
-}
-
-// copy prepares a COPY or an ADD.
-func (b *builder) copy(ctx context.Context, c *dockerfile.Copy, on layers) (*copyKey, carryOut, error) {
-	mode, err := parseMode(c.Chmod)
-	if err != nil {
-		return nil, nil, err
-	}
-	if c.Link && c.Chown != "" && strings.Trim(c.Chown, "0123456789:") != "" {
-		return nil, nil, errdef.New(errdef.Invalid, "--chown=%s: user and group names can't be resolved when used with --link, use numeric uid[:gid] instead", c.Chown)
-	}
-	if c.Checksum != "" && (len(c.Sources) != 1 || !isRemote(c.Sources[0])) {
-		return nil, nil, errdef.New(errdef.Invalid, "checksum requires one HTTP(S) source")
-	}
-	pieces, err := b.pieces(ctx, c)
-	if err != nil {
-		return nil, nil, err
-	}
-	k := &copyKey{
-		Dest: c.Dest, Chown: c.Chown, Chmod: c.Chmod, Add: c.Add, Parents: c.Parents, Link: c.Link, Unpack: c.Unpack, Contents: c.Contents,
-	}
-	digester := b.digester(c.From)
-	copied := &fileList{}
-	digester.Each = copied.add
-	for _, p := range pieces {
-		if p.get != nil {
-			k.Inputs = append(k.Inputs, input{p.as, p.digest})
-			continue
-		}
-		item, err := p.find()
-		if err != nil {
-			return nil, nil, err
-		}
-		in := input{}
-		if item.Dir == nil {
-			in.Name = p.as
-		}
-		in.Digest, err = digester.Digest(item)
-		item.Close()
-		if err != nil {
-			return nil, nil, err
-		}
-		k.Inputs = append(k.Inputs, in)
-	}
-	k.list = copied.list
-	return k, func(ctx context.Context, w *cache.Work) (*engine.Copied, error) {
-		below := on
-		if c.Link {
-			below = layers{}
-		}
-		l, owner, err := b.layer(below, w, c.Chown)
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		opt := files.Options{Owner: owner, Mode: mode, Anonymous: fromHost(c.From)}
-		if digester.Known != nil {
-			opt.Unchanged = func(path string, st *unix.Stat_t) bool { _, ok := digester.Known(path, st); return ok }
-		}
-		if err := severalToOne(l, c, len(pieces)+len(c.Contents)); err != nil {
-			return nil, err
-		}
-		for _, p := range pieces {
-			if err := b.copyPiece(ctx, p, l, c.Dest, w, opt); err != nil {
-				return nil, fmt.Errorf("cannot copy %s: %w", p.path, err)
-			}
-		}
-		for _, f := range c.Contents {
-			if err := l.Write(f.Name, []byte(f.Data), f.Mode, c.Dest, opt); err != nil {
-				return nil, fmt.Errorf("cannot write %s: %w", f.Name, err)
-			}
-		}
-		return nil, nil //nolint:nilnil // it is all in the upper directory
-	}, nil
-}
-
-func (b *builder) copyPiece(ctx context.Context, p piece, l *files.Layer, dest string, w *cache.Work, opt files.Options) error {
-	if p.get != nil {
-		dir, err := p.get(ctx)
-		if err != nil {
-			return err
-		}
-		p.tree, opt.Unchanged = files.Tree{Layers: []string{dir}}, nil
-	}
-	item, err := p.find()
-	if err != nil {
-		return err
-	}
-	defer item.Close()
-	if p.archive && item.Dir == nil {
-		unpacked, err := b.unpack(ctx, item, w)
-		if err != nil {
-			return err
-		}
-		if unpacked != "" {
-			return copyUnpacked(ctx, unpacked, l, dest, opt)
-		}
-	}
-	return l.Copy(ctx, item, dest, opt)
-}
-
-// severalToOne refuses to copy several files to one name.
-func severalToOne(l *files.Layer, c *dockerfile.Copy, n int) error {
-	if n < 2 || strings.HasSuffix(c.Dest, "/") || c.Dest == "/" || len(c.Sources)+len(c.Contents) < 2 {
-		return nil
-	}
-	found, err := l.Place(c.Dest)
-	if err == nil && found.Kind != unix.S_IFDIR {
-		err = errdef.New(errdef.Invalid, "when using COPY or ADD with more than one source file, the destination must be a directory and end with a /")
-	}
-	return err
-}
-
-func notFound(p string) error {
-	return errdef.New(errdef.NotFound, "failed to calculate checksum: %q: not found", path.Join("/", p))
 }

@@ -304,7 +304,8 @@ func (c *call) main(args []string) error {
 		return err
 	}
 	enters := cmd.inside && !host.Privileged()
-	if cmd.starts && !enters { // who enters is protected by that
+	becomes := cmd.full && c.programs.Full == nil // the full program, by a file that no container can write to
+	if cmd.starts && !enters && !becomes {        // who enters is protected by that
 		if err := c.again(engine.Protect); err != nil {
 			return err
 		}

@@ -40,7 +40,7 @@ var (
 
 // commands is the table of all commands.
 func commands() []command {
-	return slices.Concat(containerCommands(), imageCommands(), otherCommands(), runtimeCommands())
+	return slices.Concat(containerCommands(), imageCommands(), builderCommands(), otherCommands(), runtimeCommands())
 }
 
 // names are all the names of a command, the table's first: docker knows some verbs by several words, and what builds images

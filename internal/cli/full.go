@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 
 	"berth/internal/dockerconfig"
@@ -54,6 +55,10 @@ func (c *call) become() error {
 			return err
 		}
 		env = append(env, variable)
+		path = engine.ReadOnly(path)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		host.Calm()
 		if !host.Probe().InUserNS {
 			return c.execute(path, env)
 		}

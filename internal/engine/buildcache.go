@@ -129,24 +129,39 @@ func toPrune(all []CacheEntry, p CachePrune) (gone []CacheEntry) {
 // boundShare is how much of its file system the cache may fill: a tenth, as BuildKit has it.
 const boundShare = 10
 
-// BoundBuildCache removes what has not been used for longest, if the cache has become too large.
-func (e *Engine) BoundBuildCache(ctx context.Context) error {
+// countedFor is how long it is believed how much the cache has, with what builds have said to have added: cache mounts grow without a word.
+const countedFor = time.Hour
+
+// BoundBuildCache is for a build that has added layers of so many bytes. It removes what has not been used for longest, if the cache has become
+// too large.
+func (e *Engine) BoundBuildCache(ctx context.Context, added int64) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(e.Settings.DataRoot, &fs); err != nil {
 		return err
 	}
 	limit := int64(fs.Blocks) / boundShare * fs.Bsize
+	store, now := cache.Open(e.Settings.DataRoot), time.Now()
+	have := store.Filled()
+	have.Bytes += added
+	if now.Sub(have.Counted).Abs() < countedFor && have.Bytes <= limit {
+		return store.SetFilled(have)
+	}
 	all, err := e.BuildCache()
 	if err != nil {
 		return err
 	}
-	total := int64(0)
+	have = cache.Filled{Counted: now}
 	for _, entry := range all {
-		total += entry.Bytes
+		have.Bytes += entry.Bytes
 	}
-	if total <= limit {
-		return nil
+	if have.Bytes > limit {
+		removed, _, err := e.PruneBuildCache(ctx, CachePrune{All: true, KeepBytes: limit / 4 * 3})
+		if err != nil {
+			return err
+		}
+		for _, entry := range removed {
+			have.Bytes -= entry.Bytes
+		}
 	}
-	_, _, err = e.PruneBuildCache(ctx, CachePrune{All: true, KeepBytes: limit / 4 * 3})
-	return errors.Join(err, ctx.Err())
+	return errors.Join(store.SetFilled(have), ctx.Err())
 }

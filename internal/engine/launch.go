@@ -192,6 +192,29 @@ func Protect() error {
 	return os.NewSyscallError("execve", syscall.Exec("/proc/self/fd/"+strconv.Itoa(int(program.Fd())), os.Args, append(os.Environ(), again+"=1")))
 }
 
+// ReadOnly is a way to a program that starts containers by which no container can write to it, so that Protect has nothing to do there; path itself,
+// if there is none. What it opens goes with the next execve.
+func ReadOnly(path string) string {
+	fd, err := readOnlyMount(path)
+	if err != nil {
+		return path
+	}
+	return "/proc/self/fd/" + strconv.Itoa(fd)
+}
+
+// readOnlyMount opens a file through a mount of its own that is attached to nothing.
+func readOnlyMount(path string) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("open_tree", err)
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		_ = unix.Close(fd)
+		return -1, os.NewSyscallError("mount_setattr", err)
+	}
+	return fd, nil
+}
+
 // protected reports whether nobody can write to this program's file by way of /proc/PID/exe: it is on a read-only mount, or a sealed
 // copy in memory.
 func protected() bool {
@@ -256,13 +279,8 @@ func ownProgram() (*os.File, error) {
 	if protected() {
 		return os.Open(self)
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, self, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err == nil {
-		f := os.NewFile(uintptr(fd), "berth")
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err == nil {
-			return f, nil
-		}
-		_ = f.Close()
+	if fd, err := readOnlyMount(self); err == nil {
+		return os.NewFile(uintptr(fd), "berth"), nil
 	}
 	if !ours() {
 		return os.Open(self)

@@ -15,6 +15,14 @@ const (
 	calm  = 400_001
 )
 
+// Calm makes the timers calm that the program has which this process is about to become. Whoever calls it has the thread to himself
+// (runtime.LockOSThread). What is the caller's own wish stays.
+func Calm() {
+	if slack, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err == nil && slack == exact {
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, calm, 0, 0, 0)
+	}
+}
+
 // Exactly calls f, which starts a process that is not berth's command, on a thread whose timers are as exact as those of berth's caller: a
 // process has those of the thread that starts it. f stays on that thread.
 func Exactly(f func()) {

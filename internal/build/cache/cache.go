@@ -1,9 +1,12 @@
 // Package cache keeps what the steps of builds have made, by keys that say all that the result depends on.
 //
 //	DATA/build/cache/KEY        one JSON file (Record) for a key; KEY is 64 hexadecimal digits
-//	DATA/build/cache/.lock-KEY  flock of whoever makes what the key stands for; gone when nobody does
+//	DATA/build/locks/KEY        flock of whoever makes what the key stands for; gone when nobody does
 //	DATA/build/files/KEY        what a COPY has copied, for people who ask why it was not found again (Files)
 //	DATA/build/last/PLACE       the KEY that a step at that place of a Dockerfile had the last time
+//	DATA/build/sums/NAME        the digest of files of layers that do not change; NAME says of which
+//	DATA/build/filled           how much the cache has (Filled)
+//	DATA/build/swept            when old files were looked for
 //	DATA/build/mounts/ID/data   the files of a cache mount; ID is a digest of its id, with .N for further private ones
 //	DATA/build/mounts/ID.lock   flock of the steps that have it mounted: shared, or exclusive if it is locked or private
 //	DATA/build/steps/NAME       a step that is being carried out: what it writes; flock of the directory by its build
@@ -55,9 +58,8 @@ func (s Store) cacheDir() string         { return filepath.Join(s.dir, "cache") 
 func (s Store) mountsDir() string        { return filepath.Join(s.dir, "mounts") }
 func (s Store) stepsDir() string         { return filepath.Join(s.dir, "steps") }
 func (s Store) path(key string) string   { return filepath.Join(s.cacheDir(), key) }
-func (s Store) lockAt(key string) string { return filepath.Join(s.cacheDir(), lockPrefix+key) }
-
-const lockPrefix = ".lock-"
+func (s Store) locksDir() string         { return filepath.Join(s.dir, "locks") }
+func (s Store) lockAt(key string) string { return filepath.Join(s.locksDir(), key) }
 
 // Get returns the record of a key. ok is false if there is none.
 func (s Store) Get(key string) (r Record, ok bool, err error) {
@@ -108,8 +110,17 @@ func (s Store) Files(key string) []byte {
 func (s Store) SetLast(place, key string) error { return s.keep("last", place, []byte(key)) }
 
 // Last is the key that the step at a place came to the last time; "" if that is not known.
-func (s Store) Last(place string) string {
-	data, err := os.ReadFile(filepath.Join(s.dir, "last", place))
+func (s Store) Last(place string) string { return s.note("last", place) }
+
+// SetSum notes a digest, 64 hexadecimal digits, of files of layers under a name of as many, which says which files of which layers.
+func (s Store) SetSum(name, sum string) error { return s.keep("sums", name, []byte(sum)) }
+
+// Sum is the digest that was noted under a name; "" if there is none.
+func (s Store) Sum(name string) string { return s.note("sums", name) }
+
+// note reads 64 hexadecimal digits; what is anything else is not there.
+func (s Store) note(kind, name string) string {
+	data, err := os.ReadFile(filepath.Join(s.dir, kind, name))
 	if err != nil || len(data) != 64 || strings.Trim(string(data), "0123456789abcdef") != "" {
 		return ""
 	}
@@ -122,6 +133,30 @@ func (s Store) keep(kind, name string, data []byte) error {
 		return err
 	}
 	return disk.Replace(filepath.Join(dir, name), data, 0o600, disk.Volatile)
+}
+
+// Filled is how much the cache has.
+type Filled struct {
+	Bytes   int64     `json:"bytes"`
+	Counted time.Time `json:"counted"` // when all was looked at; since then, builds have said what they added
+}
+
+// Filled is what was noted last; nothing at any time, if that is not known.
+func (s Store) Filled() (f Filled) {
+	data, err := os.ReadFile(filepath.Join(s.dir, "filled"))
+	if err != nil || json.Unmarshal(data, &f) != nil {
+		return Filled{}
+	}
+	return f
+}
+
+// SetFilled notes how much the cache has. Of two builds that do so at once, what one has added is forgotten until all is counted again.
+func (s Store) SetFilled(f Filled) error {
+	data, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	return disk.Replace(filepath.Join(s.dir, "filled"), data, 0o600, disk.Volatile)
 }
 
 // usedAfter is how old the time of a record's last use may become.
@@ -138,7 +173,7 @@ func (s Store) Touch(key string, r Record, now time.Time) error {
 
 // Lock keeps other builds from making the same thing: they wait, and find it.
 func (s Store) Lock(ctx context.Context, key string) (unlock func(), err error) {
-	if err := os.MkdirAll(s.cacheDir(), 0o700); err != nil {
+	if err := os.MkdirAll(s.locksDir(), 0o700); err != nil {
 		return nil, err
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
@@ -243,46 +278,76 @@ func (w *Work) End(removeTree func(string) error) error {
 	return err
 }
 
-// Sweep removes what builds that died have left.
+// Sweep removes what builds that died have left. What is only names of old files is looked for once an hour: there may be very many.
 func (s Store) Sweep(removeTree func(string) error) error {
-	errs := errors.Join(SweepIn(s.stepsDir(), removeTree), s.sweepNotes())
-	entries, err := os.ReadDir(s.cacheDir())
-	if err != nil {
+	errs := errors.Join(SweepIn(s.stepsDir(), removeTree), s.sweepLocks())
+	mark := filepath.Join(s.dir, "swept")
+	if info, err := os.Stat(mark); err == nil && time.Since(info.ModTime()).Abs() < sweptFor {
 		return errs
 	}
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return errs // nothing has been built
+		}
+		return errors.Join(errs, err)
+	}
+	return errors.Join(errs, s.sweepNotes(), s.sweepTemporary())
+}
+
+// sweptFor is how long old files may lie around.
+const sweptFor = time.Hour
+
+// sweepLocks removes the locks of builds that died.
+func (s Store) sweepLocks() (errs error) {
+	entries, err := os.ReadDir(s.locksDir())
+	if err != nil {
+		return nil //nolint:nilerr // there are none
+	}
 	for _, e := range entries {
-		path := filepath.Join(s.cacheDir(), e.Name())
-		switch {
-		case strings.HasPrefix(e.Name(), lockPrefix):
-			if lock, err := disk.TryLock(path); err == nil {
-				errs = errors.Join(errs, os.Remove(path))
-				lock.Unlock()
-			}
-		case strings.HasPrefix(e.Name(), disk.TemporaryPrefix):
-			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
-				errs = errors.Join(errs, os.Remove(path))
-			}
+		path := filepath.Join(s.locksDir(), e.Name())
+		if lock, err := disk.TryLock(path); err == nil {
+			errs = errors.Join(errs, os.Remove(path))
+			lock.Unlock()
 		}
 	}
 	return errs
 }
 
-// keptFor is how long it is known what a step came to the last time.
-const keptFor = 30 * 24 * time.Hour
-
-// maxNotes is how many places are remembered at most before old ones go.
-const maxNotes = 10_000
-
-// sweepNotes removes notes about steps that nobody has built for long.
-func (s Store) sweepNotes() (errs error) {
-	dir := filepath.Join(s.dir, "last")
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) < maxNotes {
+// sweepTemporary removes records that were never given their names, and the locks of before, which lay beside them.
+func (s Store) sweepTemporary() (errs error) {
+	entries, err := os.ReadDir(s.cacheDir())
+	if err != nil {
 		return nil //nolint:nilerr // there are none
 	}
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > keptFor {
-			errs = errors.Join(errs, os.Remove(filepath.Join(dir, e.Name())))
+		if !strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
+			errs = errors.Join(errs, os.Remove(filepath.Join(s.cacheDir(), e.Name())))
+		}
+	}
+	return errs
+}
+
+// keptFor is how long it is known what a step came to the last time, and what digests files have.
+const keptFor = 30 * 24 * time.Hour
+
+// maxNotes is how many of a kind are remembered before old ones go.
+const maxNotes = 10_000
+
+// sweepNotes removes notes that are old.
+func (s Store) sweepNotes() (errs error) {
+	for _, kind := range [...]string{"last", "sums"} {
+		dir := filepath.Join(s.dir, kind)
+		entries, err := os.ReadDir(dir)
+		if err != nil || len(entries) < maxNotes {
+			continue // there are none, or few
+		}
+		for _, e := range entries {
+			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > keptFor {
+				errs = errors.Join(errs, os.Remove(filepath.Join(dir, e.Name())))
+			}
 		}
 	}
 	return errs

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,7 @@ type Layer struct {
 	dir   *os.File
 	below []string // the trees below it, the topmost first
 	now   time.Time
+	made  []string // directories that were made on the way, to be dated when nothing is put into them any more
 }
 
 // Open opens the directory of a layer, on top of trees of which the first is the topmost. Directories that are made on the way are
@@ -45,11 +47,24 @@ func Open(dir string, below []string, now time.Time) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Layer{f, below, now}, nil
+	return &Layer{dir: f, below: below, now: now}, nil
 }
 
-// Close closes the layer.
-func (l *Layer) Close() error { return l.dir.Close() }
+// Close dates the directories that were made on the way, which took the time of what was put into them, and closes the layer.
+func (l *Layer) Close() error {
+	var errs error
+	now := unix.NsecToTimeval(l.now.UnixNano())
+	for _, p := range l.made {
+		f, err := l.open(p, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		err = unix.Futimes(int(f.Fd()), []unix.Timeval{now, now})
+		errs = errors.Join(errs, os.NewSyscallError("futimes", err), f.Close())
+	}
+	return errors.Join(errs, l.dir.Close())
+}
 
 // stack is what is seen when the layer is mounted.
 func (l *Layer) stack() []string { return append([]string{l.dir.Name()}, l.below...) }
@@ -99,11 +114,17 @@ func (l *Layer) directory(p string, mode uint32, owner Owner) (*os.File, error) 
 		lower.Close()
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), len(l.below) == 0:
 		err = unpack.SetMeta(f, mode, owner.UID, owner.GID, l.now)
+		l.made = append(l.made, p)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// dated says that a directory that was made has another date than those that are made on the way.
+func (l *Layer) dated(p string) {
+	l.made = slices.DeleteFunc(l.made, func(made string) bool { return made == p })
 }
 
 // Mkdir makes a directory and those on its way, unless they are there. Links are followed.
@@ -309,6 +330,7 @@ func (c *copier) tree(from Item, found merged.Found) error {
 	if err := c.content(from, to, found.Path, below); err != nil {
 		return err
 	}
+	l.dated(found.Path)
 	return unpack.CopyTimes(from.Dir.FD(), to)
 }
 
@@ -369,6 +391,7 @@ func (c *copier) content(from Item, to *os.File, at string, below *merged.Dir) e
 		if err := c.content(item, sub, here, there.Dir); err != nil {
 			return err
 		}
+		c.layer.dated(here)
 		return c.describe(item.Dir.FD(), sub, true)
 	})
 	if failed := files.wait(); failed != nil && err == nil {

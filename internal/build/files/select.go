@@ -1,12 +1,7 @@
 package files
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
-	"hash"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -16,7 +11,6 @@ import (
 
 	"berth/internal/errdef"
 	"berth/internal/image/merged"
-	"berth/internal/image/unpack"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,10 +84,12 @@ func (i Item) Open() (*os.File, error) {
 	return os.NewFile(uintptr(fd), i.Name), nil
 }
 
-func (i Item) open() (int, error) {
-	fd, err := unix.Openat(i.In, i.base(), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+func (i Item) open() (int, error) { return openFile(i.In, i.base()) }
+
+func openFile(dir int, name string) (int, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: i.Name, Err: err}
+		return -1, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	return fd, nil
 }
@@ -277,142 +273,4 @@ func (t Tree) list(dir string) (names []string, err error) {
 		return nil
 	})
 	return names, err
-}
-
-// Digester takes digests of files, and remembers what it has seen.
-type Digester struct {
-	// Known returns the digest of a file that was read before, if it is still the same.
-	Known func(path string, st *unix.Stat_t) (sum [sha256.Size]byte, ok bool)
-	// Learn takes the digest of a file that was read.
-	Learn func(path string, st *unix.Stat_t, sum [sha256.Size]byte)
-	// Each, unless it is nil, is told of everything that the digest is taken of.
-	Each func(path string, mode uint32, sum []byte)
-	// Owners says that owners count: those of a stage do, those of a context mean nothing.
-	Owners bool
-}
-
-// Digest is the digest of all that is copied of an item: types, modes, sizes, contents, links, attributes, and owners if they count.
-// Times do not.
-func (d Digester) Digest(i Item) (string, error) {
-	h := sha256.New()
-	var err error
-	if i.Dir == nil {
-		err = d.other(h, i, "")
-	} else {
-		err = d.tree(h, i, "")
-	}
-	return hex.EncodeToString(h.Sum(nil)), err
-}
-
-func (d Digester) tree(h hash.Hash, i Item, at string) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(i.Dir.FD(), &st); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	d.describe(h, at, &st)
-	d.tell(i, &st, nil)
-	if err := attributes(h, i.Dir.FD()); err != nil {
-		return err
-	}
-	return i.each(func(item Item) error {
-		here := path.Join(at, item.base())
-		if item.Dir != nil {
-			return d.tree(h, item, here)
-		}
-		return d.other(h, item, here)
-	})
-}
-
-func (d Digester) tell(i Item, st *unix.Stat_t, sum []byte) {
-	if d.Each != nil {
-		d.Each(i.Name, st.Mode, sum)
-	}
-}
-
-func (d Digester) describe(h hash.Hash, at string, st *unix.Stat_t) {
-	field(h, []byte(at))
-	var b [16]byte
-	binary.BigEndian.PutUint32(b[:], st.Mode)
-	if d.Owners {
-		binary.BigEndian.PutUint32(b[4:], st.Uid)
-		binary.BigEndian.PutUint32(b[8:], st.Gid)
-	}
-	_, _ = h.Write(b[:])
-}
-
-// field writes something with its length, so that no two sequences of fields are the same bytes.
-func field(h hash.Hash, b []byte) {
-	var n [8]byte
-	binary.BigEndian.PutUint64(n[:], uint64(len(b)))
-	_, _ = h.Write(n[:])
-	_, _ = h.Write(b)
-}
-
-func (d Digester) other(h hash.Hash, i Item, at string) error {
-	st, err := i.Stat()
-	if err != nil {
-		return err
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		sum, err := d.file(i, &st)
-		if err != nil {
-			return err
-		}
-		d.describe(h, at, &st)
-		d.tell(i, &st, sum[:])
-		field(h, sum[:])
-	case unix.S_IFLNK:
-		var b [unix.PathMax]byte
-		n, err := unix.Readlinkat(i.In, i.base(), b[:])
-		if err != nil {
-			return &os.PathError{Op: "readlinkat", Path: i.Name, Err: err}
-		}
-		d.describe(h, at, &st)
-		d.tell(i, &st, b[:n])
-		field(h, b[:n])
-	case unix.S_IFSOCK: // is not copied
-	default:
-		d.describe(h, at, &st)
-		var b [8]byte
-		binary.BigEndian.PutUint64(b[:], st.Rdev)
-		_, _ = h.Write(b[:])
-	}
-	return nil
-}
-
-// file is the digest of a file's content and attributes.
-func (d Digester) file(i Item, st *unix.Stat_t) (sum [sha256.Size]byte, err error) {
-	if d.Known != nil {
-		if sum, ok := d.Known(i.Name, st); ok {
-			return sum, nil
-		}
-	}
-	f, err := i.Open()
-	if err != nil {
-		return sum, err
-	}
-	defer f.Close()
-	if err := unix.Fstat(int(f.Fd()), st); err != nil {
-		return sum, os.NewSyscallError("fstat", err)
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return sum, err
-	}
-	if err := attributes(h, int(f.Fd())); err != nil {
-		return sum, err
-	}
-	h.Sum(sum[:0])
-	if d.Learn != nil {
-		d.Learn(i.Name, st, sum)
-	}
-	return sum, nil
-}
-
-func attributes(h hash.Hash, fd int) error {
-	return unpack.Xattrs(fd, func(name string, value []byte) {
-		field(h, []byte(name))
-		field(h, value)
-	})
 }

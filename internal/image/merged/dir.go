@@ -51,6 +51,9 @@ func (d *Dir) Single() (path string, ok bool) {
 	return path, err == nil
 }
 
+// Plain reports whether the directory is one directory, and not the parts that several layers have.
+func (d *Dir) Plain() bool { return len(d.parts) == 1 }
+
 // Entry is something in a directory.
 type Entry struct {
 	Name string
