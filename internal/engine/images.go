@@ -45,8 +45,8 @@ func (e *Engine) roots(uses []store.Use) (store.Roots, error) {
 	return roots, err
 }
 
-// rootsNow are the roots of those who use images now.
-func (e *Engine) rootsNow() (store.Roots, error) {
+// NeededNow is what is needed now of images whatever names there are.
+func (e *Engine) NeededNow() (store.Roots, error) {
 	uses, err := e.Uses()
 	if err != nil {
 		return store.Roots{}, err
@@ -88,7 +88,7 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, platforms []image.
 
 // RemoveImages lets do remove images, by RemoveImage.
 func (e *Engine) RemoveImages(ctx context.Context, do func() error) error {
-	return e.Images.RemoveTogether(ctx, e.rootsNow, do)
+	return e.Images.RemoveTogether(ctx, e.NeededNow, do)
 }
 
 // TagImage gives an image another name.

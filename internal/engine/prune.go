@@ -167,6 +167,9 @@ func goneBy(fates []Fate) (p PrunedImages) {
 			d = f.record.ID
 			if name, ok := f.record.Reference(); ok {
 				p.Untagged = append(p.Untagged, name.Familiar())
+				if name.Digest == "" { // which goes with the image
+					p.Untagged = append(p.Untagged, name.FamiliarName()+"@"+string(f.record.Target.Digest))
+				}
 			}
 		} else {
 			p.Bytes += f.Bytes

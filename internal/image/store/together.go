@@ -67,8 +67,15 @@ func (s *Store) discard(ctx context.Context, d remains, roots func() (Roots, err
 	if !s.memory.indexIsOld { // no name has gone
 		return nil
 	}
-	if err := disk.SyncDir(s.dir); err != nil || roots == nil || len(d.chains)+len(d.blobs) == 0 {
+	if err := disk.SyncDir(s.dir); err != nil || roots == nil {
 		return err
+	}
+	return s.discardNow(ctx, d, roots)
+}
+
+func (s *Store) discardNow(ctx context.Context, d remains, roots func() (Roots, error)) error {
+	if len(d.chains)+len(d.blobs) == 0 {
+		return nil
 	}
 	release, err := s.holdSweepNow(ctx)
 	if err != nil {
@@ -94,6 +101,45 @@ func (s *Store) discard(ctx context.Context, d remains, roots func() (Roots, err
 		}
 	}
 	return err
+}
+
+// Exchange gives all names that stand for the manifest old, and for no index, another one of the same image, which must be in Content; the caller
+// holds content.HoldAdditions since before it added it.
+func (s *Store) Exchange(old, now image.Descriptor) error {
+	lock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	all, err := s.List()
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if r.Target.Digest != old.Digest || r.Manifest.Digest != old.Digest {
+			continue
+		}
+		file := s.path(r.fileKey())
+		r.Target, r.Manifest = now, now
+		if err := s.write(r); err != nil {
+			return err
+		}
+		if r.Name == "" { // its file is named for what it stood for
+			if err := removeIfThere(file); err != nil {
+				return err
+			}
+		}
+	}
+	return s.writeIndex()
+}
+
+// Discard removes blobs that nothing needs any more. Where somebody is adding images just now it is left to the next sweep.
+func (s *Store) Discard(ctx context.Context, blobs []image.Descriptor, roots func() (Roots, error)) error {
+	var d remains
+	for _, b := range blobs {
+		d.blobs = append(d.blobs, b.Digest)
+	}
+	return s.discardNow(ctx, d, roots)
 }
 
 // finish writes what Together has put off.
