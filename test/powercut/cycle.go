@@ -51,6 +51,9 @@ type machine interface {
 // errGone says that a command's machine has lost its power.
 var errGone = errors.New("the machine is gone")
 
+// errAnew says that the kernel could not mount what it had written, and that the file system is a new one.
+var errAnew = errors.New("the file system is new")
+
 // known is what is known of what one worker has made. A name belongs to one worker, who alone changes what is known of it.
 type known struct {
 	images, containers, networks map[string]fate
@@ -77,9 +80,11 @@ type test struct {
 	down       atomic.Bool
 	cuts       int
 	violations int
-	everyCut   bool   // is worth a line
-	keep       string // where the data root goes at the first violation
-	mu         sync.Mutex
+	// unmountable counts the cuts after which the kernel could not mount its file system; they say nothing of berth.
+	unmountable int
+	everyCut    bool   // is worth a line
+	keep        string // where the data root goes at the first violation
+	mu          sync.Mutex
 
 	done, interrupted atomic.Int64
 	finished          map[string]int // verb -> commands; guarded by mu
@@ -116,7 +121,11 @@ func (t *test) cycle() error {
 		defer close(over)
 		wg.Wait()
 	}()
-	if bootErr := t.machine.boot(over); err != nil || bootErr != nil {
+	switch bootErr := t.machine.boot(over); {
+	case err == nil && errors.Is(bootErr, errAnew):
+		t.unmountable++
+		return t.renew()
+	case err != nil || bootErr != nil:
 		return errors.Join(err, bootErr)
 	}
 	before := t.violations

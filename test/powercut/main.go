@@ -188,6 +188,12 @@ func (t *test) run(cuts int) error {
 	took := time.Since(began)
 	fmt.Printf("%d cuts in %v (%.1f a second), %d commands done, %d interrupted, %d violations\n",
 		t.cuts, took.Round(time.Second), float64(t.cuts)/took.Seconds(), t.done.Load(), t.interrupted.Load(), t.violations)
+	if t.unmountable > 0 {
+		fmt.Printf("after %d cuts the kernel could not mount what it had written\n", t.unmountable)
+	}
+	if t.unmountable > cuts/20 {
+		return fmt.Errorf("too few of the cuts say anything")
+	}
 	var verbs []string
 	for verb, n := range t.finished {
 		verbs = append(verbs, fmt.Sprintf("%d %s", n, verb))
