@@ -15,6 +15,7 @@ import (
 	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/image"
+	"berth/internal/image/archive"
 	"berth/internal/image/reference"
 	"berth/internal/image/registry"
 	"berth/internal/image/unpack"
@@ -336,24 +337,18 @@ func (s *session) exportCache(ctx context.Context, all []*builder, to CacheTarge
 	slices.Sort(keys)
 	m := image.Manifest{SchemaVersion: 2, MediaType: image.MediaTypeManifest, Layers: []image.Descriptor{}}
 	doc := cacheDocument{Records: []sharedRecord{}}
-	how, mediaType := Gzip, image.MediaTypeLayerGzip
-	switch to.Compression {
-	case Zstd:
-		how, mediaType = Zstd, image.MediaTypeLayerZstd
-	case Uncompressed:
-		how, mediaType = Uncompressed, image.MediaTypeLayer
+	how := Gzip
+	if to.Compression == Zstd || to.Compression == Uncompressed {
+		how = to.Compression
 	}
 	for _, key := range slices.Compact(keys) {
 		r := s.used[key]
-		packed := r.Layer
-		if packed.MediaType != mediaType {
-			var err error
-			if packed, err = s.pack(ctx, r.Layer, how, mediaType); err != nil {
-				return err
-			}
+		packed, err := archive.Compress(ctx, s.engine.Images, []image.Descriptor{r.Layer}, how, true)
+		if err != nil {
+			return err
 		}
 		doc.Records = append(doc.Records, sharedRecord{key, r.Parent, r.Layer.Digest, len(m.Layers), r.Created, r.What})
-		m.Layers = append(m.Layers, packed)
+		m.Layers = append(m.Layers, packed...)
 	}
 	var err error
 	if m.Config, err = s.putJSON(doc, mediaTypeCache); err != nil {

@@ -42,7 +42,7 @@ func (c *call) cmdImageMount() error {
 		if err != nil {
 			return err
 		}
-		path, err := e.MountImage(name, im)
+		path, err := e.MountImage(c.context(), name, im)
 		if err != nil {
 			return err
 		}

@@ -211,7 +211,7 @@ func (c *call) cmdRmi() error {
 		}
 		platforms = append(platforms, p)
 	}
-	return e.Images.Together(func() error { return c.each(func(ref string) error { return c.removeImage(e, ref, platforms) }) })
+	return e.RemoveImages(c.context(), func() error { return c.each(func(ref string) error { return c.removeImage(e, ref, platforms) }) })
 }
 
 func (c *call) removeImage(e *engine.Engine, ref string, platforms []image.Platform) error {

@@ -104,7 +104,7 @@ func (c *call) wouldPrune(all bool, keep func(store.Image) bool) error {
 	if err != nil {
 		return err
 	}
-	fates, err := e.ImageFates(c.context(), all, keep)
+	fates, err := e.ImageFates(c.context(), c.pruning(), all, keep)
 	if err != nil {
 		return err
 	}

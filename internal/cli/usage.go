@@ -192,7 +192,7 @@ func (c *call) printUsage(e *engine.Engine, u engine.DiskUse) error {
 	if _, err := fmt.Fprint(c.out, "What image prune --all would do:\n\n"); err != nil {
 		return err
 	}
-	fates, err := e.ImageFates(c.context(), true, func(store.Image) bool { return false })
+	fates, err := e.ImageFates(c.context(), &engine.Pruning{}, true, func(store.Image) bool { return false })
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,6 +17,8 @@ import (
 	"berth/internal/host"
 	"berth/internal/image"
 	"berth/internal/image/store"
+	"berth/internal/runtime/lifecycle"
+	"berth/internal/storage"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +28,7 @@ import (
 //	RUN/images/ID/mount.json   this, written before the mount is made
 //	RUN/images/ID/tree         where it is
 //	RUN/images/ID/empty        the lowest layer: overlayfs wants two
+//	DATA/mounted/ID            a copy of its files, with a storage driver that mounts no layers
 type ImageMount struct {
 	ID        image.Digest   `json:"id"`
 	Name      string         `json:"name"` // as it was given
@@ -36,14 +41,30 @@ func (e *Engine) imageMountDir(id image.Digest) string {
 	return filepath.Join(e.Settings.RunRoot, "images", id.Hex())
 }
 
+// imageCopyDir is on the file system of the layers, with which a copy may share its blocks.
+func (e *Engine) imageCopyDir(id image.Digest) string {
+	return filepath.Join(e.Settings.DataRoot, imageCopies, id.Hex())
+}
+
+const imageCopies = "mounted"
+
 // MountImage shows the files of an image, and says where. Without root that is for processes inside the user namespace alone, of which this
-// one must be.
-func (e *Engine) MountImage(name string, im store.Image) (string, error) {
+// one must be. The layers are mounted as those of a new container would be, or are copied where that is what its driver does.
+func (e *Engine) MountImage(ctx context.Context, name string, im store.Image) (string, error) {
 	fail := func(err error) (string, error) { return "", fmt.Errorf("cannot mount image %s: %w", name, err) }
 	if !host.Privileged() {
 		return fail(errdef.Hint(errdef.New(errdef.Denied, "without root its files can be shown only inside the user namespace of your containers"),
 			"berth unshare sh -c 'ls \"$(berth image mount %s)\"'", name))
 	}
+	driver, err := e.Driver()
+	if err != nil {
+		return fail(err)
+	}
+	release, err := e.Images.Content.HoldAdditions(ctx) // nobody sweeps its layers until the mount says that it is used
+	if err != nil {
+		return fail(err)
+	}
+	defer release()
 	layers, err := e.Images.Layers.Stack(im.Chain)
 	if err != nil {
 		return fail(err)
@@ -79,10 +100,91 @@ func (e *Engine) MountImage(name string, im store.Image) (string, error) {
 	if err := disk.Replace(filepath.Join(dir, "mount.json"), data, 0o600, disk.Volatile); err != nil {
 		return fail(err)
 	}
-	if err := mountStack(append(layers, filepath.Join(dir, "empty")), at, e.Host().InUserNS); err != nil {
-		return fail(errors.Join(err, os.RemoveAll(dir)))
+	switch {
+	case driver.Name == storage.Fuse:
+		err = e.mountServed(layers, at)
+	case storage.Whole(driver.Name):
+		err = e.mountCopy(im.ID, layers, at)
+	default:
+		err = mountStack(append(layers, filepath.Join(dir, "empty")), at, e.Host().InUserNS)
+	}
+	if err != nil {
+		return fail(errors.Join(err, e.RemoveTree(e.imageCopyDir(im.ID)), os.RemoveAll(dir)))
 	}
 	return at, nil
+}
+
+// readOnly are the flags of an image's mount.
+const readOnly = unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID
+
+// mountServed has a program show the layers.
+func (e *Engine) mountServed(layers []string, at string) error {
+	root, err := storage.Serve(storage.Place{Layers: layers}, e.Settings.DataRoot, lifecycle.MountFuse)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := unix.MoveMount(int(root.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	return e.protect(at)
+}
+
+// mountCopy shows a copy of what the layers make together.
+func (e *Engine) mountCopy(id image.Digest, layers []string, at string) error {
+	dir := e.imageCopyDir(id)
+	if err := e.RemoveTree(dir); err != nil { // of somebody who has died
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := storage.Fill(dir, "/", layers, nil); err != nil {
+		return fmt.Errorf("cannot copy its files: %w", err)
+	}
+	if err := unix.Mount(dir, at, "", unix.MS_BIND, ""); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	return e.protect(at)
+}
+
+// protect makes what is mounted read-only, or takes it away again.
+func (e *Engine) protect(at string) error {
+	err := unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|readOnly, "")
+	if err != nil {
+		err = errors.Join(os.NewSyscallError("mount", err), unix.Unmount(at, unix.MNT_DETACH))
+	}
+	return err
+}
+
+// sweepImageCopies removes copies that are mounted nowhere any more.
+func (e *Engine) sweepImageCopies() error {
+	entries, err := os.ReadDir(filepath.Join(e.Settings.DataRoot, imageCopies))
+	if err != nil || len(entries) == 0 {
+		return nil //nolint:nilerr // there are none
+	}
+	if err := os.MkdirAll(filepath.Dir(e.imageMountsLock()), 0o700); err != nil { // nothing of it after a boot
+		return err
+	}
+	lock, err := disk.TryLock(e.imageMountsLock())
+	if errors.Is(err, disk.ErrLocked) {
+		return nil // one may be in the making
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	mounts, err := e.ImageMounts()
+	if err != nil {
+		return err
+	}
+	errs := []error{}
+	for _, entry := range entries {
+		if !slices.ContainsFunc(mounts, func(m ImageMount) bool { return m.ID.Hex() == entry.Name() }) {
+			errs = append(errs, e.RemoveTree(filepath.Join(e.Settings.DataRoot, imageCopies, entry.Name())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // mountStack mounts layers, the topmost first, by their descriptors: their names would not fit into one page.
@@ -103,7 +205,7 @@ func mountStack(layers []string, at string, userXattr bool) error {
 	if len(options) >= os.Getpagesize() {
 		return errdef.New(errdef.Unsupported, "it has %d layers, more than can be mounted so", len(layers)-1)
 	}
-	return os.NewSyscallError("mount", unix.Mount("berth", at, "overlay", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, options))
+	return os.NewSyscallError("mount", unix.Mount("berth", at, "overlay", readOnly, options))
 }
 
 // UnmountImage takes the files of an image away again. One that is not mounted is errdef.NotFound.
@@ -139,7 +241,7 @@ func (e *Engine) UnmountImage(id image.Digest, force bool) error {
 			return fail(os.NewSyscallError("umount2", err))
 		}
 	}
-	return os.RemoveAll(dir)
+	return errors.Join(e.RemoveTree(e.imageCopyDir(id)), os.RemoveAll(dir))
 }
 
 // ImageMounts are the images that are mounted, wherever that is. What a namespace has taken with it is left out.
@@ -187,11 +289,14 @@ func readImageMount(dir string) (ImageMount, error) {
 }
 
 func (e *Engine) lockImageMounts() (*disk.Lock, error) {
-	dir := filepath.Join(e.Settings.RunRoot, "images")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(e.imageMountsLock()), 0o700); err != nil {
 		return nil, err
 	}
-	return disk.TakeLock(filepath.Join(dir, ".lock"))
+	return disk.TakeLock(e.imageMountsLock())
+}
+
+func (e *Engine) imageMountsLock() string {
+	return filepath.Join(e.Settings.RunRoot, "images", ".lock")
 }
 
 // isMountPoint reports whether something is mounted at a path: then it is another mount than the directory that it is in.

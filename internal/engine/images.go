@@ -45,6 +45,15 @@ func (e *Engine) roots(uses []store.Use) (store.Roots, error) {
 	return roots, err
 }
 
+// NeededNow is what is needed now of images whatever names there are.
+func (e *Engine) NeededNow() (store.Roots, error) {
+	uses, err := e.Uses()
+	if err != nil {
+		return store.Roots{}, err
+	}
+	return e.roots(uses)
+}
+
 // RemoveImage takes an image's name, and what nothing else needs; or what it has for some platforms, if any are named.
 func (e *Engine) RemoveImage(ctx context.Context, ref string, platforms []image.Platform, force bool) (store.Removed, error) {
 	uses, err := e.Uses()
@@ -75,6 +84,11 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, platforms []image.
 		e.Containers.NoteAll(imageEvent("delete", string(removed.Deleted[0]), string(removed.Deleted[0]), nil))
 	}
 	return removed, nil
+}
+
+// RemoveImages lets do remove images, by RemoveImage.
+func (e *Engine) RemoveImages(ctx context.Context, do func() error) error {
+	return e.Images.RemoveTogether(ctx, e.NeededNow, do)
 }
 
 // TagImage gives an image another name.
@@ -127,7 +141,7 @@ func (e *Engine) SweepImages(ctx context.Context, partialAge time.Duration) (sto
 	if err != nil {
 		return store.Swept{}, err
 	}
-	left := cache.Open(e.Settings.DataRoot).Sweep(e.RemoveTree)
+	left := errors.Join(cache.Open(e.Settings.DataRoot).Sweep(e.RemoveTree), e.sweepImageCopies())
 	roots, err := e.roots(uses)
 	if err != nil {
 		return store.Swept{}, err

@@ -14,7 +14,7 @@ import (
 
 // What berth has in its roots (docs/state.md). Nothing else is removed from there: somebody may have named a directory that holds more.
 var (
-	dataEntries = [...]string{"containers", "names", "containers.lock", "ids.lock", "mountpoints", "volumes", "networks", "images", "manifests", "layers", "content", "programs", "build"}
+	dataEntries = [...]string{"containers", "names", "containers.lock", "ids.lock", "mountpoints", "volumes", "networks", "images", "manifests", "layers", "content", "programs", "build", imageCopies}
 	runEntries  = [...]string{"containers", "images", "networks", "events", "rootless", "uplink.sock", "uplink.lock", "uplink.log", "build"}
 )
 

@@ -14,7 +14,7 @@ import (
 // Driver is how new containers get their files, and why.
 func (e *Engine) Driver() (storage.Choice, error) {
 	h := e.Host()
-	facts := storage.Facts{InUserNS: h.InUserNS || !h.Privileged(), Old: !h.Kernel.AtLeast(5, 11), ByFD: h.OverlayByFD(), Fuse: func() error {
+	facts := storage.Facts{InUserNS: h.InUserNS || !h.Privileged(), Old: !h.Kernel.AtLeast(5, 11), ByFD: h.OverlayByFD(), None: noOverlay(), Fuse: func() error {
 		_, err := storage.FuseProgram()
 		return err
 	}}
@@ -23,6 +23,16 @@ func (e *Engine) Driver() (storage.Choice, error) {
 		facts.Filesystem = int64(st.Type)
 	}
 	return storage.Choose(facts, e.Settings.StorageDriver)
+}
+
+// noOverlay reports that the kernel knows no overlay file system; asked for it, it looks for the module, too. Where a sandbox forbids the question
+// nothing is known.
+func noOverlay() bool {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return err == unix.ENODEV
 }
 
 // giveDriver decides how a new container gets its files.

@@ -13,6 +13,7 @@ import (
 	"berth/internal/cli"
 	"berth/internal/errdef"
 	"berth/internal/image"
+	"berth/internal/image/archive"
 	"berth/internal/image/policy"
 	"berth/internal/image/reference"
 	"berth/internal/image/registry"
@@ -203,6 +204,9 @@ func push(c cli.Call) error {
 	}
 	for _, r := range chosen {
 		name, _ := r.Reference()
+		if r, err = archive.Packed(c.Context, c.Engine.Images, r, c.Engine.NeededNow); err != nil {
+			return fmt.Errorf("cannot push %s: %w", name.Familiar(), err)
+		}
 		target, manifest := r.Target, r.Manifest
 		if want != nil {
 			if manifest, err = c.Engine.Images.For(r, *want); err != nil {

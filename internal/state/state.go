@@ -157,9 +157,6 @@ func (s Store) Create(c *Container, d disk.Durability) (err error) {
 			err = errors.Join(err, os.Remove(s.nameFile(c.Name)))
 		}
 	}()
-	if err := s.writeConfig(tmp, c, d); err != nil {
-		return err
-	}
 	for _, dir := range []string{"upper", "work"} {
 		if err := os.Mkdir(filepath.Join(tmp, dir), 0o755); err != nil {
 			return err
@@ -173,6 +170,10 @@ func (s Store) Create(c *Container, d disk.Durability) (err error) {
 		if err := limitLayer(limit, filepath.Join(tmp, "upper"), filepath.Join(tmp, "work")); err != nil {
 			return err
 		}
+	}
+	// Last: that it is durable makes the names beside it so.
+	if err := s.writeConfig(tmp, c, d); err != nil {
+		return err
 	}
 	if err := os.Rename(tmp, s.Dir(c.ID)); err != nil {
 		return err

@@ -16,10 +16,19 @@ type Facts struct {
 	Filesystem int64
 	// InUserNS says that this is a user namespace, where the kernel mounts overlays since 5.11 (Old says that it is older).
 	InUserNS, Old bool
+	// None says that the kernel has no overlay, and no module of it either.
+	None bool
 	// ByFD says that the kernel takes the layers of an overlay as descriptors.
 	ByFD bool
 	// Fuse says why fuse-overlayfs cannot be used, or nothing; it is asked only where that matters.
 	Fuse func() error
+}
+
+// elsewhere are the file systems that the kernel refuses for the writable layer: their files are another's to change (ovl_dentry_remote in
+// fs/overlayfs/util.c), or they have no extended attributes. The numbers are those of linux/magic.h, and of the file systems' own headers.
+var elsewhere = map[int64]string{
+	unix.NFS_SUPER_MAGIC: "an NFS", unix.V9FS_MAGIC: "a 9p", unix.SMB_SUPER_MAGIC: "an SMB", unix.CIFS_SUPER_MAGIC: "an SMB", unix.SMB2_SUPER_MAGIC: "an SMB",
+	unix.FUSE_SUPER_MAGIC: "a FUSE", unix.MSDOS_SUPER_MAGIC: "a FAT", unix.EXFAT_SUPER_MAGIC: "an exFAT", unix.ECRYPTFS_SUPER_MAGIC: "an eCryptfs",
 }
 
 // Choice is a driver, and why it is that one.
@@ -83,6 +92,10 @@ func (f Facts) against(name string) string {
 		return "there is none of that name, but " + strings.Join(Names[:], ", ")
 	case f.Filesystem == unix.OVERLAYFS_SUPER_MAGIC:
 		return onOverlay
+	case name == Overlay && f.None:
+		return "this kernel has no overlay file system"
+	case name == Overlay && elsewhere[f.Filesystem] != "":
+		return "the data root is on " + elsewhere[f.Filesystem] + ", which cannot hold an overlay's writable layer"
 	case name == Overlay && f.InUserNS && f.Old:
 		return "before Linux 5.11 only root may mount overlays"
 	case name == Fuse:

@@ -29,8 +29,9 @@ func FuseProgram() (string, error) {
 	return program, nil
 }
 
-// Serve has the files of a container with the driver fuse-overlayfs served, in a mount that is attached to nothing, and the caller's. mount makes
-// the one that is served at an open /dev/fuse; data is the directory that all of the container's directories are in.
+// Serve has the files of a container with the driver fuse-overlayfs served, or without a directory of its own those of the layers alone, in a mount that
+// is attached to nothing, and the caller's. mount makes the one that is served at an open /dev/fuse; data is the directory that all of the
+// container's directories are in.
 //
 // The program gets its connection to the kernel as a descriptor (libfuse takes "/dev/fd/N" for a mount point since 3.3) and no mount of its
 // own: it ends when the last mount of the file system does, the container's or, if nobody has taken it, ours, whoever dies when.
@@ -81,6 +82,9 @@ func fuseOptions(p Place, data string) (string, error) {
 			return "", err
 		}
 		lower = append(lower, name)
+	}
+	if p.Dir == "" {
+		return "lowerdir=" + strings.Join(lower, ":"), nil
 	}
 	upper, err := relative(p.Upper())
 	if err != nil {

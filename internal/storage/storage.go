@@ -46,7 +46,7 @@ const (
 type Place struct {
 	Dir    string   // upper and work, or tree
 	Layers []string // of its image, the topmost first
-	Points string   // lies below them: places of mounts
+	Points string   // lies below them: places of mounts; "" is nothing
 	// Owner says whose a file of the layers is in the container; nil is what the layers say. Layered drivers cannot have it.
 	Owner tree.Owner
 	// Durable says that what is made is to outlive a power cut.
@@ -62,7 +62,12 @@ func (p Place) Work() string { return filepath.Join(p.Dir, workName) }
 // Tree is all that a container consists of.
 func (p Place) Tree() string { return filepath.Join(p.Dir, treeName) }
 
-func (p Place) below() []string { return append(slices.Clone(p.Layers), p.Points) }
+func (p Place) below() []string {
+	if p.Points == "" {
+		return p.Layers
+	}
+	return append(slices.Clone(p.Layers), p.Points)
+}
 
 // Driver is one way to keep what containers write. The caller holds the container's lock; the container does not run, except for Changes and
 // Stack.

@@ -53,7 +53,7 @@ func (b *bench) images() error {
 
 // carried compares what carries an image of 10 layers of 20 MB.
 func (b *bench) carried(r *registry.Registry, all []peer) error {
-	if _, err := publish(r, "carried", 10, 20<<20); err != nil {
+	if _, err := publish(r, "carried", 10, layerSize{20 << 20, mixed}); err != nil {
 		return err
 	}
 	name, archive, out := r.Address+"/carried:v1", b.dir+"/carried.tar", b.dir+"/out"

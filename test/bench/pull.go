@@ -15,11 +15,12 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"berth/test/registry"
 )
 
-// pull compares pulling one large and many middling layers from a registry on the loopback with podman, and with what cannot be
+// pull compares pulling one large layer, many middling ones and many small files from a registry on the loopback with podman, and with what cannot be
 // beaten much: fetching each blob once, decompressing it and unpacking it with tar.
 func (b *bench) pull() error {
 	if *pulls == 0 {
@@ -35,17 +36,47 @@ func (b *bench) pull() error {
 	}
 	defer r.Stop()
 	for _, image := range []struct {
-		name         string
-		layers, size int // bytes of a layer's files
-	}{{"one", 1, 500 << 20}, {"many", 40, 12 << 20}} {
-		if err := b.pullOf(r, image.name, image.layers, image.size); err != nil {
+		name, what string
+		layers     int
+		layer      layerSize
+	}{
+		{"one", "1 layer of 500 MB", 1, layerSize{500 << 20, mixed}},
+		{"many", "40 layers of 12 MB", 40, layerSize{12 << 20, mixed}},
+		{"small", "30,000 files of 1 to 8 KB in 3 layers", 3, layerSize{10_000 * 4096, small}},
+	} {
+		if err := b.pullOf(r, image.name, image.what, image.layers, image.layer); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) pullOf(r *registry.Registry, name string, layers, size int) error {
+// layerSize is what files a layer has.
+type layerSize struct {
+	bytes int
+	file  func(*rand.Rand) int // bytes of the next one
+}
+
+func mixed(random *rand.Rand) int { return 1 << (10 + random.IntN(12)) } // 1 KiB to 2 MiB
+func small(random *rand.Rand) int { return 1<<10 + random.IntN(6<<10) }  // 4 KiB on average
+
+// mostResident is what a pull may have in memory at once, in bytes.
+const mostResident = 100 << 20
+
+// resident measures the most that a command has in memory.
+func resident(argv []string) (bytes int64, err error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, out)
+	}
+	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return 0, errors.New("cannot measure memory here")
+	}
+	return usage.Maxrss << 10, nil
+}
+
+func (b *bench) pullOf(r *registry.Registry, name, what string, layers int, size layerSize) error {
 	blobs, err := publish(r, name, layers, size)
 	if err != nil {
 		return err
@@ -88,11 +119,25 @@ func (b *bench) pullOf(r *registry.Registry, name string, layers, size int) erro
 		podman.name = "podman"
 		all = append(all, podman)
 	}
-	return compare(fmt.Sprintf("pull of %d layers of %d MB", layers, size>>20), *pulls, all)
+	if err := compare("pull of "+what, *pulls, all); err != nil {
+		return err
+	}
+	if err := berth.before(); err != nil {
+		return err
+	}
+	used, err := resident(berth.argv)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%-24s %6d MB resident at most\n", "berth", used>>20)
+	if used > mostResident {
+		return fmt.Errorf("a pull of %s has %d MB in memory, and may have %d", what, used>>20, mostResident>>20)
+	}
+	return nil
 }
 
 // publish makes an image of files that gzip halves, as programs and libraries do, and pushes it.
-func publish(r *registry.Registry, name string, layers, size int) (digests []string, err error) {
+func publish(r *registry.Registry, name string, layers int, size layerSize) (digests []string, err error) {
 	var diffIDs []string
 	var blobs []registry.Layer
 	for i := range layers {
@@ -100,9 +145,9 @@ func publish(r *registry.Registry, name string, layers, size int) (digests []str
 		z := gzip.NewWriter(&compressed)
 		sum := sha256.New()
 		w := tar.NewWriter(io.MultiWriter(z, sum))
-		random := rand.New(rand.NewPCG(uint64(i), uint64(size)))
-		for at, n := 0, 0; at < size; n++ {
-			file := min(size-at, 1<<(10+random.IntN(12))) // 1 KiB to 2 MiB
+		random := rand.New(rand.NewPCG(uint64(i), uint64(size.bytes)))
+		for at, n := 0, 0; at < size.bytes; n++ {
+			file := min(size.bytes-at, size.file(random))
 			if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/lib/%d/%d/file%d", i, n%50, n), Mode: 0o644, Size: int64(file)}); err != nil {
 				return nil, err
 			}

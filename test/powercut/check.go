@@ -95,3 +95,30 @@ func brokenBlobs(root string) (broken []string, err error) {
 	}
 	return broken, nil
 }
+
+// leftovers are what images, layers, builds and containers have left in a data root that has none of them.
+func leftovers(root string) (left []string, err error) {
+	for _, dir := range []string{"content/blobs/sha256", "content/ingest", "layers", "images", "containers", "names", "build/steps", "build/cache"} {
+		entries, err := os.ReadDir(filepath.Join(root, dir))
+		if err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+		for _, e := range entries {
+			// What an interrupted pull has is kept for a day, for the next one.
+			if !strings.HasPrefix(e.Name(), ".lock") && !strings.HasPrefix(e.Name(), "sha256-") {
+				left = append(left, filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return left, nil
+}
+
+// syncDir makes all of a file system durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+}

@@ -5,14 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand"
-	"os"
-	"path/filepath"
-	"strings"
+	"os/exec"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"berth/test/tiny"
 )
 
 // fate is what is known of a name.
@@ -34,11 +30,15 @@ type machine interface {
 	// dir is where the data root is, on the file system that a cut hurts; archives is where images come from.
 	dir() string
 	archives() string
+	// drivers are the storage drivers that containers can be moved to.
+	drivers() []string
 	// berth runs a command to its end. errGone says that the power was cut meanwhile, if that is known.
 	berth(args ...string) (string, error)
 	write(path string, data []byte) error
 	layers(root string) (map[string]string, error)
 	brokenBlobs(root string) ([]string, error)
+	leftovers(root string) ([]string, error)
+	sync() error
 	forget(root string) error // removes it
 	// cut cuts the power, and calls down before anything that a command says may be untrue.
 	cut(down func()) error
@@ -51,112 +51,43 @@ type machine interface {
 // errGone says that a command's machine has lost its power.
 var errGone = errors.New("the machine is gone")
 
-// test is the state of a run. A name belongs to one worker, who alone changes what is known of it.
+// errAnew says that the kernel could not mount what it had written, and that the file system is a new one.
+var errAnew = errors.New("the file system is new")
+
+// known is what is known of what one worker has made. A name belongs to one worker, who alone changes what is known of it.
+type known struct {
+	images, containers, networks map[string]fate
+	// written are the containers that have written their files, and drivers what has been reported of how they lie on disk.
+	written map[string]bool
+	drivers map[string]string
+}
+
+func newKnown() known {
+	return known{map[string]fate{}, map[string]fate{}, map[string]fate{}, map[string]bool{}, map[string]string{}}
+}
+
+// test is the state of a run.
 type test struct {
 	machine    machine
 	longest    time.Duration // between a boot and a cut
 	random     *rand.Rand
 	reference  map[string]string   // layer -> what its tree holds
+	committed  map[string]bool     // what the trees of committed layers hold, whose digests have a time in them
+	changes    map[int]string      // seed -> what diff says of a container that has written
 	chains     map[string][]string // image -> its layers
-	images     [workers]map[string]fate
-	containers [workers]map[string]fate
-	networks   [workers]map[string]fate
+	workers    [workers]known
+	moving     bool // this cycle moves containers between drivers, which takes that none is running
 	down       atomic.Bool
 	cuts       int
 	violations int
-	everyCut   bool // is worth a line
-	mu         sync.Mutex
+	// unmountable counts the cuts after which the kernel could not mount its file system; they say nothing of berth.
+	unmountable int
+	everyCut    bool   // is worth a line
+	keep        string // where the data root goes at the first violation
+	mu          sync.Mutex
 
 	done, interrupted atomic.Int64
-}
-
-func (t *test) data() string { return filepath.Join(t.machine.dir(), "data") }
-
-func (t *test) berth(args ...string) (string, error) {
-	return t.machine.berth(append([]string{"--data-root", t.data()}, args...)...)
-}
-
-func imageName(kind string, worker, seed int) string {
-	return fmt.Sprintf("%s%d:v%d", kind, worker, seed)
-}
-
-func (t *test) archive(kind string, worker, seed int) string {
-	return filepath.Join(t.machine.archives(), fmt.Sprintf("%s%d-%d.tar", kind, worker, seed))
-}
-
-// kinds are the ways in which an image comes here: loaded, imported, built.
-var kinds = []string{"tiny", "flat", "built"}
-
-// dockerfile unpacks an archive, whose times are always the same, and runs the program that is in it.
-func dockerfile(archive string) []byte {
-	return fmt.Appendf(nil, "FROM scratch\nADD %s /\nRUN [%q]\n", filepath.Base(archive), tiny.Program)
-}
-
-// add are the arguments that make an image of an archive.
-func add(kind, name, archive string) []string {
-	switch kind {
-	case "flat":
-		return []string{"import", archive, name}
-	case "built":
-		return []string{"build", "-q", "--network", "none", "-t", name, "-f", archive + ".Dockerfile", filepath.Dir(archive)}
-	}
-	return []string{"load", "-i", archive}
-}
-
-// newTest makes the archives and learns what their layers hold from an instance in dir that is left alone. berth runs a
-// command there.
-func newTest(m machine, dir string, berth func(...string) (string, error), longest time.Duration, seed int64) (*test, error) {
-	t := &test{machine: m, longest: longest, random: rand.New(rand.NewSource(seed)), chains: map[string][]string{}}
-	intact := filepath.Join(dir, "intact")
-	if _, err := berth("--data-root", intact, "run", "--rm", "--network", "none", "box", "true"); err != nil {
-		return nil, err
-	}
-	known, err := layers(intact)
-	if err != nil {
-		return nil, err
-	}
-	for w := range workers {
-		t.images[w], t.containers[w], t.networks[w] = map[string]fate{}, map[string]fate{}, map[string]fate{}
-		for s := range seeds {
-			for _, kind := range kinds {
-				// Workers share the layers of a seed, so that they also meet each other.
-				name, path := imageName(kind, w, s), filepath.Join(dir, "archive.tar")
-				data, args := tiny.Image(name, s), add(kind, name, path)
-				switch kind {
-				case "flat":
-					data = tiny.Rootfs(1000 + s)
-				case "built":
-					data = tiny.Rootfs(2000 + s)
-				}
-				there := t.archive(kind, w, s)
-				if err := errors.Join(os.WriteFile(path, data, 0o644), os.WriteFile(path+".Dockerfile", dockerfile(path), 0o644)); err != nil {
-					return nil, err
-				}
-				if err := errors.Join(m.write(there, data), m.write(there+".Dockerfile", dockerfile(there))); err != nil {
-					return nil, err
-				}
-				if w > 0 {
-					t.chains[name] = t.chains[imageName(kind, 0, s)]
-					continue
-				}
-				if _, err := berth(append([]string{"--data-root", intact}, args...)...); err != nil {
-					return nil, err
-				}
-				now, err := layers(intact)
-				if err != nil {
-					return nil, err
-				}
-				for chain := range now {
-					if _, old := known[chain]; !old {
-						t.chains[name] = append(t.chains[name], chain)
-					}
-				}
-				known = now
-			}
-		}
-	}
-	t.reference = known
-	return t, os.RemoveAll(intact)
+	finished          map[string]int // verb -> commands; guarded by mu
 }
 
 func (t *test) violation(format string, args ...any) {
@@ -170,6 +101,7 @@ func (t *test) violation(format string, args ...any) {
 func (t *test) cycle() error {
 	t.cuts++
 	t.down.Store(false)
+	t.moving = t.cuts%3 == 0
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var wg sync.WaitGroup
@@ -189,12 +121,22 @@ func (t *test) cycle() error {
 		defer close(over)
 		wg.Wait()
 	}()
-	if bootErr := t.machine.boot(over); err != nil || bootErr != nil {
+	switch bootErr := t.machine.boot(over); {
+	case err == nil && errors.Is(bootErr, errAnew):
+		t.unmountable++
+		return t.renew()
+	case err != nil || bootErr != nil:
 		return errors.Join(err, bootErr)
 	}
 	before := t.violations
 	t.verify()
 	t.machine.rest()
+	if t.cuts%100 == 0 && t.violations == before {
+		return t.empty()
+	}
+	if t.violations > before && t.keep != "" {
+		return exec.Command("cp", "-a", t.data(), t.keep).Run()
+	}
 	if t.violations > before {
 		return t.renew() // so that what follows is not the same violation again
 	}
@@ -204,168 +146,35 @@ func (t *test) cycle() error {
 // renew begins from nothing.
 func (t *test) renew() error {
 	for w := range workers {
-		t.images[w], t.containers[w], t.networks[w] = map[string]fate{}, map[string]fate{}, map[string]fate{}
+		t.workers[w] = newKnown()
 	}
 	return t.machine.forget(t.data())
 }
 
-// work does one command of a worker.
-func (t *test) work(w int, random *rand.Rand) {
-	kind := kinds[random.Intn(len(kinds))]
-	s := random.Intn(seeds)
-	name := imageName(kind, w, s)
-	images, containers, networks := t.images[w], t.containers[w], t.networks[w]
-	change := func(known map[string]fate, name string, then fate, args ...string) {
-		before := known[name]
-		known[name] = unknown
-		_, err := t.berth(args...)
-		switch {
-		case t.down.Load(), errors.Is(err, errGone): // what a command says of a dead disk says nothing
-			t.interrupted.Add(1)
-		case err == nil:
-			known[name] = then
-			t.done.Add(1)
-		case before != unknown:
-			t.violation("before the cut: %v", err)
-		}
-	}
-	switch n := random.Intn(18); {
-	case n < 3:
-		change(images, name, present, add(kind, name, t.archive(kind, w, s))...)
-	case n < 5:
-		if images[name] == present {
-			change(images, name, absent, "rmi", "-f", name)
-		}
-	case n < 7:
-		c := fmt.Sprintf("c%d-%d", w, s)
-		if containers[c] != present {
-			change(containers, c, present, "run", "-d", "--name", c, "--network", "none", "box", "sleep", "1000")
-		}
-	case n < 9:
-		c := fmt.Sprintf("c%d-%d", w, s)
-		change(containers, c, absent, "rm", "-f", c)
-	case n < 11:
-		change(map[string]fate{"": present}, "", present, "run", "--rm", "--network", "none", "box", "true")
-	case n < 12 && w == 0:
-		change(map[string]fate{"": present}, "", present, "image", "prune", "-f")
-	case n < 14:
-		if name := networkName(w, s); networks[name] != present {
-			change(networks, name, present, "network", "create", "--subnet", fmt.Sprintf("10.%d.%d.0/24", 100+w, s), name)
-		}
-	case n < 16:
-		if name := networkName(w, s); networks[name] == present {
-			change(map[string]fate{"": present}, "", present, t.publishing(w, name)...)
-		}
-	case n < 17:
-		change(map[string]fate{"": present}, "", present, t.publishing(w, "bridge")...)
-	case n < 18:
-		change(networks, networkName(w, s), absent, "network", "rm", "-f", networkName(w, s))
-	}
-}
-
-func networkName(worker, seed int) string { return fmt.Sprintf("n%d-%d", worker, seed) }
-
-// publishing runs a container on a network, with a port that is the worker's.
-func (t *test) publishing(w int, network string) []string {
-	return []string{"run", "--rm", "--network", network, "-p", fmt.Sprintf("%d:80", 8100+w), "box", "true"}
-}
-
-// verify checks what is there after the boot, and learns what became of what nobody had reported.
-func (t *test) verify() {
-	broken, err := t.machine.brokenBlobs(t.data())
-	if err != nil {
-		t.violation("%v", err)
-	}
-	for _, b := range broken {
-		t.violation("blob %s does not match its digest", b)
-	}
-	found, err := t.machine.layers(t.data())
-	if err != nil {
-		t.violation("%v", err)
-	}
-	for chain, text := range found {
-		if want, known := t.reference[chain]; !known {
-			t.violation("layer %s is none of ours", chain)
-		} else if text != want {
-			t.violation("layer %s is not whole: it holds\n%sand should hold\n%s", chain, text, want)
-		}
-	}
-	if _, err := t.berth("run", "--rm", "--network", "none", "box", "true"); err != nil {
-		t.violation("%v", err)
-	}
-	images, err := t.berth("images", "--format", "{{.Repository}}:{{.Tag}}")
-	if err != nil {
-		t.violation("%v", err)
-	}
-	containers, err2 := t.berth("ps", "-a", "--format", "{{.Names}}")
-	if err2 != nil {
-		t.violation("%v", err2)
-	}
-	networks, err3 := t.berth("network", "ls", "--format", "{{.Name}}")
-	if err3 != nil {
-		t.violation("%v", err3)
-	}
-	if err != nil || err2 != nil || err3 != nil {
-		return
-	}
-	var there, onNetworks []string
+// empty removes all that there is with berth's own commands; what is left then no prune would ever have seen.
+func (t *test) empty() error {
+	var args []string
 	for w := range workers {
-		for s := range seeds {
-			for _, kind := range kinds {
-				name := imageName(kind, w, s)
-				if t.settle(t.images[w], name, images) {
-					there = append(there, name)
-					for _, chain := range t.chains[name] {
-						if _, ok := found[chain]; !ok {
-							t.violation("image %s has no layer %s", name, chain)
-						}
-					}
-				}
-			}
-			t.settle(t.containers[w], fmt.Sprintf("c%d-%d", w, s), containers)
-			if name := networkName(w, s); t.settle(t.networks[w], name, networks) {
-				onNetworks = append(onNetworks, name)
+		for name, fate := range t.workers[w].containers {
+			if fate == present {
+				args = append(args, name)
 			}
 		}
 	}
-	// What is there can be used: no lease of before the cut, and nothing half made, stands in the way.
-	on := "bridge"
-	if len(onNetworks) > 0 && t.cuts%2 == 0 {
-		on = onNetworks[t.random.Intn(len(onNetworks))]
+	for _, args := range [][]string{append([]string{"rm", "-f"}, args...), {"system", "prune", "-af"}, {"image", "prune", "-af"}, {"builder", "prune", "-af"}} {
+		if len(args) == 2 && args[0] == "rm" {
+			continue
+		}
+		if _, err := t.berth(args...); err != nil {
+			t.violation("%v", err)
+		}
 	}
-	if _, err := t.berth(t.publishing(0, on)...); err != nil {
-		t.violation("%v", err)
+	left, err := t.machine.leftovers(t.data())
+	if err != nil {
+		return err
 	}
-	if len(there) == 0 {
-		return
+	for _, path := range left {
+		t.violation("no prune removes %s", path)
 	}
-	if _, err := t.berth(append([]string{"image", "inspect"}, there...)...); err != nil {
-		t.violation("%v", err)
-	}
-	if said, err := t.berth(append([]string{"image", "verify"}, there...)...); err != nil { // the blobs of what was built are made of their layers
-		t.violation("%s%v", said, err)
-	}
-	if t.cuts%4 != 0 {
-		return
-	}
-	name := there[t.random.Intn(len(there))]
-	if _, err := t.berth("run", "--rm", "--network", "none", name, tiny.Program); err != nil {
-		t.violation("%v", err)
-	}
-}
-
-// settle compares what is known of a name with a list of names, and returns whether it is in there.
-func (t *test) settle(known map[string]fate, name, list string) bool {
-	there := strings.Contains("\n"+list, "\n"+name+"\n")
-	switch {
-	case known[name] == present && !there:
-		t.violation("%s was reported and is gone", name)
-	case known[name] == absent && there:
-		t.violation("%s was removed and is back", name)
-	}
-	known[name] = absent
-	if there {
-		known[name] = present
-	}
-	return there
+	return t.renew()
 }

@@ -52,6 +52,12 @@ func (l *local) layers(root string) (map[string]string, error) { return layers(r
 
 func (l *local) brokenBlobs(root string) ([]string, error) { return brokenBlobs(root) }
 
+func (l *local) leftovers(root string) ([]string, error) { return leftovers(root) }
+
+func (l *local) drivers() []string { return l.disk.kind.drivers }
+
+func (l *local) sync() error { return syncDir(l.dir()) }
+
 func (l *local) forget(root string) error { return os.RemoveAll(root) }
 
 func (l *local) cut(down func()) error {

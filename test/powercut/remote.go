@@ -17,7 +17,7 @@ import (
 // The controller and the agent on the other machine speak over the agent's standard input and output, a line of JSON each.
 // The agent begins with its boot's id. Requests are answered in any order; one that is answered was done before the cut.
 //
-//	controller -> agent   {"N":1,"Do":"berth","Args":[...]}   also write, layers, blobs, forget, sync; cut is not answered
+//	controller -> agent   {"N":1,"Do":"berth","Args":[...]}   also write, layers, blobs, leftovers, forget, sync; cut is not answered
 //	agent -> controller   {"Boot":"..."} once, then {"N":1,"Out":"...","Err":"..."}
 type request struct {
 	N    int
@@ -56,6 +56,9 @@ func agent(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := serveImages(); err != nil {
+		return err
+	}
 	var mu sync.Mutex
 	encode := json.NewEncoder(out)
 	send := func(a answer) {
@@ -91,6 +94,8 @@ func carryOut(r request) (a answer) {
 		a.Layers, err = layers(r.Args[0])
 	case "blobs":
 		a.Broken, err = brokenBlobs(r.Args[0])
+	case "leftovers":
+		a.Broken, err = leftovers(r.Args[0])
 	case "forget":
 		err = os.RemoveAll(r.Args[0])
 	case "sync":
@@ -236,6 +241,13 @@ func (r *remote) brokenBlobs(root string) ([]string, error) {
 	a, err := r.ask(request{Do: "blobs", Args: []string{root}})
 	return a.Broken, err
 }
+
+func (r *remote) leftovers(root string) ([]string, error) {
+	a, err := r.ask(request{Do: "leftovers", Args: []string{root}})
+	return a.Broken, err
+}
+
+func (r *remote) drivers() []string { return []string{"overlay", "vfs"} }
 
 func (r *remote) forget(root string) error {
 	_, err := r.ask(request{Do: "forget", Args: []string{root}})

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
 )
 
 // Layer is a blob of an image and how it is compressed: "", "+gzip" or "+zstd".
@@ -56,11 +55,14 @@ func upload(base string, d descriptor, blob []byte) error {
 		return err
 	}
 	_ = answer.Body.Close()
-	location, sign := answer.Header.Get("Location"), "?"
-	if strings.Contains(location, "?") {
-		sign = "&"
+	location, err := answer.Location() // which may be relative
+	if err != nil {
+		return err
 	}
-	return put(location+sign+"digest="+d.Digest, "application/octet-stream", blob)
+	query := location.Query()
+	query.Set("digest", d.Digest)
+	location.RawQuery = query.Encode()
+	return put(location.String(), "application/octet-stream", blob)
 }
 
 func put(url, kind string, data []byte) error {

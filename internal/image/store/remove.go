@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/image"
 	"berth/internal/image/reference"
@@ -152,7 +154,11 @@ func (s *Store) carryOut(ctx context.Context, r Record, doomed, all []Record, us
 		}
 	}
 	err := s.writeIndex()
-	if !last {
+	if s.memory == nil || s.memory.later == nil {
+		// Before anything goes that a name leads to: of the two, a power cut must not undo the first alone.
+		err = errors.Join(err, disk.SyncDir(s.dir))
+	}
+	if !last || err != nil {
 		return removed, err
 	}
 	removed.Deleted = append(removed.Deleted, r.ID)
@@ -161,22 +167,34 @@ func (s *Store) carryOut(ctx context.Context, r Record, doomed, all []Record, us
 	if err = errors.Join(err, markErr); err != nil || loadErr != nil {
 		return removed, err // what it consisted of is not known: a sweep finds it
 	}
-	for i := len(img.Chain) - 1; i >= 0; i-- {
-		chain := img.Chain[i]
-		if marks.chains[chain] {
-			continue
-		}
-		removed.Deleted = append(removed.Deleted, chain)
-		if sweep {
-			err = errors.Join(err, s.Layers.Remove(ctx, chain))
+	var rest remains
+	for _, chain := range slices.Backward(img.Chain) {
+		if !marks.chains[chain] {
+			rest.chains = append(rest.chains, chain)
 		}
 	}
 	for _, d := range append(img.Manifest.Layers, img.Manifest.Config, r.Manifest, r.Target) {
-		if sweep && !marks.blobs[d.Digest] {
-			err = errors.Join(err, s.Content.Delete(d.Digest))
+		if !marks.blobs[d.Digest] {
+			rest.blobs = append(rest.blobs, d.Digest)
+		}
+	}
+	removed.Deleted = append(removed.Deleted, rest.chains...)
+	switch {
+	case s.memory != nil && s.memory.later != nil:
+		s.memory.later.add(rest)
+	case sweep:
+		for _, chain := range rest.chains {
+			err = errors.Join(err, s.Layers.Remove(ctx, chain))
+		}
+		for _, blob := range rest.blobs {
+			err = errors.Join(err, s.Content.Delete(blob))
 		}
 	}
 	return removed, err
+}
+
+func (d *remains) add(more remains) {
+	d.chains, d.blobs = append(d.chains, more.chains...), append(d.blobs, more.blobs...)
 }
 
 func contains(list []Record, r Record) bool {

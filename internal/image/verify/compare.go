@@ -97,7 +97,11 @@ func union(a, b map[string]bool) map[string]bool {
 	return all
 }
 
+// namesIn lists a directory. On btrfs one that was opened before its entries were made does not show them until it is rewound (Linux 6.5).
 func namesIn(dir *os.File) (map[string]bool, error) {
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return nil, err
