@@ -300,7 +300,11 @@ func createGroup(in Input) (*cgroup.Group, error) {
 	default:
 		return nil, nil
 	}
-	return cgroup.Create(in.Host, path, in.Spec.Linux.Resources)
+	g, err := cgroup.Create(in.Host, path, in.Spec.Linux.Resources)
+	if uid, has := cgroup.OwnerOf(in.Spec, in.Host); err == nil && has {
+		err = g.Give(uid)
+	}
+	return g, err
 }
 
 // give makes a file an input of the program; it is closed when the process has it.
