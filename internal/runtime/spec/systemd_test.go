@@ -52,7 +52,7 @@ func TestWhatSystemdIsGiven(t *testing.T) {
 			if got != c.want {
 				t.Errorf("at %s there is %q, want %q", c.at, got, c.want)
 			}
-			if says := slices.Contains(s.Process.Env, "container=berth"); says != (slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/run" })) {
+			if says := slices.Contains(s.Process.Env, "container=berth"); says != slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/run" }) {
 				t.Errorf("the environment says %v that it is a container: %q", says, s.Process.Env)
 			}
 		})
