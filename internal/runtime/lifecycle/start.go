@@ -101,6 +101,7 @@ func Program(in Input, tasks int) (*plan.Program, error) { return compile(in, ta
 
 // compile compiles the program of a first process.
 func compile(in Input, tasks int, await bool) (*plan.Program, error) {
+	settleTargets(&in)
 	filter, filterFlags, err := Filter(in.Spec.Linux.Seccomp, in.Host)
 	if err != nil {
 		return nil, err
