@@ -11,7 +11,7 @@ build     = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldfla
 # As internal/program unpacks it: one block, CRC32.
 XZ        = xz -9ecT1 --check=crc32
 
-.PHONY: build run test man reference compat corpus attacks crash soak debian shop projects powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
+.PHONY: build run test man reference compat corpus attacks crash soak cycles fuzz debian shop projects powercut powercut-vm bench bench-uplink test-vm test-arm64 clean
 
 # Two builds must not fill the same folder of packed programs at once.
 build:
@@ -83,6 +83,16 @@ crash: build
 # BERTH_SHORT=1 starts some dozens.
 soak: build
 	$(GO) run ./test/soak -berth $(OUT)/berth
+
+# Ten minutes of fuzzing for each of what reads and compiles a config.json, from the corpus that is kept; FUZZ is how many seconds.
+fuzz:
+	./test/fuzz/run $(FUZZ)
+
+# Ten thousand containers of the OCI runtime in one process, and what is left of them there: no descriptor, no thread; as root. BERTH_SHORT=1
+# takes a hundred.
+cycles:
+	CGO_ENABLED=0 $(GO) build -o .cache/cycles ./test/cycles
+	.cache/cycles
 
 # A whole Debian, made by mmdebstrap, through a registry and into a terminal; BERTH_DEBIAN_TAR names a ready root file system.
 # With BERTH_SHORT=1 none is made.

@@ -312,6 +312,7 @@ func containerFlags() []flag {
 			o.config.Sysctls[key] = value
 			return nil
 		})},
+		{"systemd", "", "string", "Give the container what systemd needs as its first process: where the command is one (true), never (false), always", choice(func(o *options) *string { return &o.config.Systemd }, "systemd mode", container.SystemdAuto, container.SystemdNever, container.SystemdAlways)},
 		{"tmpfs", "", "list", "Mount a tmpfs directory", set(func(o *options, v string) error {
 			m, err := container.ParseTmpfs(v)
 			o.config.Mounts = append(o.config.Mounts, m)

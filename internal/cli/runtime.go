@@ -19,6 +19,7 @@ import (
 	"berth/internal/runtimecli"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 // runtimeOptions are the flags of `berth runtime` and its commands.
@@ -517,9 +518,42 @@ func (c *call) connectConsole(console *os.File) (disconnect func(), err error) {
 		_ = t.copyInput(func(b []byte) error { _, err := console.Write(b); return err })
 	}()
 	done := make(chan struct{})
+	out, rest := c.out, func() {}
+	if f, ok := out.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		n := &newlines{out: out} // there is no terminal whose lines would have to be begun
+		out, rest = n, n.flush
+	}
 	go func() {
-		_, _ = io.Copy(c.out, console) // ends with EIO when the last process has let go of the terminal
+		_, _ = io.Copy(out, console) // ends with EIO when the last process has let go of the terminal
+		rest()
 		close(done)
 	}()
 	return func() { <-done; stop(); t.restore() }, nil
+}
+
+// newlines takes away what a terminal puts before the end of each line (ONLCR of termios(3)), for who reads lines: runc's terminals add nothing.
+type newlines struct {
+	out  io.Writer
+	held bool // a carriage return that may have been added
+}
+
+func (n *newlines) Write(b []byte) (int, error) {
+	text := b
+	if n.held {
+		text = append([]byte{'\r'}, b...)
+	}
+	if n.held = bytes.HasSuffix(text, []byte{'\r'}); n.held {
+		text = text[:len(text)-1]
+	}
+	if _, err := n.out.Write(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// flush writes what is held at the end.
+func (n *newlines) flush() {
+	if n.held {
+		_, _ = n.out.Write([]byte{'\r'})
+	}
 }

@@ -36,6 +36,7 @@ type Config struct {
 	// Attach are the streams that whoever has made the container wanted to see: stdin, stdout, stderr. It is remembered alone.
 	Attach     []string `json:",omitempty"`
 	Init       bool     `json:",omitempty"` // an init of ours is process 1
+	Systemd    string   `json:",omitempty"` // always, false, or true when empty: RunsSystemd
 	ReadOnly   bool     `json:",omitempty"`
 	Privileged bool     `json:",omitempty"`
 	AutoRemove bool     `json:",omitempty"`
@@ -233,6 +234,9 @@ func Merge(c Config, im image.Config) Config {
 	}
 	if c.StopSignal == "" {
 		c.StopSignal = im.StopSignal
+	}
+	if c.StopSignal == "" && c.RunsSystemd() {
+		c.StopSignal = SystemdStopSignal
 	}
 	if len(im.Labels) > 0 {
 		labels := make(map[string]string, len(im.Labels)+len(c.Labels))

@@ -152,6 +152,9 @@ func (j *joint) process(hook specs.Hook) (p *specs.Process, filter *specs.LinuxS
 		return p, nil
 	}
 	own := j.as.Process
+	if hook.Env == nil {
+		p.Env = own.Env // as runc's have it; the spec says nothing of a hook without env
+	}
 	p.User, p.Capabilities, p.NoNewPrivileges, p.Rlimits = own.User, own.Capabilities, own.NoNewPrivileges, own.Rlimits
 	p.ApparmorProfile, p.SelinuxLabel = own.ApparmorProfile, own.SelinuxLabel
 	if !listens(j.as.Linux.Seccomp) { // nobody would answer for the hook

@@ -233,6 +233,9 @@ func (h *held) inside(name string, hooks []specs.Hook, state State, as *specs.Sp
 		return errNotRunning
 	}
 	defer unix.Close(pidfd)
+	if as != nil {
+		completeEnv(as.Process, func() []byte { return passwdInside(h.PID) })
+	}
 	return runHooks(name, hooks, state, &joint{host: host.Probe(), id: h.ID, pidfd: pidfd, namespaces: h.Namespaces, noSetgroups: h.NoSetgroups, as: as})
 }
 

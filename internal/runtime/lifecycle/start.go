@@ -101,6 +101,7 @@ func Program(in Input, tasks int) (*plan.Program, error) { return compile(in, ta
 
 // compile compiles the program of a first process.
 func compile(in Input, tasks int, await bool) (*plan.Program, error) {
+	settleTargets(&in)
 	filter, filterFlags, err := Filter(in.Spec.Linux.Seccomp, in.Host)
 	if err != nil {
 		return nil, err
@@ -300,7 +301,11 @@ func createGroup(in Input) (*cgroup.Group, error) {
 	default:
 		return nil, nil
 	}
-	return cgroup.Create(in.Host, path, in.Spec.Linux.Resources)
+	g, err := cgroup.Create(in.Host, path, in.Spec.Linux.Resources)
+	if uid, has := cgroup.OwnerOf(in.Spec, in.Host); err == nil && has {
+		err = g.Give(uid)
+	}
+	return g, err
 }
 
 // give makes a file an input of the program; it is closed when the process has it.

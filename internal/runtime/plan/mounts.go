@@ -250,7 +250,11 @@ func (c *compiler) mounts() error {
 			}
 			c.bind(source, m, o)
 		case m.Type == "cgroup" && c.in.Host.Cgroup == host.CgroupV1:
-			c.cgroupV1(m, o)
+			if h, one := c.named(o); one {
+				c.hierarchyV1(m, o, h)
+			} else {
+				c.cgroupV1(m, o)
+			}
 		case m.Type == "cgroup" || m.Type == "cgroup2":
 			c.fresh(m, "cgroup2", o, 0)
 		case m.Type == "":
@@ -363,24 +367,8 @@ func (c *compiler) cgroupV1(m specs.Mount, o mountOptions) {
 	c.attach("mount it at "+m.Destination, base, at)
 	for _, h := range c.in.Host.CgroupMounts {
 		name := path.Base(h.Path)
-		settings := []setting{{key: "source", value: "cgroup"}}
-		for option := range strings.SplitSeq(h.Options, ",") {
-			key, value, _ := strings.Cut(option, "=")
-			if key == "name" {
-				settings = append(settings, setting{key: "none"})
-			}
-			settings = append(settings, setting{key: key, value: value})
-		}
 		c.do("make the place of "+name, callMkdirat, base, Str(name), flags(0o755, "0755"))
-		var fd Ref
-		if group := c.spec.Linux.CgroupsPath; group != "" && !c.has(specs.CgroupNamespace) {
-			// Without a namespace a mount's root would be the host's.
-			fd = c.get(name, "take the own group of the host's "+name, callOpenTree, atFDCWD, Str(path.Join(h.Path, group)),
-				flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"))
-			c.setattrOrRemount("set its options", fd, attr{set: o.attr.set}, 0, false)
-		} else {
-			fd = c.fsmount(name, "cgroup", settings, attr{set: o.attr.set})
-		}
+		fd := c.hierarchy(h, name, o.attr.set)
 		c.attachAt("mount it at "+m.Destination+"/"+name, fd, base, name)
 		c.do("done with it", callClose, fd)
 		if controllers := strings.Split(h.Options, ","); len(controllers) > 1 {
@@ -392,6 +380,45 @@ func (c *compiler) cgroupV1(m specs.Mount, o mountOptions) {
 		}
 	}
 	c.setattrOrRemount("make it read-only", base, attr{set: o.attr.set & unix.MOUNT_ATTR_RDONLY}, 0, false)
+}
+
+// hierarchyV1 shows one hierarchy of version 1, by the options that it was mounted with.
+func (c *compiler) hierarchyV1(m specs.Mount, o mountOptions, h host.CgroupMount) {
+	at := c.target(c.root, m.Destination, "the place of "+m.Destination, aDirectory, noSymlinks)
+	fd := c.hierarchy(h, path.Base(h.Path), o.attr.set)
+	c.attach("mount it at "+m.Destination, fd, at)
+	c.do("done with it", callClose, fd)
+}
+
+// hierarchy is a mount of a hierarchy of version 1, whose root is the container's own group.
+func (c *compiler) hierarchy(h host.CgroupMount, name string, set uint64) Ref {
+	if group := c.spec.Linux.CgroupsPath; group != "" && !c.has(specs.CgroupNamespace) {
+		// Without a namespace a mount's root would be the host's.
+		fd := c.get(name, "take the own group of the host's "+name, callOpenTree, atFDCWD, Str(path.Join(h.Path, group)),
+			flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC"))
+		c.setattrOrRemount("set its options", fd, attr{set: set}, 0, false)
+		return fd
+	}
+	settings := []setting{{key: "source", value: "cgroup"}}
+	for option := range strings.SplitSeq(h.Options, ",") {
+		key, value, _ := strings.Cut(option, "=")
+		if key == "name" {
+			settings = append(settings, setting{key: "none"})
+		}
+		settings = append(settings, setting{key: key, value: value})
+	}
+	return c.fsmount(name, "cgroup", settings, attr{set: set})
+}
+
+// named is the hierarchy of version 1 that a mount's options name as the host has it ("name=systemd").
+func (c *compiler) named(o mountOptions) (host.CgroupMount, bool) {
+	for _, h := range c.in.Host.CgroupMounts {
+		key, value, _ := strings.Cut(h.Options, "=")
+		if slices.ContainsFunc(o.settings, func(s setting) bool { return s.key == key && s.value == value }) {
+			return h, true
+		}
+	}
+	return host.CgroupMount{}, false
 }
 
 // setattrOrRemount is setattr, or mount(2) through /proc/self/fd on a kernel before 5.12.

@@ -56,7 +56,7 @@ func TestOrderOfOperations(t *testing.T) {
 		{"The host's root is let go of after another one is there", []string{"pivot_root("}, []string{"umount2("}, false},
 		{"Descriptors are closed before the working directory is entered: /proc/self/fd leads nowhere (CVE-2024-21626)", []string{"close_range("}, []string{`chdir("/work")`}, false},
 		{"Where the working directory is, is looked at after it is entered", []string{`chdir("/work")`}, []string{"getcwd("}, false},
-		{"The working directory is entered as the user, who must be allowed to", []string{"setresuid("}, []string{`chdir("/work")`}, false},
+		{"The working directory is entered as the user", []string{"setresuid("}, []string{`chdir("/work")`}, false},
 		{"The bounding set is reduced while there is CAP_SETPCAP, before the user changes", []string{"PR_CAPBSET_DROP"}, []string{"setresuid("}, false},
 		{"Groups are set while there is CAP_SETGID", []string{"setgroups("}, []string{"setresuid("}, false},
 		{"The group is set while there is CAP_SETGID", []string{"setresgid("}, []string{"setresuid("}, false},
@@ -125,6 +125,8 @@ func TestUserWithoutRightsKeepsOnlySysAdminUntilTheFilterIsLoaded(t *testing.T) 
 		sets = append(sets, set)
 	}
 	want := []string{
+		"{effective=0x6, permitted=0x200006, inheritable=0x0}", // to get to a working directory that is not the user's
+		"{effective=0x0, permitted=0x200000, inheritable=0x0}", // if that did not help
 		"{effective=0x0, permitted=0x200000, inheritable=0x0}",
 		"{effective=0x200000, permitted=0x200000, inheritable=0x0}",
 		"{effective=0x0, permitted=0x0, inheritable=0x0}",

@@ -82,10 +82,7 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 	const admin = 1 << unix.CAP_SYS_ADMIN
 	held := capabilities
 	held.permitted |= admin
-	c.capset("take the rights of the process", held)
-
-	c.from("working directory")
-	c.do("go to the working directory", callChdir, Str(p.Cwd))
+	c.toWorkdir(p, held)
 	where := c.out(unix.PathMax)
 	c.do("see where that is", callGetcwd, where, num(where.N))
 	c.add(Op{Special: Expect, Call: callGetcwd, What: "stay inside the container", Args: []Arg{where, Bytes{[]byte("/"), `"/"`}, num(0)}, Errno: unix.EXDEV})
@@ -119,6 +116,34 @@ func (c *compiler) process(p *specs.Process, f finish) error {
 	}
 	c.execve(p)
 	return nil
+}
+
+// toWorkdir gives the process its rights and takes it to its working directory: also where it may not go itself, as with WORKDIR /root and another
+// user, if the container's root may (runc does so; engines and images count on it).
+func (c *compiler) toWorkdir(p *specs.Process, held capabilitySet) {
+	const what, rights = "go to the working directory", "take the rights of the process"
+	reach := uint64(1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH)
+	if !c.userNS { // whoever enters a user namespace has all of them there
+		reach &= c.in.Host.Caps
+	}
+	if held.effective&(1<<unix.CAP_DAC_OVERRIDE) != 0 || reach == 0 {
+		c.capset(rights, held)
+		c.from("working directory")
+		c.do(what, callChdir, Str(p.Cwd))
+		return
+	}
+	more := held
+	more.effective |= reach
+	more.permitted |= reach
+	c.capset("be able to reach the working directory", more)
+	c.from("working directory")
+	c.do(what, callChdir, Str(p.Cwd))
+	c.unless(unix.EACCES, func() { // a file system to which these rights are nothing: then the process itself may
+		c.capset("be the process alone", held)
+		c.do(what, callChdir, Str(p.Cwd))
+	})
+	c.from("capabilities")
+	c.capset(rights, held)
 }
 
 // listens reports whether somebody is asked about system calls (SCMP_ACT_NOTIFY).

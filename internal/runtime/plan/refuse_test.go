@@ -92,6 +92,7 @@ func TestSpecsThatCannotBeCarriedOutAreRefused(t *testing.T) {
 			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
 		}, "I/O priority 8"},
 		{"Processors that are no list", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "3-1"} }, `the processors "3-1"`},
+		{"A memory policy without a mode", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }, "invalid memory policy mode"},
 		{"A memory policy that there is not", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_FAR"} }, `invalid memory policy mode: there is no "MPOL_FAR"`},
 		{"Memory nodes that are no list", func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0,99999"}

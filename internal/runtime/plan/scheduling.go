@@ -38,7 +38,7 @@ func (c *compiler) scheduling(p *specs.Process) error {
 		c.do("have an I/O priority", callIoprioSet, flags(1, "IOPRIO_WHO_PROCESS"), num(0),
 			flags(class<<13|p.IOPriority.Priority, fmt.Sprintf("%s, %d", p.IOPriority.Class, p.IOPriority.Priority)))
 	}
-	if m := c.spec.Linux.MemoryPolicy; m != nil && (m.Mode != "" || m.Nodes != "" || len(m.Flags) > 0) {
+	if m := c.spec.Linux.MemoryPolicy; m != nil {
 		c.from("memory policy")
 		return c.memoryPolicy(m)
 	}

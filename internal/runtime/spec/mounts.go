@@ -18,6 +18,9 @@ import (
 // mounts writes docker's own mounts, and those asked for, parents before what is below them.
 func (b *builder) mounts() error {
 	c := b.Config
+	if err := b.checkSystemd(); err != nil {
+		return err
+	}
 	own := b.ownMounts()
 	var asked []specs.Mount
 	taken := map[string]string{}
@@ -30,6 +33,9 @@ func (b *builder) mounts() error {
 		asked = append(asked, mountOf(m))
 	}
 	parentsFirst(asked)
+	if c.RunsSystemd() {
+		own = append(own, b.systemdMounts(taken)...)
+	}
 	for _, m := range own {
 		if _, replaced := taken[m.Destination]; !replaced {
 			b.spec.Mounts = append(b.spec.Mounts, m)
@@ -84,6 +90,10 @@ func (b *builder) ownMounts() []specs.Mount {
 	if c.Privileged {
 		access = "rw"
 	}
+	groups, further := access, []specs.Mount(nil)
+	if c.RunsSystemd() && !c.Privileged {
+		groups, further = b.systemdGroups()
+	}
 	shm := c.ShmBytes
 	if shm == 0 {
 		shm = ShmBytes
@@ -107,7 +117,8 @@ func (b *builder) ownMounts() []specs.Mount {
 			// Who does not own the cgroup namespace can only show the host's groups.
 			out = append(out, specs.Mount{Destination: "/sys/fs/cgroup", Type: "bind", Source: "/sys/fs/cgroup", Options: []string{"rbind", "nosuid", "noexec", "nodev", "rro", "rslave"}})
 		case b.Host.Cgroup == host.CgroupUnified, b.Host.Cgroup == host.CgroupV1 && b.UIDMaps == nil:
-			out = append(out, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{access, "nosuid", "noexec", "nodev"}})
+			out = append(out, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{groups, "nosuid", "noexec", "nodev"}})
+			out = append(out, further...)
 		}
 	}
 	_, sharesIPC := container.Shares(c.IPC)

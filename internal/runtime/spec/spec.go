@@ -197,6 +197,9 @@ func Env(in Input) []string {
 	if c.TTY {
 		env = append(env, "TERM=xterm")
 	}
+	if c.RunsSystemd() {
+		env = append(env, systemdEnv(in)...)
+	}
 	for _, v := range c.Env {
 		name, _, _ := strings.Cut(v, "=")
 		if i := slices.IndexFunc(env, func(o string) bool { return strings.HasPrefix(o, name+"=") }); i >= 0 {
