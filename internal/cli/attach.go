@@ -133,6 +133,8 @@ func (c *call) stream(e *engine.Engine, s *engine.Session, stdin bool, proxy boo
 	} else {
 		if proxy {
 			defer c.proxySignals(e, s.Container)()
+		} else {
+			signal.Reset(unix.SIGINT, unix.SIGTERM) // they end us, and not the container; until now they may have ended a pull
 		}
 		if stdin {
 			go func() {
