@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 
 	"berth/internal/engine"
 	"berth/internal/runtime/lifecycle"
@@ -139,7 +140,9 @@ func (c *call) stream(e *engine.Engine, s *engine.Session, stdin bool, proxy boo
 		if stdin {
 			go func() {
 				_ = plainCopy(c.in, s.Input)
-				_ = s.CloseInput()
+				if slices.Contains(s.Container.Config.Attach, "stdin") { // else it stays open for the next who attaches: docker's StdinOnce
+					_ = s.CloseInput()
+				}
 			}()
 		}
 	}

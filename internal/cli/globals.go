@@ -148,7 +148,7 @@ func (c *call) flagError(err error, flags []flag) error {
 }
 
 // daemons are flags of create whose values docker's client hands on as they are: what its daemon then refuses has create's own status.
-var daemons = []string{"volume", "log-driver", "tmpfs", "mount", "stop-signal", "isolation", "oom-score-adj", "ipc"}
+var daemons = []string{"volume", "log-driver", "tmpfs", "stop-signal", "isolation", "oom-score-adj", "ipc"}
 
 // badFlag is the exit status for flags that make no sense; docker's. As an OCI runtime berth has runc's.
 const badFlag = 125
