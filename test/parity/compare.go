@@ -68,7 +68,13 @@ func saysSo(docker, berth []string) bool {
 
 // under reports whether what is covered: the same, or a path of JSON below it, with * for any one part.
 func under(covers, what string) bool {
-	c, w := strings.Split(covers, "."), strings.Split(what, ".")
+	path, ofJSON := strings.CutPrefix(covers, "json ")
+	if inner, is := strings.CutPrefix(what, "json "); is != ofJSON {
+		return false
+	} else if is {
+		what = inner
+	}
+	c, w := strings.Split(path, "."), strings.Split(what, ".")
 	if len(c) > len(w) {
 		return false
 	}
@@ -77,7 +83,7 @@ func under(covers, what string) bool {
 			return false
 		}
 	}
-	return len(c) == len(w) || strings.HasPrefix(covers, "json ")
+	return len(c) == len(w) || ofJSON
 }
 
 // bothJSON reads both as JSON, if both are objects, lists, or lines of those.
