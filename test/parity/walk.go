@@ -185,7 +185,10 @@ func removeGroups() {
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
 		dirs, _ := filepath.Glob(pattern + dockersGroup) // the pattern is well formed
 		for _, d := range dirs {
-			_ = os.Remove(d) // one in use stays, and is seen there
+			below, _ := filepath.Glob(d + "/*/") // of containers whose daemon has been killed
+			for _, b := range append(below, d) {
+				_ = os.Remove(b) // one in use stays, and is seen there
+			}
 		}
 	}
 }
