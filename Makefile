@@ -46,6 +46,14 @@ DOCKER_CLI ?= ../shared/compat/docker-cli.txt
 compat:
 	CGO_ENABLED=0 $(GO) run ./test/compat -list $(DOCKER_CLI) $(COMPAT)
 
+# Command lines of docker's users, with Debian's docker and with berth; what differs, and is not meant to. As root; some minutes.
+# PARITY='-only TEXT' takes the scenarios whose file or title contains it, '-answers FILE' keeps docker's answers.
+.PHONY: parity
+parity: build
+	@mkdir -p .cache
+	CGO_ENABLED=0 $(GO) build -o .cache/parity ./test/parity
+	.cache/parity -berth $(OUT)/berth $(PARITY)
+
 # berth(1) and a page for each command.
 man:
 	CGO_ENABLED=0 $(GO) run ./docs/manual -man $(OUT)/man/man1

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 
 	"berth/internal/engine"
 	"berth/internal/runtime/lifecycle"
@@ -133,11 +134,15 @@ func (c *call) stream(e *engine.Engine, s *engine.Session, stdin bool, proxy boo
 	} else {
 		if proxy {
 			defer c.proxySignals(e, s.Container)()
+		} else {
+			signal.Reset(unix.SIGINT, unix.SIGTERM) // they end us, and not the container; until now they may have ended a pull
 		}
 		if stdin {
 			go func() {
 				_ = plainCopy(c.in, s.Input)
-				_ = s.CloseInput()
+				if slices.Contains(s.Container.Config.Attach, "stdin") { // else it stays open for the next who attaches: docker's StdinOnce
+					_ = s.CloseInput()
+				}
 			}()
 		}
 	}

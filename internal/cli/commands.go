@@ -8,7 +8,6 @@ import (
 	"berth/internal/container"
 	"berth/internal/errdef"
 	"berth/internal/runtime/needs"
-	"berth/internal/volume"
 )
 
 var parseSignal = container.ParseSignal
@@ -110,13 +109,7 @@ func otherCommands() []command {
 			name: "volume create", args: "[VOLUME]", short: "Create a volume", example: "berth volume create data", most: 1, run: (*call).cmdVolumeCreate,
 			flags: func() []flag {
 				return []flag{
-					{"driver", "d", "string", "Specify volume driver name (local)", set(func(o *options, v string) error {
-						if v != volume.DriverLocal {
-							return errdef.New(errdef.NotFound, "error looking up volume plugin %s: plugin %q not found: there is only local", v, v)
-						}
-						o.volume.Driver = v
-						return nil
-					})},
+					{"driver", "d", "string", "Specify volume driver name (local)", set(func(o *options, v string) error { o.volume.Driver = v; return nil })},
 					{"name", "", "string", "Specify volume name (or name it after the options)", text(func(o *options) *string { return &o.volume.Name })},
 					{"label", "", "list", "Set metadata for a volume", set(func(o *options, v string) error {
 						o.volume.Labels = orEmpty(o.volume.Labels)

@@ -147,7 +147,7 @@ func containerCommands() []command {
 			flags: func() []flag {
 				return []flag{
 					flagFormat, flagSize,
-					{"type", "", "string", "Only inspect objects of the given type (container|image|network|volume)", choice(func(o *options) *string { return &o.kind }, "type", "container", "image", "network", "volume")},
+					{"type", "", "string", "Only inspect objects of the given type (container|image|network|volume)", text(func(o *options) *string { return &o.kind })},
 				}
 			},
 		},

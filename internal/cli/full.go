@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 
 	"berth/internal/dockerconfig"
@@ -196,7 +197,29 @@ func (c *call) format(rows []any) (done bool, err error) {
 	if c.programs.Template == nil {
 		return true, c.become()
 	}
-	return true, c.programs.Template(c.out, format, heads(c.command.name), rows)
+	err = c.programs.Template(c.out, format, heads(c.command.name), rows)
+	var unreadable UnreadableTemplate
+	if errors.As(err, &unreadable) && !c.command.lists() {
+		c.report(err)
+		return true, exitError(badTemplate)
+	}
+	return true, err
+}
+
+// UnreadableTemplate is the error of a --format that is no template.
+type UnreadableTemplate struct{ Err error }
+
+func (e UnreadableTemplate) Error() string { return e.Err.Error() }
+
+// Unwrap is the error itself, with its kind.
+func (e UnreadableTemplate) Unwrap() error { return e.Err }
+
+// badTemplate is docker's exit status for a --format that is no template, except of commands that print lists: theirs is 1.
+const badTemplate = 64
+
+// lists reports whether the command prints a list of things.
+func (c *command) lists() bool {
+	return strings.HasSuffix(c.name, " ls") || slices.Contains([]string{"container stats", "image history", "system df", "search"}, c.name)
 }
 
 // heads are docker's heads of a command's columns, by their fields, where they are not the field's own name.

@@ -91,6 +91,8 @@ func longName(name string) string {
 		return "network-alias"
 	case "dns-opt":
 		return "dns-option"
+	case "time": // of stop and restart, until docker 28
+		return "timeout"
 	}
 	return name
 }
@@ -138,8 +140,15 @@ func (c *call) flagError(err error, flags []flag) error {
 	if c.command != nil && strings.HasPrefix(c.command.name, "runtime ") {
 		return c.usage("%s", text)
 	}
+	var bad *pflag.InvalidValueError
+	if c.command != nil && c.command.name == "container create" && errors.As(err, &bad) && slices.Contains(daemons, bad.GetFlag().Name) {
+		return c.misused(1, "%s", text)
+	}
 	return c.misused(badFlag, "%s", text)
 }
+
+// daemons are flags of create whose values docker's client hands on as they are: what its daemon then refuses has create's own status.
+var daemons = []string{"volume", "log-driver", "tmpfs", "stop-signal", "isolation", "oom-score-adj", "ipc"}
 
 // badFlag is the exit status for flags that make no sense; docker's. As an OCI runtime berth has runc's.
 const badFlag = 125

@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,6 +22,7 @@ import (
 
 // infoView is what info says; the names of the fields are docker's, but for those at the end.
 type infoView struct {
+	ID                                                                         string
 	Containers, ContainersRunning, ContainersPaused, ContainersStopped, Images int
 	Driver                                                                     string
 	DriverStatus                                                               [][2]string
@@ -90,7 +94,7 @@ func (c *call) cmdInfo() error {
 		return err
 	}
 	v := infoView{
-		Containers: len(all), Images: len(images), LoggingDriver: container.LogJSON, DockerRootDir: c.settings.DataRoot, RunRoot: c.settings.RunRoot, ServerVersion: Version, OSType: runtime.GOOS,
+		ID: instanceID(machineID(), c.settings.DataRoot), Containers: len(all), Images: len(images), LoggingDriver: container.LogJSON, DockerRootDir: c.settings.DataRoot, RunRoot: c.settings.RunRoot, ServerVersion: Version, OSType: runtime.GOOS,
 		Plugins: pluginsView{Volume: []string{"local"}, Log: slices.Clone(container.LogDrivers)}, NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().UTC().Format(time.RFC3339Nano),
 		IndexServerAddress: registryIndex, Labels: []string{}, Warnings: []string{}, DefaultRuntime: container.DefaultRuntime, InitBinary: "berth-init", Debug: c.settings.Debug,
 		LiveRestoreEnabled: true, // no container needs another process of berth than its monitor
@@ -141,6 +145,27 @@ func (c *call) cmdInfo() error {
 	return err
 }
 
+// instanceID tells this instance from every other, here and on other machines. It follows from what it is, so that no file need keep it; of
+// the machine's id, which its owner may not want to be known (machine-id(5)), it shows nothing.
+func instanceID(machine, dataRoot string) string {
+	sum := hmac.New(sha256.New, []byte(machine))
+	sum.Write([]byte("berth instance\x00" + filepath.Clean(dataRoot)))
+	b := sum.Sum(nil)[:16]
+	b[6], b[8] = b[6]&0x0f|0x80, b[8]&0x3f|0x80 // a UUID of version 8, whose bits are the maker's (RFC 9562)
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// machineID is what distinguishes this machine: its id, or its name if it has none.
+func machineID() string {
+	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		if data, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(data))) > 0 {
+			return strings.TrimSpace(string(data))
+		}
+	}
+	name, _ := os.Hostname() // a machine without a name has one id more in common with its like
+	return name
+}
+
 // proxy is a proxy of the environment, by which images are fetched.
 func proxy(name string) string {
 	if v := os.Getenv(name); v != "" {
@@ -167,7 +192,7 @@ func (v *infoView) text() string {
 		}
 	}
 	line(" Kernel Version: %s\n Operating System: %s\n OSType: %s\n Architecture: %s\n CPUs: %d", v.KernelVersion, v.OperatingSystem, v.OSType, v.Architecture, v.NCPU)
-	line(" Total Memory: %s\n Name: %s\n Docker Root Dir: %s\n Run Root: %s\n Debug Mode: %v", units.BytesSize(float64(v.MemTotal)), v.Name, v.DockerRootDir, v.RunRoot, v.Debug)
+	line(" Total Memory: %s\n Name: %s\n ID: %s\n Docker Root Dir: %s\n Run Root: %s\n Debug Mode: %v", units.BytesSize(float64(v.MemTotal)), v.Name, v.ID, v.DockerRootDir, v.RunRoot, v.Debug)
 	line(" Live Restore Enabled: %v\n Rootless: %v", v.LiveRestoreEnabled, v.Rootless)
 	if v.RootlessUplink != "" {
 		line(" Rootless Uplink: %s", v.RootlessUplink)

@@ -1,6 +1,10 @@
 package cli
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"berth/internal/engine"
@@ -32,10 +36,12 @@ func (c *call) inspectEach(refs []string, find func(ref string) (any, error)) er
 		rows = append(rows, row)
 	}
 	if done, err := c.format(rows); done {
-		if err != nil {
-			return err
+		if err != nil || len(rows) == 0 {
+			if _, isStatus := err.(exitError); !isStatus && c.options.format != "json" {
+				fmt.Fprintln(c.out) // docker's, when a template has printed nothing
+			}
 		}
-		return failed
+		return cmp.Or(err, failed)
 	}
 	if err := printJSON(c.out, rows, "    "); err != nil {
 		return err
@@ -63,12 +69,22 @@ func (c *call) cmdInspectImage() error { return c.inspect(c.inspectImage) }
 
 func (c *call) cmdVolumeInspect() error { return c.inspect(inspectVolume) }
 
+// cmdInspect looks among all kinds of things, in docker's order. A kind that there is not has status 1, not that of a bad flag: docker reads it
+// after its flags.
 func (c *call) cmdInspect() error {
+	kinds := []struct {
+		name string
+		find func(*engine.Engine, string) (any, error)
+	}{{"container", c.inspectContainer}, {"image", c.inspectImage}, {"network", inspectNetwork}, {"volume", inspectVolume}}
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = k.name
+	}
+	if k := c.options.kind; k != "" && !slices.Contains(names, k) {
+		return errdef.New(errdef.Invalid, "unknown type: %q: it is %s", k, strings.Join(names, " or "))
+	}
 	return c.inspect(func(e *engine.Engine, ref string) (any, error) {
-		for _, k := range []struct {
-			name string
-			find func(*engine.Engine, string) (any, error)
-		}{{"container", c.inspectContainer}, {"image", c.inspectImage}, {"network", inspectNetwork}, {"volume", inspectVolume}} {
+		for _, k := range kinds {
 			if c.options.kind != "" && c.options.kind != k.name {
 				continue
 			}

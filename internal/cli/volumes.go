@@ -129,6 +129,8 @@ func (c *call) cmdVolumeCreate() error {
 	}
 	v := c.options.volume
 	switch {
+	case v.Driver != "" && v.Driver != volume.DriverLocal:
+		return errdef.New(errdef.NotFound, "error looking up volume plugin %s: plugin %q not found: there is only local", v.Driver, v.Driver)
 	case len(c.args) == 1 && v.Name != "":
 		return c.usage("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
 	case len(c.args) == 1:

@@ -225,7 +225,7 @@ func Merge(c Config, im image.Config) Config {
 		}
 		c.Entrypoint = im.Entrypoint
 	}
-	c.Env = mergeEnv(im.Env, c.Env)
+	c.Env = mergeEnv(c.Env, im.Env)
 	if c.Workdir == "" {
 		c.Workdir = im.WorkingDir
 	}
@@ -280,18 +280,28 @@ func sorted(m map[string]struct{}) []string {
 	return keys
 }
 
-// mergeEnv lets later variables replace earlier ones in place. A name without "=" takes the variable away.
-func mergeEnv(base, more []string) []string {
-	out := slices.Clone(base)
-	for _, v := range more {
+// mergeEnv is the command line's variables, of which later ones replace earlier ones in place, and those of the image that it does not name:
+// in that order, as docker's inspect has them. A name without "=" takes the variable away.
+func mergeEnv(own, image []string) []string {
+	var out, gone []string
+	named := func(name string) func(string) bool {
+		return func(v string) bool { return strings.HasPrefix(v, name+"=") }
+	}
+	for _, v := range own {
 		name, _, set := strings.Cut(v, "=")
-		i := slices.IndexFunc(out, func(o string) bool { return strings.HasPrefix(o, name+"=") })
+		i := slices.IndexFunc(out, named(name))
 		switch {
-		case i >= 0 && set:
-			out[i] = v
+		case !set:
+			out, gone = slices.DeleteFunc(out, named(name)), append(gone, name)
 		case i >= 0:
-			out = slices.Delete(out, i, i+1)
-		case set:
+			out[i] = v
+		default:
+			out = append(out, v)
+		}
+	}
+	for _, v := range image {
+		name, _, set := strings.Cut(v, "=")
+		if set && !slices.ContainsFunc(out, named(name)) && !slices.Contains(gone, name) {
 			out = append(out, v)
 		}
 	}

@@ -44,7 +44,7 @@ func TestMergeFillsWhatIsOpen(t *testing.T) {
 		return Mount{Type: MountVolume, Target: at, Anonymous: true, Origin: "VOLUME of the image"}
 	}
 	want := Config{
-		Env: []string{"A=1", "B=x", "D=4"}, Workdir: "/w", User: "u", StopSignal: "SIGQUIT", Labels: map[string]string{"a": "1", "b": "x"},
+		Env: []string{"B=x", "D=4", "A=1"}, Workdir: "/w", User: "u", StopSignal: "SIGQUIT", Labels: map[string]string{"a": "1", "b": "x"},
 		Mounts: []Mount{{Type: MountTmpfs, Target: "/taken"}, volume("/a"), volume("/z")},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -43,7 +43,7 @@ func LookupUser(spec string, more []string, passwd, group []byte) (User, error) 
 	case numeric:
 		out.UID = id
 	default:
-		return User{}, errdef.New(errdef.Invalid, "cannot find the user %q: the container's /etc/passwd has no entry for it", spec)
+		return User{}, errdef.New(errdef.Invalid, "cannot find the user %q: unable to find user %s: no matching entries in passwd file", spec, who)
 	}
 	if has {
 		gid, err := findGroup(group, grp)
@@ -133,7 +133,7 @@ func findGroup(group []byte, name string) (uint32, error) {
 		return !found
 	})
 	if !found {
-		return 0, errdef.New(errdef.Invalid, "the container's /etc/group has no entry for %q", name)
+		return 0, errdef.New(errdef.Invalid, "unable to find group %s: no matching entries in group file", name)
 	}
 	return id, nil
 }

@@ -236,7 +236,7 @@ func (e *Engine) Inspect(c *state.Container) (View, error) {
 	if v.Config.Labels == nil {
 		v.Config.Labels = map[string]string{}
 	}
-	v.NetworkSettings, err = e.viewNetworks(c, v.State.Pid)
+	v.NetworkSettings, err = e.viewNetworks(c, v.State.Pid, !r.StartedAt.IsZero())
 	return v, err
 }
 

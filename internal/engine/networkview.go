@@ -186,8 +186,8 @@ type (
 	}
 )
 
-// viewNetworks describes what a container has of networks; pid is its first process, or 0.
-func (e *Engine) viewNetworks(c *state.Container, pid int) (ViewNetworks, error) {
+// viewNetworks describes what a container has of networks; pid is its first process, or 0; started says that it has had one.
+func (e *Engine) viewNetworks(c *state.Container, pid int, started bool) (ViewNetworks, error) {
 	v := ViewNetworks{Ports: map[string][]ViewBinding{}, Networks: map[string]ViewEndpoint{}}
 	asked := c.Config.Networks
 	if only := c.Config.Network; !c.Config.OwnNetwork() && (only == container.NetworkNone || only == container.NetworkHost) {
@@ -202,7 +202,11 @@ func (e *Engine) viewNetworks(c *state.Container, pid int) (ViewNetworks, error)
 		if err != nil && !errdef.Is(err, errdef.NotFound) { // it may have been removed
 			return v, err
 		}
-		v.Networks[a.Network] = viewEndpoint(c, n, a, held, pid != 0)
+		endpoint := viewEndpoint(c, n, a, held, pid != 0)
+		if started {
+			endpoint.NetworkID = n.ID // docker keeps it when the container has ended
+		}
+		v.Networks[a.Network] = endpoint
 	}
 	if pid == 0 {
 		return v, nil

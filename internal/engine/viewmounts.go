@@ -73,6 +73,9 @@ func viewMounts(v *View, c *state.Container) {
 				bind += ":" + vm.Mode
 			}
 			v.HostConfig.Binds = append(v.HostConfig.Binds, bind)
+			if m.Type == container.MountVolume {
+				vm.Mode = orDefault(vm.Mode, "z") // docker's word for a volume of which nothing is said
+			}
 		case "VOLUME":
 			v.Config.Volumes = withKey(v.Config.Volumes, m.Target)
 		case "--mount":

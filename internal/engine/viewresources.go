@@ -34,6 +34,11 @@ type ViewResources struct {
 	MemorySwappiness     *int64
 	OomKillDisable       *bool
 	PidsLimit            *int64
+	// Of Windows.
+	CPUCount           int64 `json:"CpuCount"`
+	CPUPercent         int64 `json:"CpuPercent"`
+	IOMaximumIOps      uint64
+	IOMaximumBandwidth uint64
 }
 
 // ViewWeight, ViewRate, ViewRequest, ViewUlimit and ViewDevice are parts of ViewResources.

@@ -12,6 +12,7 @@ import (
 	"text/template/parse"
 	"unicode"
 
+	"berth/internal/cli"
 	"berth/internal/errdef"
 )
 
@@ -34,7 +35,7 @@ func Template(w io.Writer, format string, heads map[string]string, rows []any) e
 		"println":  fmt.Sprintln,
 	}).Parse(format)
 	if err != nil {
-		return errdef.New(errdef.Invalid, "template parsing error: %w", err)
+		return cli.UnreadableTemplate{Err: errdef.New(errdef.Invalid, "template parsing error: %w", err)}
 	}
 	if !columns {
 		return lines(w, t, rows)
