@@ -117,7 +117,7 @@ func toPrune(all []CacheEntry, p CachePrune) (gone []CacheEntry) {
 		if entry.Shared && !p.All || !p.Before.IsZero() && !entry.Used.Before(p.Before) {
 			continue
 		}
-		if kept+entry.Bytes <= p.KeepBytes {
+		if p.KeepBytes > 0 && kept+entry.Bytes <= p.KeepBytes {
 			kept += entry.Bytes
 			continue
 		}

@@ -40,6 +40,9 @@ func (e *Engine) roots(uses []store.Use) (store.Roots, error) {
 	roots := store.RootsOf(uses)
 	records, err := cache.Open(e.Settings.DataRoot).List()
 	for _, r := range records {
+		if r.Layer.Digest == "" { // a torn one
+			continue
+		}
 		roots.Chains, roots.Blobs = append(roots.Chains, r.Chain()), append(roots.Blobs, r.Layer.Digest)
 	}
 	return roots, err

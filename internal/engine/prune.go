@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"berth/internal/errdef"
 	"berth/internal/event"
 	"berth/internal/image"
 	"berth/internal/image/store"
@@ -73,7 +74,9 @@ func (e *Engine) pruneRecords(ctx context.Context, p *PrunedImages, fates []Fate
 			continue
 		}
 		gone, err := e.RemoveImage(ctx, string(f.record.ID), nil, true)
-		errs = errors.Join(errs, err)
+		if !errdef.Is(err, errdef.NotFound) { // somebody was quicker
+			errs = errors.Join(errs, err)
+		}
 		p.Untagged = append(p.Untagged, gone.Untagged...)
 		if len(gone.Deleted) > 0 {
 			p.Deleted = append(p.Deleted, f.record.ID)
