@@ -122,10 +122,10 @@ func (e *Engine) Prune(ctx context.Context, p *Pruning, keep func(*state.Contain
 	return removed, bytes, errors.Join(e.Sweep(), ctx.Err())
 }
 
-// Sweep removes what killed commands have left: half-made containers, names without containers, run directories and
+// Sweep removes what killed commands have left: half-made containers, those of steps without a build, names without containers, run directories and
 // control groups of containers that are no more, and what those hold on networks.
 func (e *Engine) Sweep() error {
-	return errors.Join(e.sweepGroups(), e.Containers.Sweep(e.RemoveTree), e.Volumes.Sweep(e.RemoveTree), e.sweepNetworks())
+	return errors.Join(e.sweepGroups(), e.sweepSteps(), e.Containers.Sweep(e.RemoveTree), e.Volumes.Sweep(e.RemoveTree), e.sweepNetworks())
 }
 
 // sweepGroups removes the control groups of containers of this instance that are no more. Those of other instances are not

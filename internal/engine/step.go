@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/internal/container"
+	"berth/internal/disk"
 	"berth/internal/errdef"
 	"berth/internal/ident"
 	"berth/internal/image"
@@ -108,6 +109,27 @@ func (e *Engine) copyStep(c *state.Container) (below []string, made unix.Timespe
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
+}
+
+// sweepSteps removes the containers of steps whose builds have gone without them, as a power cut leaves them: nobody lists them, and no build comes back to one.
+func (e *Engine) sweepSteps() error {
+	all, err := e.List()
+	for _, c := range all {
+		if c.Step == "" {
+			continue
+		}
+		lock, lockErr := disk.TryLockDir(c.Step)
+		if errors.Is(lockErr, disk.ErrLocked) {
+			continue // its build is there
+		}
+		if lockErr == nil {
+			lock.Unlock()
+		}
+		if removeErr := e.Remove(c.Container, true, true); !errdef.Is(removeErr, errdef.NotFound) {
+			err = errors.Join(err, removeErr)
+		}
+	}
+	return err
 }
 
 // ShellInStep runs another command where a step has run, which has its standard input, on what that has left. talk carries its streams.
