@@ -84,7 +84,7 @@ func (e *Engine) MountImage(ctx context.Context, name string, im store.Image) (s
 		if old.Namespace == namespace && isMountPoint(at) {
 			return at, nil
 		}
-		if old.Namespace != namespace && alive(old.Namespace) {
+		if old.Namespace != namespace && mountedIn(old.Namespace, at) {
 			return fail(errdef.New(errdef.Conflict, "it is mounted in another mount namespace"))
 		}
 	}
@@ -228,7 +228,7 @@ func (e *Engine) UnmountImage(id image.Digest, force bool) error {
 	switch own, err := os.Readlink("/proc/self/ns/mnt"); {
 	case err != nil:
 		return fail(err)
-	case own != m.Namespace && alive(m.Namespace):
+	case own != m.Namespace && mountedIn(m.Namespace, at):
 		return fail(errdef.Hint(errdef.New(errdef.Conflict, "it is mounted in another mount namespace"), "unmount it there, or end the processes in it"))
 	case own == m.Namespace && isMountPoint(at):
 		flags := unix.UMOUNT_NOFOLLOW
@@ -276,7 +276,7 @@ func (m ImageMount) shown() bool {
 	if err == nil && own == m.Namespace {
 		return isMountPoint(m.Path)
 	}
-	return alive(m.Namespace)
+	return mountedIn(m.Namespace, m.Path)
 }
 
 func readImageMount(dir string) (ImageMount, error) {
@@ -306,13 +306,25 @@ func isMountPoint(path string) bool {
 		unix.Statx(unix.AT_FDCWD, filepath.Dir(path), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &above) == nil && at.Mnt_id != above.Mnt_id
 }
 
-// alive reports whether a process is in a mount namespace.
-func alive(namespace string) bool {
+// mountedIn reports whether a process is in a mount namespace in which something is mounted at path. The number of a namespace that has gone soon is
+// another one's, so that there is somebody in it says nothing.
+func mountedIn(namespace, path string) bool {
+	escaped := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(path)
 	found, _ := filepath.Glob("/proc/[0-9]*/ns/mnt") // the pattern is well formed
-	for _, path := range found {
-		if ns, err := os.Readlink(path); err == nil && ns == namespace {
-			return true
+	for _, link := range found {
+		if ns, err := os.Readlink(link); err != nil || ns != namespace {
+			continue
 		}
+		mounts, err := os.ReadFile(filepath.Join(link, "../../mountinfo"))
+		if err != nil {
+			continue // it has just gone
+		}
+		for line := range strings.Lines(string(mounts)) {
+			if f := strings.Fields(line); len(f) > 4 && f[4] == escaped { // proc_pid_mountinfo(5)
+				return true
+			}
+		}
+		return false
 	}
 	return false
 }

@@ -137,6 +137,7 @@ func (e *Engine) ShellInStep(s Step, talk func(*Session) error) error {
 	c := &state.Container{
 		ID: ident.New(), Created: time.Now().UTC(), Config: s.Config, Image: state.Image{ChainIDs: s.Chain}, Step: s.Dir,
 	}
+	c.Config.Attach = []string{"stdin"} // whose end is the command's
 	copies, err := e.copiesSteps()
 	if err != nil {
 		return err
