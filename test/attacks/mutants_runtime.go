@@ -43,7 +43,7 @@ func runtimeMutants() []mutant {
 		{7, "the place of a mount is made in a directory that is open", plan + "build.go", "callMknodat, dir, Str(part)", "callMknodat, root, Str(here)", asRoot("07-mount-races")},
 		{7, "links of a volume lead nowhere outside", plan + "build.go", "inRoot     = unix.RESOLVE_IN_ROOT |", "inRoot     =", asRoot("07-mount-races")},
 
-		{8, "control groups are read-only", specs + "mounts.go", `Options: []string{access, "nosuid", "noexec", "nodev"}`, `Options: []string{"rw", "nosuid", "noexec", "nodev"}`, asRoot("08-control-groups")},
+		{8, "control groups are read-only", specs + "mounts.go", `Options: []string{groups, "nosuid", "noexec", "nodev"}`, `Options: []string{"rw", "nosuid", "noexec", "nodev"}`, asRoot("08-control-groups")},
 		{8, "/sys is read-only", specs + "mounts.go", `Options: []string{"nosuid", "noexec", "nodev", access}`, `Options: []string{"nosuid", "noexec", "nodev", "rw"}`, asRoot("08-control-groups")},
 
 		{9, "no capability is inheritable", specs + "spec.go", "&specs.LinuxCapabilities{Bounding: capabilities}", "&specs.LinuxCapabilities{Bounding: capabilities, Inheritable: capabilities}", asRoot("09-inheritable")},
@@ -61,8 +61,8 @@ func runtimeMutants() []mutant {
 `, asRoot("10-user")},
 		{10, "an entry whose id is none does not count", user, "if !isUID || !isGID ||", "if _ = isUID && isGID;", asRoot("10-user")},
 
-		{11, "socketcall, whose arguments no filter sees, makes no socket", "internal/runtime/lifecycle/start.go", "seccomp.Options{Arch: h.Arch}", "seccomp.Options{Arch: h.Arch, TrustSocketcall: true}", asRoot(sockets)},
 		{11, "the upper half of a register is not compared", "internal/runtime/seccomp/seccomp.go", "filter, err := compile(profile, opt, false)", "filter, err := compile(profile, opt, true)", asRoot(sockets)},
+		{11, "socketcall, whose arguments no filter sees, makes no socket", "internal/runtime/lifecycle/start.go", "seccomp.Options{Arch: h.Arch}", "seccomp.Options{Arch: h.Arch, TrustSocketcall: true}", asRoot(sockets)},
 		{11, "there is a filter", specs + "spec.go", "return seccomp.Default(capabilities, h.Arch, h.Kernel), nil", "return nil, nil", asUser(sockets)},
 		{11, "socketcall, in the evaluator and the kernel", "internal/runtime/seccomp/mux.go", "pinned := !c.opt.TrustSocketcall && !passes(c.actions[action])", "pinned := false", goTest("runtime/seccomp", "TestDefaultFilterInTheKernel")},
 
