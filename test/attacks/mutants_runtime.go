@@ -43,7 +43,7 @@ func runtimeMutants() []mutant {
 		{7, "the place of a mount is made in a directory that is open", plan + "build.go", "callMknodat, dir, Str(part)", "callMknodat, root, Str(here)", asRoot("07-mount-races")},
 		{7, "links of a volume lead nowhere outside", plan + "build.go", "inRoot     = unix.RESOLVE_IN_ROOT |", "inRoot     =", asRoot("07-mount-races")},
 
-		{8, "control groups are read-only", specs + "mounts.go", `Options: []string{groups, "nosuid", "noexec", "nodev"}`, `Options: []string{"rw", "nosuid", "noexec", "nodev"}`, asRoot("08-control-groups")},
+		{8, "control groups are read-only", specs + "mounts.go", `groups, further := access, []specs.Mount(nil)`, `groups, further := "rw", []specs.Mount(nil)`, asRoot("08-control-groups")},
 		{8, "/sys is read-only", specs + "mounts.go", `Options: []string{"nosuid", "noexec", "nodev", access}`, `Options: []string{"nosuid", "noexec", "nodev", "rw"}`, asRoot("08-control-groups")},
 
 		{9, "no capability is inheritable", specs + "spec.go", "&specs.LinuxCapabilities{Bounding: capabilities}", "&specs.LinuxCapabilities{Bounding: capabilities, Inheritable: capabilities}", asRoot("09-inheritable")},
